@@ -1,0 +1,1 @@
+"""Values that cross rooms. Pure data: no I/O, no clock, no SDK."""

@@ -1,0 +1,1 @@
+"""From a task to a Plan: pure compilation, no platform, no I/O."""

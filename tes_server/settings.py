@@ -1,0 +1,333 @@
+"""The whole configuration: one frozen tree, a docstring under each field.
+
+Sources, later ones win: defaults, a TOML file, the environment (`TES_SERVER__STORE__URL=...`, values as TOML or plain
+text), flags. Unknown keys are named and refused. `tes-server settings --markdown | --schema` prints this file's words.
+This module must never read anything but the file and the environment that it is given.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import pathlib
+import textwrap
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from tes_server import errors
+
+PREFIX = "TES_SERVER__"
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class ServerSettings(_Part):
+    """The HTTP side."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Other than loopback only with sign-in, or with `auth.allow_open`."""
+    port: int = 8000
+    """TCP port; 0 takes a free one and prints it."""
+    workers: int = 1
+    """API processes. One serves some 10,000 reads a second; more than cores is never better."""
+    compat: Literal["clients", "1.1"] = "clients"
+    """What answers look like: "clients" keeps to states and keys that TES 1.0-era clients survive, "1.1" shows all of TES 1.1."""
+    body_limit: int = 16 * 1024 * 1024
+    """Largest request body in bytes; beyond it 413."""
+    id: str = "org.example.tes-server"
+    """service-info `id`: reverse domain name of this installation."""
+    name: str = "tes-server"
+    """service-info `name`."""
+    organization: str = "tes-server"
+    """service-info `organization.name`."""
+    organization_url: str = "https://example.org"
+    """service-info `organization.url`."""
+    timeout: float = 60.0
+    """Seconds after which a worker that does not answer its supervisor is replaced."""
+
+
+class AuthSettings(_Part):
+    """Who may ask. Sign-in comes with a later release; without it the server trusts whoever reaches it."""
+
+    hosts: tuple[str, ...] = ()
+    """Host names (without port) by which clients may call this server, beside loopback names. Others get 403."""
+    allow_open: bool = False
+    """Allow listening on other than loopback addresses without sign-in. Everybody who reaches the port can run programs."""
+
+
+class StoreSettings(_Part):
+    """Where tasks are kept."""
+
+    url: str = "sqlite:"
+    """`sqlite:` is a file in the data directory."""
+
+
+class PathSettings(_Part):
+    """One site path that engines name their files by, and where it is kept."""
+
+    path: str
+    """Absolute path prefix as clients send it, e.g. `/cromwell-executions`."""
+    url: str
+    """What stands for it: `file:///shared/cromwell` (its root must be allowed in `files.roots`) or an object store prefix."""
+
+
+class FilesSettings(_Part):
+    """Files of this machine that tasks may name."""
+
+    roots: tuple[str, ...] = ()
+    """Directories under which `file://` URLs and absolute paths may be read and written. None by default."""
+    live_mounts: tuple[str, ...] = ()
+    """Directories below which a DIRECTORY input is mounted live and read-write instead of copied (Toil's file job store)."""
+    http: bool = True
+    """Allow http:// and https:// inputs."""
+
+
+class LocalSettings(_Part):
+    """Running tasks on this machine."""
+
+    engine: Literal["auto", "docker", "sandbox"] = "auto"
+    """What runs executors: Docker over its API, or the sandbox (bubblewrap). "auto" takes Docker where it answers."""
+    cpus: float = 0.0
+    """Cores that tasks may use together; 0 = all of this machine."""
+    ram_gb: float = 0.0
+    """Memory (10^9 bytes) that tasks may use together; 0 = this machine's less a reserve of a tenth."""
+    disk_gb: float = 0.0
+    """Disk (10^9 bytes) that tasks may ask for together; 0 = what is free in the data directory at start."""
+    grace: float = 10.0
+    """Seconds between TERM and KILL when a task is stopped."""
+
+
+class DockerSettings(_Part):
+    """The Docker engine."""
+
+    url: str = ""
+    """Address of its API, e.g. `unix:///run/docker.sock`; empty = DOCKER_HOST or the usual socket."""
+    network: Literal["bridge", "none", "host"] = "bridge"
+    """Network of executors. "host" (clients.md row 29) gives tasks this machine's own network: opt-in."""
+
+
+class SandboxSettings(_Part):
+    """The sandbox engine (bubblewrap)."""
+
+    allow_host: bool = False
+    """Allow the image named `host`: this machine's own programs, read-only, without a container image."""
+    network: bool = True
+    """Tasks may use the network. The sandbox shares this machine's network; False leaves them only a loopback of their own."""
+
+
+class TaskSettings(_Part):
+    """Defaults and bounds of tasks."""
+
+    default_cpus: float = 1.0
+    """Cores of a task that names none."""
+    default_ram_gb: float = 1.0
+    """Memory (10^9 bytes) of a task that names none."""
+    default_max_runtime: float = 0.0
+    """Seconds after which an attempt without `max_runtime` is stopped; 0 = never."""
+    tail_bytes: int = 10240
+    """Bytes of head, and as many of tail, kept of each executor's stdout and stderr."""
+    max_inputs: int = 100_000
+    """Inputs and outputs that one task may name."""
+
+
+class RetrySettings(_Part):
+    """How often an attempt that failed for no fault of the task's is made again."""
+
+    lost: int = 3
+    """New attempts after LOST (node or supervisor vanished)."""
+    staging: int = 3
+    """New attempts after a transfer failed for a passing reason."""
+    backend: int = 3
+    """New attempts after the engine or platform failed."""
+    image_wait: float = 600.0
+    """Seconds for which an image that cannot be pulled is tried again before the task ends, where the cause may pass."""
+    first_delay: float = 1.0
+    """Seconds before the first repeat; doubled each time, with jitter."""
+    longest_delay: float = 300.0
+    """Bound of that delay."""
+
+
+class RouteSettings(_Part):
+    """One routing rule. All conditions that are given must hold; the first rule that holds decides."""
+
+    backend: str
+    """Name of the backend that takes the task."""
+    owner: str = ""
+    """Shell pattern (`*`, `?`, `[...]`) that the owner must match."""
+    tags: dict[str, str] = {}
+    """Tags that the task must bear; values are shell patterns."""
+    parameters: dict[str, str] = {}
+    """backend_parameters that the task must name; values are shell patterns."""
+    schemes: tuple[str, ...] = ()
+    """Schemes of which at least one input must be (`s3`, `file`, `https`, ...)."""
+    min_cpus: float = 0.0
+    """The task asks for at least so many cores."""
+    max_cpus: float = 0.0
+    """The task asks for at most so many cores; 0 = any."""
+    min_ram_gb: float = 0.0
+    """The task asks for at least so much memory (10^9 bytes)."""
+    max_ram_gb: float = 0.0
+    """The task asks for at most so much memory; 0 = any."""
+    gpus: bool | None = None
+    """The task asks for GPUs (true) or for none (false)."""
+
+
+class ControlSettings(_Part):
+    """The reconciler."""
+
+    interval: float = 15.0
+    """Seconds between two looks at a running attempt that sent no news. Shorter finds lost ones sooner and costs more."""
+    batch: int = 200
+    """Records handled in one pass."""
+    poll: float = 1.0
+    """Longest sleep between two passes, in seconds."""
+
+
+class LogSettings(_Part):
+    """The server's own log, JSON lines on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Events below this level are left out."""
+
+
+class Settings(_Part):
+    """All settings of a server."""
+
+    data: str = ""
+    """Directory of the embedded store and of local tasks. Default: `$XDG_DATA_HOME/tes-server` (`~/.local/share/tes-server`)."""
+    server: ServerSettings = ServerSettings()
+    auth: AuthSettings = AuthSettings()
+    store: StoreSettings = StoreSettings()
+    paths: tuple[PathSettings, ...] = ()
+    """Site paths, e.g. `[[paths]]` tables with `path` and `url`."""
+    files: FilesSettings = FilesSettings()
+    local: LocalSettings = LocalSettings()
+    docker: DockerSettings = DockerSettings()
+    sandbox: SandboxSettings = SandboxSettings()
+    tasks: TaskSettings = TaskSettings()
+    retries: RetrySettings = RetrySettings()
+    routes: tuple[RouteSettings, ...] = ()
+    """Routing rules in order, e.g. `[[routes]]` tables; where none holds, the first backend takes the task."""
+    control: ControlSettings = ControlSettings()
+    log: LogSettings = LogSettings()
+
+    def data_directory(self, home: pathlib.Path, xdg_data_home: str = "") -> pathlib.Path:
+        """The data directory as an absolute path; `home` and `xdg_data_home` come from the environment."""
+        if self.data:
+            return pathlib.Path(self.data).expanduser().absolute()
+        base = pathlib.Path(xdg_data_home) if xdg_data_home else home / ".local" / "share"
+        return base / "tes-server"
+
+
+def load(file: pathlib.Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+    """Settings from a TOML file (or None), the environment and flags (dotted keys: `{"server.port": 1}`).
+
+    Raises `errors.SettingsError` that names the key at fault.
+    """
+    tree: dict[str, Any] = {}
+    if file is not None:
+        try:
+            tree = tomllib.loads(file.read_text())
+        except OSError as cause:
+            raise errors.SettingsError(f"cannot be read: {cause.strerror}", str(file)) from cause
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
+            raise errors.SettingsError(f"is not TOML: {cause}", str(file)) from cause
+    for name, text in environment.items():
+        if name.startswith(PREFIX):
+            _put(tree, [part.lower() for part in name.removeprefix(PREFIX).split("__")], _value(text), name)
+    for dotted, value in flags.items():
+        _put(tree, dotted.split("."), value, dotted)
+    try:
+        return msgspec.convert(tree, Settings, strict=False)
+    except msgspec.ValidationError as cause:
+        raise _worded(cause) from cause
+
+
+def _value(text: str) -> Any:
+    """An environment value: TOML where it is TOML (lists, tables, numbers, booleans), else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any, name: str) -> None:
+    for key in path[:-1]:
+        branch = tree.setdefault(key, {})
+        if not isinstance(branch, dict):
+            raise errors.SettingsError("is a value, not a table", name)
+        tree = branch
+    tree[path[-1]] = value
+
+
+def _worded(cause: msgspec.ValidationError) -> errors.SettingsError:
+    """msgspec says "Object contains unknown field `x` - at `$.server`": put the key first."""
+    message, _, at = str(cause).partition(" - at `$")
+    where = at.rstrip("`").lstrip(".")
+    unknown = message.removeprefix("Object contains unknown field `").rstrip("`")
+    if unknown != message.rstrip("`"):
+        return errors.SettingsError("is not a setting; `tes-server settings` lists them all", f"{where}.{unknown}".lstrip("."))
+    return errors.SettingsError(message, where)
+
+
+class Field(msgspec.Struct, frozen=True):
+    """One setting, for the documentation."""
+
+    key: str
+    type: str
+    default: Any
+    text: str
+
+
+def fields(part: type[_Part] = Settings, prefix: str = "") -> Iterator[Field]:
+    """Every setting with its docstring, depth first. Reads this module's source."""
+    texts = _docstrings(part)
+    for field in msgspec.structs.fields(part):
+        key = f"{prefix}{field.name}"
+        if isinstance(field.type, type) and issubclass(field.type, _Part):
+            yield from fields(field.type, f"{key}.")
+            continue
+        default = None if field.default is msgspec.NODEFAULT else field.default
+        yield Field(key, _type_name(field.type), default, texts.get(field.name, ""))
+        inner = getattr(field.type, "__args__", (None,))[0]
+        if isinstance(inner, type) and issubclass(inner, _Part):
+            yield from fields(inner, f"{key}[].")
+
+
+def _type_name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind).replace("typing.", "").replace(f"{__name__}.", "")
+
+
+def _docstrings(part: type[_Part]) -> dict[str, str]:
+    body = ast.parse(textwrap.dedent(inspect.getsource(part))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found: dict[str, str] = {}
+    for before, after in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(before, ast.AnnAssign)
+            and isinstance(before.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+            and isinstance(after.value.value, str)
+        ):
+            found[before.target.id] = after.value.value
+    return found
+
+
+def markdown() -> str:
+    """All settings as a Markdown table, for docs/settings.md."""
+    rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
+    for field in fields():
+        default = "" if field.default is None else msgspec.json.encode(field.default).decode()
+        rows.append(f"| `{field.key}` | {field.type.replace('|', 'or')} | `{default}` | {field.text} |")
+    return "\n".join(rows) + "\n"
+
+
+def schema() -> bytes:
+    """The JSON schema of the configuration file."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Settings)), indent=2)

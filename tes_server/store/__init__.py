@@ -1,0 +1,1 @@
+"""Where tasks are kept. `base` is the protocol; one module an implementation."""

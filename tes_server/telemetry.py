@@ -1,0 +1,128 @@
+"""Every reason code, log event and metric, declared once.
+
+Codes start the lines of system_logs and are stable: people grep for them and docs/operations.md explains each.
+This module knows prometheus_client and nothing else of the package.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import sys
+from typing import Any, TextIO
+
+import prometheus_client as prometheus
+
+
+class Code(enum.StrEnum):
+    """Stable codes; each says what happened, `ADVICE` says what to do."""
+
+    IMAGE_NOT_FOUND = "IMAGE_NOT_FOUND"
+    IMAGE_DENIED = "IMAGE_DENIED"
+    IMAGE_ERROR = "IMAGE_ERROR"
+    INPUT_NOT_FOUND = "INPUT_NOT_FOUND"
+    INPUT_DENIED = "INPUT_DENIED"
+    INPUT_ERROR = "INPUT_ERROR"
+    OUTPUT_MISSING = "OUTPUT_MISSING"
+    OUTPUT_DENIED = "OUTPUT_DENIED"
+    OUTPUT_ERROR = "OUTPUT_ERROR"
+    DISK_FULL = "DISK_FULL"
+    EXECUTOR_FAILED = "EXECUTOR_FAILED"
+    COMMAND_NOT_FOUND = "COMMAND_NOT_FOUND"
+    OOM = "OOM"
+    TIMEOUT = "TIMEOUT"
+    LOST = "LOST"
+    PREEMPTED = "PREEMPTED"
+    REJECTED = "REJECTED"
+    ENGINE_ERROR = "ENGINE_ERROR"
+    ENGINE_UNAVAILABLE = "ENGINE_UNAVAILABLE"
+    WAITING_CAPACITY = "WAITING_CAPACITY"
+    WAITING_BACKEND = "WAITING_BACKEND"
+    CANCELED = "CANCELED"
+    RETRY = "RETRY"
+    PARAMETER_UNKNOWN = "PARAMETER_UNKNOWN"
+
+
+ADVICE: dict[Code, str] = {
+    Code.IMAGE_NOT_FOUND: "check the name and tag of the image, and that this server can reach its registry",
+    Code.IMAGE_DENIED: "the registry wants credentials that this server does not have",
+    Code.IMAGE_ERROR: "look at the engine's own words; another image or platform may be needed",
+    Code.INPUT_NOT_FOUND: "check the url of the input",
+    Code.INPUT_DENIED: "the server may not read that url; ask who runs it to allow it",
+    Code.INPUT_ERROR: "the transfer was tried several times; check that its source answers",
+    Code.OUTPUT_MISSING: "the command did not make this file; optional outputs may be missing",
+    Code.OUTPUT_DENIED: "the server may not write to that url; ask who runs it to allow it",
+    Code.OUTPUT_ERROR: "the transfer was tried several times; check that its target answers and has space",
+    Code.DISK_FULL: "ask for more disk_gb, or ask who runs the server for a larger disk",
+    Code.EXECUTOR_FAILED: "look at the command's stderr",
+    Code.COMMAND_NOT_FOUND: "the command is run without a shell; check that its first word is in the image",
+    Code.OOM: "out of memory: ask for more ram_gb",
+    Code.TIMEOUT: "ask for a longer max_runtime in backend_parameters",
+    Code.LOST: "the machine or the supervisor of the task died; tried again as often as the settings allow",
+    Code.PREEMPTED: "the platform took the machine back; tried again as often as spot_attempts allows",
+    Code.REJECTED: "the platform will never take this task as it is",
+    Code.ENGINE_ERROR: "look at the engine's own words, and at the server's log",
+    Code.ENGINE_UNAVAILABLE: "the engine does not answer; it is asked again",
+    Code.WAITING_CAPACITY: "starts as soon as enough of the site is free",
+    Code.WAITING_BACKEND: "the platform does not answer; it is asked again",
+    Code.CANCELED: "canceled on request",
+    Code.RETRY: "a new attempt was made",
+    Code.PARAMETER_UNKNOWN: "this key of backend_parameters is not known here and was dropped",
+}
+
+
+def line(code: Code | str, message: str) -> str:
+    """A system_logs line: the code, the sentence, and what to do."""
+    advice = ADVICE.get(Code(code)) if code in Code.__members__ else None
+    return f"{code}: {message}" + (f" ({advice})" if advice else "")
+
+
+# -- log events: constant names with fields, one JSON object a line ------------------------------------------------
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str)
+
+
+def set_up_logging(level: str, stream: TextIO = sys.stderr) -> None:
+    """JSON lines on `stream` at `level` and above."""
+    import time
+
+    handler = logging.StreamHandler(stream)
+    formatter = _JsonLines()
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def log(logger: logging.Logger, level: int, event: str, **fields: object) -> None:
+    """One event with fields: `log(logger, logging.INFO, "task.ended", task=..., state=...)`."""
+    logger.log(level, event, extra={"fields": fields})
+
+
+# -- metrics -------------------------------------------------------------------------------------------------------
+
+REQUESTS = prometheus.Counter("tes_requests", "API requests", ["operation", "status"])
+REQUEST_SECONDS = prometheus.Histogram(
+    "tes_request_seconds", "Time to answer an API request", ["operation"], buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 10)
+)
+TASKS_CREATED = prometheus.Counter("tes_tasks_created", "Tasks accepted")
+TASKS_ENDED = prometheus.Counter("tes_tasks_ended", "Tasks ended", ["state", "reason"])
+TASKS = prometheus.Gauge("tes_tasks", "Tasks that have not ended, by state", ["state"], multiprocess_mode="mostrecent")
+ATTEMPTS = prometheus.Counter("tes_attempts", "Attempts submitted", ["backend"])
+QUEUE_SECONDS = prometheus.Histogram("tes_queue_seconds", "From create to the submit of the first attempt", buckets=(0.01, 0.1, 1, 10, 60, 600, 3600, 36000))
+TICK_SECONDS = prometheus.Histogram("tes_tick_seconds", "Time of one pass of the reconciler", buckets=(0.001, 0.01, 0.1, 1, 10))
+SAVES_LOST = prometheus.Counter("tes_saves_lost", "Saves that met a newer revision")
+BACKEND_CALLS = prometheus.Counter("tes_backend_calls", "Calls to backends", ["backend", "call", "outcome"])
