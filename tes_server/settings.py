@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import pathlib
 import textwrap
 import tomllib
@@ -26,7 +27,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     pass
 
 
-class ServerSettings(_Part):
+class ServerSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The HTTP side."""
 
     host: str = "127.0.0.1"
@@ -51,7 +52,7 @@ class ServerSettings(_Part):
     """Seconds after which a worker that does not answer its supervisor is replaced."""
 
 
-class AuthSettings(_Part):
+class AuthSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Who may ask. Sign-in comes with a later release; without it the server trusts whoever reaches it."""
 
     hosts: tuple[str, ...] = ()
@@ -60,14 +61,14 @@ class AuthSettings(_Part):
     """Allow listening on other than loopback addresses without sign-in. Everybody who reaches the port can run programs."""
 
 
-class StoreSettings(_Part):
+class StoreSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where tasks are kept."""
 
     url: str = "sqlite:"
     """`sqlite:` is a file in the data directory."""
 
 
-class PathSettings(_Part):
+class PathSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One site path that engines name their files by, and where it is kept."""
 
     path: str
@@ -76,7 +77,7 @@ class PathSettings(_Part):
     """What stands for it: `file:///shared/cromwell` (its root must be allowed in `files.roots`) or an object store prefix."""
 
 
-class FilesSettings(_Part):
+class FilesSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Files of this machine that tasks may name."""
 
     roots: tuple[str, ...] = ()
@@ -87,7 +88,7 @@ class FilesSettings(_Part):
     """Allow http:// and https:// inputs."""
 
 
-class LocalSettings(_Part):
+class LocalSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Running tasks on this machine."""
 
     engine: Literal["auto", "docker", "sandbox"] = "auto"
@@ -98,11 +99,13 @@ class LocalSettings(_Part):
     """Memory (10^9 bytes) that tasks may use together; 0 = this machine's less a reserve of a tenth."""
     disk_gb: float = 0.0
     """Disk (10^9 bytes) that tasks may ask for together; 0 = what is free in the data directory at start."""
+    gpus: int = 0
+    """GPUs that one task may ask for (Docker engine with its GPU runtime)."""
     grace: float = 10.0
     """Seconds between TERM and KILL when a task is stopped."""
 
 
-class DockerSettings(_Part):
+class DockerSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The Docker engine."""
 
     url: str = ""
@@ -111,7 +114,7 @@ class DockerSettings(_Part):
     """Network of executors. "host" (clients.md row 29) gives tasks this machine's own network: opt-in."""
 
 
-class SandboxSettings(_Part):
+class SandboxSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The sandbox engine (bubblewrap)."""
 
     allow_host: bool = False
@@ -120,7 +123,7 @@ class SandboxSettings(_Part):
     """Tasks may use the network. The sandbox shares this machine's network; False leaves them only a loopback of their own."""
 
 
-class TaskSettings(_Part):
+class TaskSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Defaults and bounds of tasks."""
 
     default_cpus: float = 1.0
@@ -135,24 +138,22 @@ class TaskSettings(_Part):
     """Inputs and outputs that one task may name."""
 
 
-class RetrySettings(_Part):
+class RetrySettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How often an attempt that failed for no fault of the task's is made again."""
 
     lost: int = 3
     """New attempts after LOST (node or supervisor vanished)."""
     staging: int = 3
     """New attempts after a transfer failed for a passing reason."""
-    backend: int = 3
-    """New attempts after the engine or platform failed."""
-    image_wait: float = 600.0
-    """Seconds for which an image that cannot be pulled is tried again before the task ends, where the cause may pass."""
-    first_delay: float = 1.0
+    backend: int = 5
+    """New attempts after the engine, the platform or an image registry failed for a passing reason."""
+    first_delay: float = 2.0
     """Seconds before the first repeat; doubled each time, with jitter."""
     longest_delay: float = 300.0
     """Bound of that delay."""
 
 
-class RouteSettings(_Part):
+class RouteSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One routing rule. All conditions that are given must hold; the first rule that holds decides."""
 
     backend: str
@@ -177,7 +178,7 @@ class RouteSettings(_Part):
     """The task asks for GPUs (true) or for none (false)."""
 
 
-class ControlSettings(_Part):
+class ControlSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The reconciler."""
 
     interval: float = 15.0
@@ -188,14 +189,14 @@ class ControlSettings(_Part):
     """Longest sleep between two passes, in seconds."""
 
 
-class LogSettings(_Part):
+class LogSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The server's own log, JSON lines on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Events below this level are left out."""
 
 
-class Settings(_Part):
+class Settings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All settings of a server."""
 
     data: str = ""
@@ -305,9 +306,9 @@ def _type_name(kind: Any) -> str:
 
 def _docstrings(part: type[_Part]) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(part))).body[0]
-    assert isinstance(body, ast.ClassDef)
     found: dict[str, str] = {}
-    for before, after in zip(body.body, body.body[1:], strict=False):
+    statements = body.body if isinstance(body, ast.ClassDef) else []
+    for before, after in itertools.pairwise(statements):
         if (
             isinstance(before, ast.AnnAssign)
             and isinstance(before.target, ast.Name)

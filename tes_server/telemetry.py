@@ -37,6 +37,7 @@ class Code(enum.StrEnum):
     REJECTED = "REJECTED"
     ENGINE_ERROR = "ENGINE_ERROR"
     ENGINE_UNAVAILABLE = "ENGINE_UNAVAILABLE"
+    WAITING_TURN = "WAITING_TURN"
     WAITING_CAPACITY = "WAITING_CAPACITY"
     WAITING_BACKEND = "WAITING_BACKEND"
     CANCELED = "CANCELED"
@@ -64,6 +65,7 @@ ADVICE: dict[Code, str] = {
     Code.REJECTED: "the platform will never take this task as it is",
     Code.ENGINE_ERROR: "look at the engine's own words, and at the server's log",
     Code.ENGINE_UNAVAILABLE: "the engine does not answer; it is asked again",
+    Code.WAITING_TURN: "tasks of one owner start oldest first, owners take turns",
     Code.WAITING_CAPACITY: "starts as soon as enough of the site is free",
     Code.WAITING_BACKEND: "the platform does not answer; it is asked again",
     Code.CANCELED: "canceled on request",
@@ -81,7 +83,7 @@ def line(code: Code | str, message: str) -> str:
 # -- log events: constant names with fields, one JSON object a line ------------------------------------------------
 
 
-class _JsonLines(logging.Formatter):
+class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}Z",
@@ -99,7 +101,7 @@ def set_up_logging(level: str, stream: TextIO = sys.stderr) -> None:
     import time
 
     handler = logging.StreamHandler(stream)
-    formatter = _JsonLines()
+    formatter = JsonLines()
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     root = logging.getLogger()

@@ -61,12 +61,16 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     submitting: datetime.datetime | None = None
     """an intent to submit `attempt` was saved and its outcome is not known; no platform call of it can end after this"""
     handle: Handle | None = None
-    """the attempt on the platform; its results are still to be taken, or it is still to be released"""
+    """the live attempt on the platform; its results are still to be taken"""
+    release: tuple[Handle, ...] = ()
+    """attempts whose results are saved and that are still to be cleaned up on the platform"""
     cancel: datetime.datetime | None = None
     """when the user asked to cancel"""
     cancel_sent: bool = False
     failures: dict[str, int] = {}
     """Reason -> attempts that it has cost so far, for its retry budget"""
+    not_before: datetime.datetime | None = None
+    """the next attempt waits until then (back-off)"""
     misses: int = 0
     """failed calls in a row for this record, for the back-off"""
     waiting: str = ""

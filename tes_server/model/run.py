@@ -70,6 +70,8 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     executors: tuple[ExecutorLog, ...] = ()
     outputs: tuple[OutputFileLog, ...] = ()
     reason: Reason | None = None
+    transient: bool = False
+    """STAGING, IMAGE, BACKEND: the cause may pass, so that a new attempt is worth while"""
     code: str = ""
     message: str = ""
     notices: tuple[str, ...] = ()
@@ -86,6 +88,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     run: str = ""
     """tells a platform's own reruns of one attempt apart"""
     reason: Reason | None = None
+    transient: bool = False
     code: str = ""
     message: str = ""
     start_time: datetime.datetime | None = None

@@ -1,0 +1,143 @@
+"""From stored records to the JSON that clients get: pure, and the one place that knows what old clients survive.
+
+The rows named are those of clients.md section 5. A view shows what it is given: the store has read no more than it needs.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from tes_server.model.record import Brief, Detail, Logs, Record, View
+from tes_server.model.run import Tails
+from tes_server.model.states import ENDS, State, shown
+from tes_server.model.task import Executor, ExecutorLog, FileType, Input, Output, OutputFileLog, Resources, Task
+
+CLIENTS = "clients"
+
+
+class _Minimal(msgspec.Struct, frozen=True):
+    id: str
+    state: State
+
+
+class _TaskLog(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """tesTaskLog; `logs` and `outputs` are always there (row 10)."""
+
+    logs: tuple[ExecutorLog, ...]
+    outputs: tuple[OutputFileLog, ...]
+    metadata: dict[str, str] | None = None
+    start_time: datetime.datetime | None = None
+    end_time: datetime.datetime | None = None
+    system_logs: tuple[str, ...] | None = None
+
+
+class _Resources(Resources, frozen=True, omit_defaults=True, kw_only=True):
+    cpu_cores: int | float | None = None  # 1.0 breaks py-tes (row 9): whole numbers go out as such
+
+
+class _Task(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    id: str
+    state: State
+    name: str | None = None
+    description: str | None = None
+    inputs: tuple[Input, ...] | None = None
+    outputs: tuple[Output, ...] | None = None
+    resources: _Resources | None = None
+    executors: tuple[Executor, ...]
+    volumes: tuple[str, ...] | None = None
+    tags: dict[str, str] | None = None
+    logs: tuple[_TaskLog, ...] | None = None
+    creation_time: datetime.datetime
+
+
+class _List(msgspec.Struct, frozen=True, omit_defaults=True):
+    tasks: list[_Minimal | _Task]
+    next_page_token: str | None = None
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def with_types(task: Task) -> Task:
+    """The task with `type` filled in on every input and output, as it is stored (tesFileType: the server must fill it in)."""
+    if task.inputs:
+        task = msgspec.structs.replace(task, inputs=tuple(item if item.type else msgspec.structs.replace(item, type=FileType.FILE) for item in task.inputs))
+    if task.outputs:
+        task = msgspec.structs.replace(task, outputs=tuple(item if item.type else msgspec.structs.replace(item, type=FileType.FILE) for item in task.outputs))
+    return task
+
+
+def task_json(task: Brief, view: View, compat: str, tails: Tails | None = None) -> bytes:
+    """One task as GetTask answers it. `tails` is the live output of a running task, if there is any."""
+    return _encoder.encode(_rendered(task, view, compat, tails))
+
+
+def list_json(tasks: Sequence[Brief], next_page_token: str | None, view: View, compat: str) -> bytes:
+    """A page as ListTasks answers it; without `next_page_token` on the last page (row 30)."""
+    return _encoder.encode(_List([_rendered(task, view, compat, None) for task in tasks], next_page_token))
+
+
+def _rendered(task: Brief, view: View, compat: str, tails: Tails | None) -> _Minimal | _Task:
+    state = shown(task.state, task.canceling, compat)
+    if view is View.MINIMAL or not isinstance(task, Record) or task.task is None:
+        return _Minimal(task.id, state)
+    spec = task.task
+    return _Task(
+        id=task.id,
+        state=state,
+        name=spec.name,
+        description=spec.description,
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        resources=_resources(spec.resources, compat),
+        executors=spec.executors,
+        volumes=spec.volumes,
+        tags=spec.tags,
+        logs=_logs(task, view, compat, tails),
+        creation_time=task.created,
+    )
+
+
+def _resources(resources: Resources | None, compat: str) -> _Resources | None:
+    if resources is None:
+        return None
+    cores: int | float | None = resources.cpu_cores
+    if cores is not None and (compat == CLIENTS or float(cores).is_integer()):
+        cores = math.ceil(cores)
+    fields = {name: getattr(resources, name) for name in Resources.__struct_fields__}
+    return _Resources(**{**fields, "cpu_cores": cores})
+
+
+def _logs(task: Record, view: View, compat: str, tails: Tails | None) -> tuple[_TaskLog, ...] | None:
+    """One log per task, that of its last attempt (row 14); none before there is anything to say."""
+    status = task.status
+    logs = task.logs or Logs()
+    system_logs: tuple[str, ...] | None = None
+    executors = logs.executors
+    if view is View.FULL:
+        detail = task.detail or Detail()
+        system_logs = (*detail.system_logs, status.waiting) if status.waiting and task.state not in ENDS else detail.system_logs
+        if tails is not None and not executors and tails.attempt == status.attempt and task.state not in ENDS:
+            executors = tails.executors
+        elif detail.streams:
+            executors = tuple(msgspec.structs.replace(log, stdout=out, stderr=err) for log, (out, err) in zip(executors, detail.streams, strict=False))
+    if not (status.start_time or executors or system_logs or task.state in ENDS):
+        return None
+    metadata = status.metadata
+    if compat == CLIENTS and status.start_time:
+        # Row 12: with a start time and a price Cromwell stops polling FULL, where sizes beyond 2^31 - 1 break it.
+        metadata = {"vm_price_per_hour_usd": "0", **metadata}
+    return (
+        _TaskLog(
+            logs=executors,
+            outputs=logs.outputs,
+            metadata=metadata or None,
+            start_time=status.start_time,
+            end_time=status.end_time if task.state in ENDS else None,
+            system_logs=system_logs or None,
+        ),
+    )

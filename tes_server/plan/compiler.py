@@ -1,0 +1,316 @@
+"""From a task to a Plan, or Invalid with the JSON pointer of the field at fault.
+
+The same function checks a task when it is created and compiles it when it is submitted, so that what can never run is a
+400 at once. Pure: no clock, no file, no network; it must never look whether a file exists.
+"""
+
+from __future__ import annotations
+
+import math
+import posixpath
+
+import msgspec
+
+from tes_server.errors import Invalid
+from tes_server.model.task import Executor, FileType, Input, Output, Resources, Task
+from tes_server.plan import mounts, parameters, paths, wildcards
+from tes_server.plan.policy import HOST_IMAGE, Capabilities, Policy
+from tes_server.plan.steps import Collect, Execute, Fetch, Limits, Mount, Placement, Plan, StageIn, StageOut
+
+LONGEST_ARGUMENT = 128 * 1024 - 1
+"""Linux takes no single argument or environment string of 128 KiB or more (MAX_ARG_STRLEN)."""
+
+LONGEST_COMMAND = 3 * 512 * 1024
+"""Arguments and environment together: Linux allows a quarter of the stack, 2 MiB by default, less what wrappers add."""
+
+GB = 1_000_000_000
+"""TES 1.1 writes GB; ram and disk are counted in 10^9 bytes."""
+
+
+class Compiled(msgspec.Struct, frozen=True):
+    """A plan, the task as it is to be stored (unsupported backend_parameters taken out), and warnings for system_logs."""
+
+    plan: Plan
+    task: Task
+    warnings: tuple[str, ...] = ()
+
+
+def compile_task(task: Task, task_id: str, attempt: int, owner: str, policy: Policy, capabilities: Capabilities) -> Compiled:
+    """Check a task against the site's policy and a backend's capabilities, and plan one attempt of it. Raises Invalid."""
+    if not task.executors:
+        raise Invalid("must hold at least one executor", "/executors")
+    inputs, outputs, volumes = task.inputs or (), task.outputs or (), task.volumes or ()
+    if len(inputs) + len(outputs) > policy.max_files:
+        raise Invalid(f"a task may name {policy.max_files} inputs and outputs together, this one has {len(inputs) + len(outputs)}", "/inputs")
+    given = parameters.read(task.resources, capabilities.parameters)
+    layout = _Layout(policy)
+    for number, volume in enumerate(volumes):
+        layout.volume(volume, f"/volumes/{number}")
+    for number, item in enumerate(inputs):
+        layout.input(item, f"/inputs/{number}")
+    for number, executor in enumerate(task.executors):
+        _check_executor(executor, f"/executors/{number}", capabilities)
+        layout.executor(executor, f"/executors/{number}")
+    for number, output in enumerate(outputs):
+        layout.output(output, f"/outputs/{number}")
+    plan = Plan(
+        task_id=task_id,
+        attempt=attempt,
+        stage_in=StageIn(directories=layout.directories(), inputs=tuple(layout.fetches)),
+        executors=tuple(layout.executions()),
+        stage_out=StageOut(outputs=tuple(layout.collects())),
+        mounts=layout.mounts(),
+        limits=reserve(task.resources, given, policy, capabilities),
+        placement=_placement(task.resources, given),
+        owner=owner,
+        tags=task.tags or {},
+    )
+    return Compiled(plan, _kept(task, given), given.warnings)
+
+
+class _Layout:
+    """Gathers what the fields of a task say about files, then settles roots, directories and mounts over all of them."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.fetches: list[Fetch] = []
+        self._roots: set[str] = set()
+        self._made: set[str] = set()  # directories that inputs, stdio and workdirs make (row 24)
+        self._file_mounts: set[str] = set()
+        self._live: dict[str, str] = {}
+        self._taken: dict[str, str] = {}  # input path -> pointer
+        self._executors: list[Execute] = []
+        self._outputs: list[Collect] = []
+
+    def volume(self, path: str, pointer: str) -> None:
+        path = paths.container_path(path, pointer)
+        mounts.check_directory(path, pointer)
+        self._directory(path)
+
+    def input(self, item: Input, pointer: str) -> None:
+        path = paths.container_path(item.path, f"{pointer}/path")
+        mounts.check_stageable(path, f"{pointer}/path")
+        if path in self._taken:
+            raise Invalid(f"{path} is already the path of {self._taken[path]}", f"{pointer}/path")
+        self._taken[path] = pointer
+        # TES 1.1: "If content is not empty, url must be ignored"; empty content without a url is an empty file.
+        kind = item.type or FileType.FILE
+        if item.content or not item.url:
+            if item.content is None:
+                raise Invalid("needs a url or content", pointer)
+            if kind is FileType.DIRECTORY:
+                raise Invalid("an input with content is a FILE", f"{pointer}/type")
+            fetch = Fetch(path=path, content=item.content, field=pointer)
+        else:
+            url = paths.resolve(item.url, self.policy.sites, "in", f"{pointer}/url")
+            if kind is FileType.DIRECTORY and (source := self._live_source(url)):
+                mounts.check_directory(path, f"{pointer}/path")
+                self._live[path] = source
+                return
+            fetch = Fetch(path=path, url=url, type=kind, field=pointer)
+        self.fetches.append(fetch)
+        if kind is FileType.DIRECTORY:
+            mounts.check_directory(path, f"{pointer}/path")
+            self._directory(path)
+            return
+        root = mounts.root_for_file(path)
+        if root is None:
+            self._file_mounts.add(path)
+        else:
+            self._roots.add(root)
+            self._made.add(posixpath.dirname(path))
+
+    def executor(self, executor: Executor, pointer: str) -> None:
+        workdir = ""
+        if executor.workdir:
+            workdir = paths.container_path(executor.workdir, f"{pointer}/workdir")
+            if not mounts.owned(workdir):
+                self._directory(workdir)
+        stdio = {}
+        for name in ("stdin", "stdout", "stderr"):
+            path: str | None = getattr(executor, name)
+            if not path:
+                continue
+            stdio[name] = path = paths.container_path(path, f"{pointer}/{name}")
+            root = mounts.root_for_file(path)
+            if root is not None:
+                self._roots.add(root)
+                self._made.add(posixpath.dirname(path))
+        self._executors.append(
+            Execute(
+                index=len(self._executors),
+                image=executor.image,
+                argv=executor.command,
+                env=executor.env or {},
+                workdir=workdir,
+                stdin=stdio.get("stdin", ""),
+                stdout=stdio.get("stdout", ""),
+                stderr=stdio.get("stderr", ""),
+                ignore_error=bool(executor.ignore_error),
+            )
+        )
+
+    def output(self, output: Output, pointer: str) -> None:
+        path = paths.container_path(output.path, f"{pointer}/path")
+        mounts.check_stageable(path, f"{pointer}/path")
+        url = paths.resolve(output.url, self.policy.sites, "out", f"{pointer}/url")
+        prefix = ""
+        if wildcards.present(path):
+            prefix = self._prefix(path, output.path_prefix, pointer)
+        kind = output.type or FileType.FILE
+        inside = wildcards.literal_parent(path) if prefix else path
+        if kind is FileType.DIRECTORY and not prefix and posixpath.dirname(path) == "/":
+            # A directory output right below / has no parent to be made in: it is itself the mount.
+            mounts.check_directory(path, f"{pointer}/path")
+            root: str | None = mounts.root_for_directory(path)
+        elif prefix:
+            root = None if mounts.owned(inside) else mounts.root_for_directory(inside)
+        else:
+            root = mounts.root_for_file(path)
+        if root is not None:
+            self._roots.add(root)
+        elif prefix:
+            raise Invalid(f"wildcards cannot be collected from {inside}, which images own; let the task write below a directory of its own", f"{pointer}/path")
+        self._outputs.append(Collect(path=path, url=url, shown=output.url, type=kind, prefix=prefix, field=pointer))
+
+    def _prefix(self, path: str, given: str | None, pointer: str) -> str:
+        """path_prefix of an output with wildcards; where it is missing, the deepest literal parent (row 22)."""
+        literal = wildcards.literal_parent(path)
+        if not given:
+            return literal
+        prefix = paths.container_path(given, f"{pointer}/path_prefix")
+        if wildcards.present(prefix) or not paths.below(literal, prefix):
+            raise Invalid(f"must be a literal directory above the wildcards of {paths.shorten(path)}, not {paths.shorten(given)}", f"{pointer}/path_prefix")
+        return prefix
+
+    def _directory(self, path: str) -> None:
+        self._roots.add(mounts.root_for_directory(path))
+        self._made.add(path)
+
+    def _live_source(self, url: str) -> str | None:
+        if not url.startswith("file://") or not self.policy.live_mounts:
+            return None
+        source = paths.file_path(url)
+        return source if any(paths.below(source, prefix) for prefix in self.policy.live_mounts) else None
+
+    def _merged_roots(self) -> tuple[str, ...]:
+        return mounts.merge(self._roots)
+
+    def _inside(self, path: str) -> bool:
+        return mounts.covered(path, self._merged_roots())
+
+    def collects(self) -> list[Collect]:
+        roots = self._merged_roots()
+        return [msgspec.structs.replace(item, inside=bool(item.prefix) or mounts.covered(item.path, roots)) for item in self._outputs]
+
+    def executions(self) -> list[Execute]:
+        copies = tuple(item.path for item in self.collects() if not item.inside)
+        return [msgspec.structs.replace(step, copies=copies) for step in self._executors] if copies else self._executors
+
+    def directories(self) -> tuple[str, ...]:
+        """Directories to make before the first executor (row 24): never an output, nor an output's parent that is covered."""
+        made = set(self._made) | set(self._merged_roots())
+        # A root that exists only because it is a mount point does not count as made by an input, stdio or workdir.
+        for item in self._outputs:
+            parent = wildcards.literal_parent(item.path) if item.prefix else posixpath.dirname(item.path)
+            if not mounts.covered(parent, self._made) and self._inside(parent):
+                made.add(parent)
+        return tuple(sorted(made))
+
+    def mounts(self) -> tuple[Mount, ...]:
+        roots = self._merged_roots()
+        files = (path for path in self._file_mounts if not mounts.covered(path, roots))
+        return mounts.mounts(roots, files, self._live)
+
+
+def _check_executor(executor: Executor, pointer: str, capabilities: Capabilities) -> None:
+    image = executor.image
+    if not image.strip() or image != image.strip() or any(ord(letter) < 33 for letter in image):
+        raise Invalid(f"is not the name of an image: {paths.shorten(image)}", f"{pointer}/image")
+    if image == HOST_IMAGE and not capabilities.host_image:
+        raise Invalid("the image 'host' (this machine's own programs) is only for the sandbox engine with sandbox.allow_host = true", f"{pointer}/image")
+    if image != HOST_IMAGE and not capabilities.container_images:
+        raise Invalid(
+            f"this server's sandbox engine runs only the image 'host' so far, not {paths.shorten(image)}: "
+            "start the server with --engine docker, or name the image 'host' to use this machine's own programs",
+            f"{pointer}/image",
+        )
+    if not executor.command or not executor.command[0]:
+        raise Invalid("must name a program: it is argv, run without a shell", f"{pointer}/command")
+    size = 0
+    for number, argument in enumerate(executor.command):
+        size += _check_string(argument, f"{pointer}/command/{number}")
+    for name, value in (executor.env or {}).items():
+        if not name or "=" in name:
+            raise Invalid(f"{paths.shorten(name)} cannot be the name of an environment variable", f"{pointer}/env")
+        size += _check_string(f"{name}={value}", f"{pointer}/env/{paths.pointer_part(name)}")
+    if size > LONGEST_COMMAND:
+        raise Invalid(
+            f"command and env together are {size} bytes, more than the {LONGEST_COMMAND} that Linux takes; put some of it into an input file", pointer
+        )
+
+
+def _check_string(text: str, pointer: str) -> int:
+    if "\0" in text:
+        raise Invalid("must not hold a NUL character", pointer)
+    size = len(text.encode())
+    if size > LONGEST_ARGUMENT:
+        raise Invalid(f"is {size} bytes long, Linux takes at most {LONGEST_ARGUMENT} in one argument; put it into an input file", pointer)
+    return size
+
+
+def reserve(resources: Resources | None, given: parameters.Parameters, policy: Policy, capabilities: Capabilities) -> Limits:
+    """What a task reserves, without planning it. Raises Invalid where it asks for more than the backend has."""
+    wanted = resources or Resources()
+    cpus = _amount(wanted.cpu_cores, "/resources/cpu_cores") or (min(policy.default_cpus, capabilities.cpus) if capabilities.cpus else policy.default_cpus)
+    ram = _bytes(wanted.ram_gb, "/resources/ram_gb") or _default_ram(policy, capabilities)
+    disk = _bytes(wanted.disk_gb, "/resources/disk_gb")
+    for amount, most, pointer, unit in (
+        (cpus, capabilities.cpus, "/resources/cpu_cores", "cores"),
+        (ram / GB, capabilities.ram_bytes / GB, "/resources/ram_gb", "GB"),
+        (disk / GB, capabilities.disk_bytes / GB, "/resources/disk_gb", "GB"),
+    ):
+        if most and amount > most:
+            raise Invalid(f"asks for {amount:g} {unit}, this site has {most:.4g}", pointer)
+    if capabilities.gpus is not None and given.gpus > capabilities.gpus:
+        raise Invalid(f"asks for {given.gpus} GPUs, this site has {capabilities.gpus}", f"{parameters.POINTER}/gpus")
+    runtime = policy.default_max_runtime if given.max_runtime is None else given.max_runtime
+    return Limits(cpus=cpus, ram_bytes=ram, disk_bytes=disk, gpus=given.gpus, gpu_type=given.gpu_type, max_runtime=runtime)
+
+
+def _default_ram(policy: Policy, capabilities: Capabilities) -> int:
+    ram = int(policy.default_ram_gb * GB)
+    return min(ram, capabilities.ram_bytes) if capabilities.ram_bytes else ram
+
+
+def _amount(value: float | None, pointer: str) -> float:
+    """A resource; 0 = not given, as clients that send every field do."""
+    if value is None:
+        return 0.0
+    if not math.isfinite(value) or value < 0:
+        raise Invalid(f"must be a number of 0 or more, not {value:g}", pointer)
+    return float(value)
+
+
+def _bytes(value: float | None, pointer: str) -> int:
+    amount = _amount(value, pointer) * GB
+    if amount > 2**62:
+        raise Invalid(f"asks for {value:g} GB, more than any site has", pointer)
+    return math.ceil(amount)
+
+
+def _placement(resources: Resources | None, given: parameters.Parameters) -> Placement:
+    wanted = resources or Resources()
+    return Placement(
+        preemptible=bool(wanted.preemptible),
+        zones=wanted.zones or (),
+        spot_attempts=1 if given.spot_attempts is None else given.spot_attempts,
+        parameters=given.platform,
+    )
+
+
+def _kept(task: Task, given: parameters.Parameters) -> Task:
+    """The task to store: TES 1.1, "Backends shall not store or return unsupported keys"."""
+    if not given.warnings or task.resources is None:
+        return task
+    return msgspec.structs.replace(task, resources=msgspec.structs.replace(task.resources, backend_parameters=given.kept or None))

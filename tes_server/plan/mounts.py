@@ -1,0 +1,88 @@
+"""Which directories the executors of a task share: all container paths reduced to a few mounts.
+
+Pure. The rules and their reasons are in DESIGN section 5 ("Mounts") and clients.md rows 24 and 25.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable
+
+from tes_server.errors import Invalid
+from tes_server.plan.paths import below
+from tes_server.plan.steps import Mount, MountKind
+
+TEMPORARY = "/tmp"  # noqa: S108 - the container's path, not this machine's
+
+IMAGE_TREES = frozenset({"/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/sbin", "/sys", "/usr"})
+"""Trees that belong to images: any directory below may hold programs, so none is mounted over for the sake of a file in it."""
+
+IMAGE_DIRECTORIES = IMAGE_TREES | {
+    *("/", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/var"),
+    *("/var/cache", "/var/lib", "/var/log", "/var/run", "/var/spool"),
+}
+"""Directories that images own themselves: never mounted over. Others below them may be."""
+
+KERNEL_TREES = ("/dev", "/proc", "/sys")
+"""Nothing can be staged here."""
+
+
+def tree_of(path: str) -> str:
+    """The top-level directory of a normalised path: `/work` of `/work/a/b`."""
+    return "/" + path[1:].partition("/")[0]
+
+
+def owned(directory: str) -> bool:
+    """True if images own this directory, so that it must not be mounted over."""
+    return directory in IMAGE_DIRECTORIES or tree_of(directory) in IMAGE_TREES
+
+
+def root_for_file(path: str) -> str | None:
+    """The root that a file needs, or None if it lies directly in an image's directory."""
+    parent = posixpath.dirname(path)
+    if owned(parent):
+        return None
+    return root_for_directory(parent)
+
+
+def root_for_directory(path: str) -> str:
+    """The root that a directory named by the task needs: its top-level directory where that is not an image's, else itself."""
+    top = tree_of(path)
+    return path if top in IMAGE_DIRECTORIES else top
+
+
+def check_stageable(path: str, pointer: str) -> None:
+    """Raise Invalid for a path in a kernel file system."""
+    if tree_of(path) in KERNEL_TREES:
+        raise Invalid(f"{path} lies in a file system of the kernel, where nothing can be staged", pointer)
+
+
+def check_directory(path: str, pointer: str) -> None:
+    """Raise Invalid if a task names a directory that every image has for its own."""
+    check_stageable(path, pointer)
+    if path in IMAGE_DIRECTORIES:
+        raise Invalid(f"{path} is a directory that images own; name a directory below it or another one", pointer)
+
+
+def merge(roots: Iterable[str]) -> tuple[str, ...]:
+    """Roots without those that lie inside another, sorted; the fresh /tmp is always one of them."""
+    merged: list[str] = []
+    for root in sorted({*roots, TEMPORARY}):
+        # Sorted order puts a directory before what is below it, but "/a-b" between "/a" and "/a/b".
+        if not any(below(root, kept) for kept in merged):
+            merged.append(root)
+    return tuple(merged)
+
+
+def mounts(roots: tuple[str, ...], files: Iterable[str], live: dict[str, str]) -> tuple[Mount, ...]:
+    """The mounts of a plan: merged roots, single input files outside of them, live directories (container path -> host path)."""
+    return (
+        *(Mount(root) for root in roots),
+        *(Mount(path, MountKind.FILE) for path in sorted(files)),
+        *(Mount(path, MountKind.LIVE, source) for path, source in sorted(live.items())),
+    )
+
+
+def covered(path: str, made: Iterable[str]) -> bool:
+    """True if one of the directories `made` is `path` or above it."""
+    return any(below(path, directory) for directory in made)

@@ -1,0 +1,111 @@
+"""From what a task calls a file to a URL that the filer understands.
+
+Lexical and pure: whether a path is really inside its root, links followed, is the filer's to check at transfer time.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import urllib.parse
+from typing import Literal
+
+import msgspec
+
+from tes_server.errors import Invalid
+
+Direction = Literal["in", "out"]
+
+
+class SitePath(msgspec.Struct, frozen=True):
+    """A path prefix that engines name files by, and the URL prefix that stands for it (no trailing slash in either)."""
+
+    path: str
+    url: str
+
+
+class Sites(msgspec.Struct, frozen=True, kw_only=True):
+    """Which URLs this site takes. `roots` are absolute directories, normalised; schemes are lower case without `:`."""
+
+    paths: tuple[SitePath, ...] = ()
+    roots: tuple[str, ...] = ()
+    readable: frozenset[str] = frozenset({"file", "http", "https"})
+    writable: frozenset[str] = frozenset({"file"})
+
+    def prefixes(self) -> str:
+        """The path prefixes that there are, in words."""
+        known = sorted({site.path for site in self.paths} | set(self.roots))
+        return "this server knows " + ", ".join(known) if known else "this server allows none (see the settings `files.roots` and `paths`)"
+
+
+def container_path(path: str, pointer: str) -> str:
+    """A normalised absolute container path without trailing slash. Raises Invalid at `pointer`."""
+    if not path.startswith("/"):
+        raise Invalid(f"must be an absolute path, not {shorten(path)}", pointer)
+    if "\0" in path:
+        raise Invalid("must not hold a NUL character", pointer)
+    if "/.." in path and ".." in path.split("/"):
+        raise Invalid(f"must not hold '..': {shorten(path)}", pointer)
+    # normpath keeps two leading slashes (POSIX lets them differ); no container does.
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def resolve(url: str, sites: Sites, direction: Direction, pointer: str) -> str:
+    """The URL of an input or output with site paths replaced: `file:///abs` (percent-encoded) or `scheme://...` as given.
+
+    Raises Invalid at `pointer` for a path that no prefix covers, an unknown scheme, or one that cannot be written to.
+    """
+    if "\0" in url:
+        raise Invalid("must not hold a NUL character", pointer)
+    if url.startswith("/"):
+        return _site_url(url, sites, direction, pointer)
+    scheme, colon, rest = url.partition(":")
+    scheme = scheme.lower()
+    if not colon or not rest.startswith("/"):
+        raise Invalid(f"is neither an absolute path nor a URL: {shorten(url)}", pointer)
+    if scheme == "file":
+        parts = urllib.parse.urlsplit(url)
+        if parts.netloc not in ("", "localhost"):
+            raise Invalid(f"names another host; file URLs start with file:///: {shorten(url)}", pointer)
+        return _site_url(urllib.parse.unquote(parts.path), sites, direction, pointer)
+    allowed = sites.readable if direction == "in" else sites.writable
+    if scheme not in allowed:
+        verb = "read from" if direction == "in" else "write to"
+        raise Invalid(f"this server cannot {verb} '{scheme}://'; it knows {', '.join(sorted(allowed))} and absolute paths", pointer)
+    if not rest.startswith("//") or not rest[2:].partition("/")[0]:
+        raise Invalid(f"has no host: {shorten(url)}", pointer)
+    return url
+
+
+def _site_url(path: str, sites: Sites, direction: Direction, pointer: str) -> str:
+    slash = "/" if path.endswith("/") else ""
+    path = container_path(path, pointer)
+    best = max((site for site in sites.paths if below(path, site.path)), key=lambda site: len(site.path), default=None)
+    if best is not None:
+        rest = path.removeprefix(best.path.rstrip("/"))
+        if not best.url.startswith("file:"):
+            return resolve(best.url + rest + slash, sites, direction, pointer)
+        path = container_path(urllib.parse.unquote(urllib.parse.urlsplit(best.url).path) + rest, pointer)
+    if not any(below(path, root) for root in sites.roots):
+        raise Invalid(f"{shorten(path)} is under no path that may be used here; {sites.prefixes()}", pointer)
+    return "file://" + urllib.parse.quote(path) + slash
+
+
+def below(path: str, directory: str) -> bool:
+    """True if `path` is `directory` or lies below it (both normalised)."""
+    return path == directory or directory == "/" or path.startswith(directory + "/")
+
+
+def shorten(text: str, limit: int = 120) -> str:
+    """For messages: the text in quotes, bounded, without the query of a URL (signatures live there)."""
+    text = text.partition("?")[0]
+    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+def file_path(url: str) -> str:
+    """The absolute path of a resolved `file://` URL, without trailing slash."""
+    return container_path(urllib.parse.unquote(urllib.parse.urlsplit(url).path), "")
+
+
+def pointer_part(name: str) -> str:
+    """A key as a part of a JSON pointer (RFC 6901), bounded."""
+    return name[:60].replace("~", "~0").replace("/", "~1")

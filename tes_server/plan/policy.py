@@ -1,0 +1,41 @@
+"""What the compiler is told about the site and the backend: plain data."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tes_server.plan.paths import Sites
+
+HOST_IMAGE = "host"
+"""The image name that means this machine's own programs (sandbox engine only)."""
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend can take, all of it together for one task. Sizes in bytes; 0 = no bound known."""
+
+    cpus: float = 0.0
+    ram_bytes: int = 0
+    disk_bytes: int = 0
+    gpus: int | None = None
+    """None = no bound known"""
+    parameters: frozenset[str] = frozenset()
+    """platform-specific backend_parameters keys that it takes, lower case"""
+    container_images: bool = True
+    """False where only the image `host` can run"""
+    host_image: bool = False
+    """the image `host` is allowed"""
+    submit_window: float = 30.0
+    """seconds within which a submit call has ended, one way or the other"""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """Defaults and bounds of tasks at this site."""
+
+    sites: Sites = Sites()
+    live_mounts: tuple[str, ...] = ()
+    """host directories, normalised: a DIRECTORY input at or below one is mounted live"""
+    default_cpus: float = 1.0
+    default_ram_gb: float = 1.0
+    default_max_runtime: float = 0.0
+    max_files: int = 100_000
+    """inputs and outputs that one task may name, together"""
