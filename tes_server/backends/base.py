@@ -12,24 +12,8 @@ from typing import Protocol
 import msgspec
 
 from tes_server.model.run import Handle, Later, Observation, Refusal, Room, Tails
+from tes_server.plan.policy import Capabilities
 from tes_server.plan.steps import Plan
-
-
-class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backend can take: data that `plan.compiler` checks against. 0 = no bound known."""
-
-    cpus: float = 0.0
-    ram_bytes: int = 0
-    disk_bytes: int = 0
-    gpus: int = 0
-    parameters: frozenset[str] = frozenset()
-    """platform-specific backend_parameters keys that it takes, lower case"""
-    images: str = "any"
-    """"any", or "host" where only this machine's own programs can run"""
-    host_image: bool = False
-    """the image named `host` is allowed"""
-    submit_window: float = 30.0
-    """seconds within which a submit call has ended, one way or the other"""
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -42,6 +42,12 @@ class Store(Protocol):
         whole task, contents included.
         """
 
+    def load(self, ids: Collection[str]) -> list[Record]:
+        """Those of the records that exist, with the parts that `due(ACTIVE)` reads. Any lane."""
+
+    def sweep(self, shards: frozenset[int], after: str, limit: int) -> list[Record]:
+        """A walk over the ACTIVE lane in the order of ids, from behind `after`, with the parts that `due(ACTIVE)` reads."""
+
     def next_due(self, lane: Lane, shards: frozenset[int]) -> datetime.datetime | None:
         """The earliest due time in `lane`, so that the loop can sleep exactly until then."""
 
@@ -69,5 +75,3 @@ class Store(Protocol):
     def close(self) -> None:
         """Give back files, threads and connections. Idempotent."""
 
-
-Ids = Collection[str]

@@ -1,0 +1,244 @@
+"""The local backend: attempts are directories, each run by an interpreter in a thread of this process.
+
+Killed at any moment, a new driver on the same directory adopts what runs. It must never start an attempt whose plan is
+not durable, nor forget one whose directory is there.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import pathlib
+import queue
+import shutil
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+from tes_server import errors, telemetry
+from tes_server.backends.base import Job
+from tes_server.backends.local import render
+from tes_server.model import run
+from tes_server.model.run import Handle, Later, Observation, Phase, Reason, Refusal, Report, Room, Tails
+from tes_server.plan.policy import Capabilities
+from tes_server.plan.steps import Limits, Plan
+from tes_server.runner.attempt import Attempt
+from tes_server.runner.engine import Engine
+from tes_server.runner.interpreter import Interpreter, Site, cells
+from tes_server.telemetry import Code
+
+logger = logging.getLogger(__name__)
+
+News = Callable[[Collection[str]], None]
+
+
+class LocalBackend:
+    """Backend of this machine below `directory`. `capabilities` bound both one task and all tasks together."""
+
+    name = "local"
+
+    def __init__(
+        self, directory: pathlib.Path, engine: Engine, site: Site, capabilities: Capabilities, clock: Callable[[], datetime.datetime]
+    ) -> None:
+        self.capabilities = capabilities
+        self._attempts = directory / "attempts"
+        self._trash = directory / "trash"
+        for path in (self._attempts, self._trash):
+            path.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._engine = engine
+        self._site = site
+        self._clock = clock
+        self._news: News = lambda _: None
+        self._lock = threading.Lock()
+        self._running: dict[str, Interpreter] = {}
+        self._reserved: dict[str, Limits] = {}
+        self._where = {"backend": self.name, "engine": engine.name, "host": socket.gethostname()}
+        self._bin: queue.SimpleQueue[pathlib.Path | None] = queue.SimpleQueue()
+        self._cleaner: threading.Thread | None = None
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Go on with every attempt whose directory is there, and empty the trash. Call once, before the first submit."""
+        for directory in sorted(self._attempts.iterdir()):
+            attempt = Attempt(directory)
+            plan = attempt.plan()
+            if plan is None:
+                self._throw_away(directory)  # submit was cut off before its plan was whole: nothing ran
+            elif attempt.report() is None:
+                self._launch(attempt, plan)
+        for directory in self._trash.iterdir():
+            self._clean(directory)
+
+    def close(self) -> None:
+        """Stop the cleaner. Interpreter threads are daemons: executors go on without them, and the next driver adopts."""
+        if self._cleaner is not None:
+            self._bin.put(None)
+            self._cleaner.join()
+            self._cleaner = None
+
+    def listen(self, news: News) -> None:
+        """Phases that move are told at once."""
+        self._news = news
+
+    # -- the protocol -----------------------------------------------------------------------------------------------
+
+    def render(self, plan: Plan) -> Job:
+        """See `render.render`."""
+        return render.render(plan)
+
+    def submit(self, jobs: Sequence[Job]) -> Mapping[str, Handle | Refusal | Later]:
+        """Each plan is durable before its thread starts."""
+        answers: dict[str, Handle | Refusal | Later] = {}
+        for job in jobs:
+            attempt = Attempt(self._attempts / job.name)
+            try:
+                plan = attempt.plan()
+                if plan is None:
+                    attempt.create(job.body)
+                    plan = attempt.plan()
+            except OSError as cause:
+                answers[job.name] = Later(Code.WAITING_BACKEND, f"the data directory cannot be written to: {cause.strerror}")
+                continue
+            if plan is not None:
+                self._launch(attempt, plan)
+                answers[job.name] = Handle(self.name, job.name)
+        return answers
+
+    def find(self, names: Collection[str]) -> Mapping[str, Handle]:
+        """Attempts whose plan is there."""
+        return {name: Handle(self.name, name) for name in names if (self._attempts / name / "plan.json").exists()}
+
+    def observe(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
+        """From the interpreters of this process; for the others from their reports."""
+        return {handle: self._look(handle.name) for handle in handles}
+
+    def tail(self, handles: Sequence[Handle]) -> Mapping[Handle, Tails]:
+        """Output up to now of attempts that run."""
+        found: dict[Handle, Tails] = {}
+        for handle in handles:
+            interpreter = self._interpreter(handle.name)
+            if interpreter is not None and interpreter.phase is Phase.RUNNING:
+                found[handle] = Tails(interpreter.plan.attempt, interpreter.logs())
+        return found
+
+    def cancel(self, handles: Sequence[Handle]) -> None:
+        """The wish is kept on disk first, so that a restart does not lose it."""
+        for handle in handles:
+            Attempt(self._attempts / handle.name).set_canceled()
+            interpreter = self._interpreter(handle.name)
+            if interpreter is not None:
+                interpreter.stop()
+
+    def release(self, handles: Sequence[Handle]) -> None:
+        """Move each directory out of the way; its files are deleted in the background. What still runs is left to a later call."""
+        for handle in handles:
+            if self._interpreter(handle.name) is None:
+                self._throw_away(self._attempts / handle.name)
+
+    def survey(self) -> Iterator[Handle]:
+        """Every attempt directory."""
+        for directory in self._attempts.iterdir():
+            yield Handle(self.name, directory.name)
+
+    def room(self) -> Room:
+        """The site less what runs."""
+        whole = self.capabilities
+        with self._lock:
+            taken = list(self._reserved.values())
+        return Room(
+            cpus=whole.cpus - sum(limits.cpus for limits in taken),
+            ram_bytes=whole.ram_bytes - sum(limits.ram_bytes for limits in taken),
+            disk_bytes=whole.disk_bytes - sum(limits.disk_bytes for limits in taken),
+            total_cpus=whole.cpus,
+            total_ram_bytes=whole.ram_bytes,
+            total_disk_bytes=whole.disk_bytes,
+        )
+
+    # -- threads ----------------------------------------------------------------------------------------------------
+
+    def _interpreter(self, name: str) -> Interpreter | None:
+        with self._lock:
+            return self._running.get(name)
+
+    def _launch(self, attempt: Attempt, plan: Plan) -> None:
+        with self._lock:
+            if attempt.name in self._running or attempt.report() is not None:
+                return
+            task_id = plan.task_id
+            interpreter = Interpreter(attempt, plan, self._engine, self._site, self._clock, lambda: self._news([task_id]))
+            self._running[attempt.name] = interpreter
+            self._reserved[attempt.name] = plan.limits
+        thread = threading.Thread(target=self._run, args=(attempt, interpreter), name=attempt.name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as cause:  # no more threads on this machine
+            self._forget(attempt.name)
+            raise errors.EngineError("this machine has no room for another thread", Code.ENGINE_ERROR, transient=True) from cause
+
+    def _run(self, attempt: Attempt, interpreter: Interpreter) -> None:
+        try:
+            interpreter.run()
+        except Exception:
+            logger.exception("runner.failed", extra={"fields": {"attempt": attempt.name}})
+            self._give_up(attempt)
+        finally:
+            self._forget(attempt.name)
+            self._news([interpreter.plan.task_id])
+
+    def _give_up(self, attempt: Attempt) -> None:
+        """A fault of ours must not leave the task without an end; executors that run are found and removed by `_throw_away`."""
+        report = Report(reason=Reason.BACKEND, transient=True, code=Code.ENGINE_ERROR, message="the runner failed; the server's log says how")
+        try:
+            attempt.keep_report(report)
+        except OSError as cause:
+            telemetry.log(logger, logging.ERROR, "runner.report.failed", attempt=attempt.name, error=str(cause))
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._running.pop(name, None)
+            self._reserved.pop(name, None)
+
+    def _look(self, name: str) -> Observation:
+        interpreter = self._interpreter(name)
+        if interpreter is not None:
+            # ENDED is told only once the thread is gone, so that a release that follows finds nothing running.
+            phase = Phase.RUNNING if interpreter.phase is Phase.ENDED else interpreter.phase
+            return Observation(phase=phase, start_time=interpreter.start_time, where=self._where)
+        attempt = Attempt(self._attempts / name)
+        report = attempt.report()
+        if report is not None:
+            return Observation(phase=Phase.ENDED, report=report, where=self._where)
+        if attempt.plan() is None:
+            return Observation(phase=Phase.GONE, message="its directory is gone")
+        return Observation(phase=Phase.ENDED, reason=Reason.LOST, code=Code.LOST, message="its runner ended without a report", where=self._where)
+
+    # -- cleaning ---------------------------------------------------------------------------------------------------
+
+    def _throw_away(self, directory: pathlib.Path) -> None:
+        target = self._trash / f"{directory.name}.{uuid.uuid4().hex}"
+        try:
+            directory.rename(target)
+        except FileNotFoundError:
+            return
+        self._clean(target)
+
+    def _clean(self, directory: pathlib.Path) -> None:
+        if self._cleaner is None:
+            self._cleaner = threading.Thread(target=self._empty, name="cleaner", daemon=True)
+            self._cleaner.start()
+        self._bin.put(directory)
+
+    def _empty(self) -> None:
+        while (directory := self._bin.get()) is not None:
+            try:
+                attempt = Attempt(directory)
+                plan = attempt.plan()
+                for cell in cells(attempt, plan, self._site) if plan else ():
+                    if cell.record.exists() and attempt.exit(cell.step.index) is None:
+                        self._engine.remove(cell)  # it was started and its end was never taken
+                self._engine.wipe(directory / "volume")
+                shutil.rmtree(directory)
+            except (OSError, errors.EngineError) as cause:
+                telemetry.log(logger, logging.WARNING, "trash.kept", directory=directory.name, error=str(cause))

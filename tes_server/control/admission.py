@@ -1,0 +1,80 @@
+"""Which of the waiting tasks may start now on a backend that does not queue by itself. Pure.
+
+Owners take turns: the one that was served longest ago comes first. Records are taken in that order as long as they fit. A task that
+does not fit lets smaller ones pass, but not for ever: once it has waited `PATIENCE`, nothing behind it starts before it.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from tes_server.model.record import Record
+from tes_server.model.run import Room
+from tes_server.plan.compiler import GB
+from tes_server.plan.steps import Limits
+
+PATIENCE = datetime.timedelta(minutes=1)
+"""How long smaller tasks may pass one that waits for more room: longer fills the site better, shorter is fairer."""
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A waiting record and what its plan reserves."""
+
+    record: Record
+    limits: Limits
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """Who starts now, and who waits for room, with the reason: only each owner's first, the others wait for their turn."""
+
+    start: list[Candidate]
+    wait: list[tuple[Candidate, str]]
+
+
+def in_turn(candidates: Sequence[Candidate], served: Mapping[str, int]) -> list[Candidate]:
+    """Each owner's first, then each owner's second, ...; among owners the one served longest ago first.
+
+    `served`: owner -> a number that grows with each start; an owner that is not there was never served.
+    """
+    ranks: collections.Counter[str] = collections.Counter()
+    keyed: list[tuple[tuple[int, int], Candidate]] = []
+    for candidate in candidates:
+        owner = candidate.record.owner
+        keyed.append(((ranks[owner], served.get(owner, -1)), candidate))
+        ranks[owner] += 1
+    return [candidate for _, candidate in sorted(keyed, key=operator.itemgetter(0))]
+
+
+def admit(candidates: Iterable[Candidate], room: Room | None, now: datetime.datetime) -> Admitted:
+    """Take candidates in order as long as `room` lasts; with `room` None (the platform queues by itself) all of them."""
+    if room is None:
+        return Admitted(list(candidates), [])
+    cpus, ram, disk = room.cpus, room.ram_bytes, room.disk_bytes
+    closed = False
+    admitted = Admitted([], [])
+    told: set[str] = set()
+    for candidate in candidates:
+        wants = candidate.limits
+        # Sums of fractions such as 0.1 must not lose the last task to rounding.
+        if not closed and wants.cpus <= cpus + 1e-9 and wants.ram_bytes <= ram and wants.disk_bytes <= disk:
+            cpus, ram, disk = cpus - wants.cpus, ram - wants.ram_bytes, disk - wants.disk_bytes
+            admitted.start.append(candidate)
+        else:
+            if candidate.record.owner not in told:
+                admitted.wait.append((candidate, _reason(wants, room)))
+                told.add(candidate.record.owner)
+            closed = closed or now - candidate.record.created > PATIENCE
+    return admitted
+
+
+def _reason(wants: Limits, room: Room) -> str:
+    # Without what is free at the moment: the words must stay the same from pass to pass, or each pass would write them again.
+    return (
+        f"asks for {wants.cpus:g} cores and {wants.ram_bytes / GB:g} GB; "
+        f"the site's {room.total_cpus:g} cores and {room.total_ram_bytes / GB:.3g} GB are in use by tasks before it"
+    )

@@ -1,0 +1,278 @@
+"""The API's only door: create, look, list, cancel. Reads the store or writes one fact into it; never talks to a platform."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import concurrent.futures
+import datetime
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from tes_server import errors, telemetry
+from tes_server.control import decide
+from tes_server.model import run, views
+from tes_server.model.principal import ALL, Principal
+from tes_server.model.record import Brief, Detail, Lane, Query, Record, StateFilter, Status, View
+from tes_server.model.states import ENDS, LIVE, State
+from tes_server.model.task import Task
+from tes_server.plan import compiler, route
+from tes_server.plan.policy import Capabilities, Policy
+from tes_server.store.base import Store
+
+LARGEST_PAGE = 2047
+"""TES 1.1, ListTasks.page_size: "Must be less than 2048"."""
+
+WATCH = datetime.timedelta(seconds=15)
+"""How long a FULL look keeps a task's live output fresh; longer than any client's polling interval is of no use."""
+
+SAVE_TRIES = 20
+"""A cancel that meets so many newer revisions in a row has met a fault, not a race."""
+
+
+class ListRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The query of ListTasks, coerced by the contract."""
+
+    view: View = View.MINIMAL
+    page_size: int = 256
+    page_token: str = ""
+    name_prefix: str = ""
+    state: State | None = None
+    tag_key: tuple[str, ...] = ()
+    tag_value: tuple[str, ...] = ()
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """A backend as the control plane sees it before anything runs: what tasks are checked against."""
+
+    policy: Policy
+    capabilities: Capabilities
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """What service-info tells. `description` says in words which engine and limits hold."""
+
+    id: str
+    name: str
+    organization: str
+    organization_url: str
+    version: str
+    description: str
+    storage: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+
+class Service:
+    """Operations of one server. `targets` by backend name, the first is the default. `clock` gives the time in UTC."""
+
+    def __init__(
+        self,
+        store: Store,
+        targets: Mapping[str, Target],
+        rules: Sequence[route.Rule],
+        about: About,
+        compat: str,
+        clock: Callable[[], datetime.datetime],
+    ) -> None:
+        self.blocking = store.blocking
+        self.compat = compat
+        self._store = store
+        self._targets = targets
+        self._rules = rules
+        self._about = about
+        self._clock = clock
+        self._watching: dict[str, datetime.datetime] = {}
+
+    # -- create -----------------------------------------------------------------------------------------------------
+
+    def create(self, principal: Principal, task: Task, idempotency_key: str | None = None) -> concurrent.futures.Future[str]:
+        """Check, route and keep a task; the future gives its id once it is durable.
+
+        Raises Invalid at once. With a key the id follows from (owner, key): the same task again gives the same id,
+        another task fails the future with Conflict.
+        """
+        now = self._clock()
+        chosen = route.route(task, principal.owner, self._rules, list(self._targets))
+        task_id = key_id(principal.owner, idempotency_key) if idempotency_key else new_id(now)
+        target = self._targets[chosen.backend]
+        compiled = compiler.compile_task(views.with_types(task), task_id, 1, principal.owner, target.policy, target.capabilities)
+        record = Record(
+            id=task_id,
+            owner=principal.owner,
+            created=now,
+            state=State.QUEUED,
+            lane=Lane.WAITING,
+            due=now,
+            status=Status(
+                backend=chosen.backend,
+                rule=chosen.rule,
+                waiting=telemetry.line(telemetry.Code.WAITING_TURN, f"in the queue of the backend {chosen.backend}"),
+            ),
+            task=compiled.task,
+            detail=Detail(compiled.warnings) if compiled.warnings else None,
+        )
+        answer: concurrent.futures.Future[str] = concurrent.futures.Future()
+
+        def settle(kept: concurrent.futures.Future[None]) -> None:
+            try:
+                cause = kept.exception()
+                if isinstance(cause, errors.Conflict) and idempotency_key:
+                    self._same(record)
+                elif cause is not None:
+                    raise cause
+                else:
+                    telemetry.TASKS_CREATED.inc()
+                answer.set_result(task_id)
+            except BaseException as cause:  # noqa: BLE001 - whatever it is, the caller waits for it
+                answer.set_exception(cause)
+
+        self._store.insert([record]).add_done_callback(settle)
+        return answer
+
+    def _same(self, record: Record) -> None:
+        """A repeated create is fine if it is the same task."""
+        there = self._store.get(ALL, record.id, View.FULL)
+        if not isinstance(there, Record) or there.owner != record.owner or there.task != record.task:
+            raise errors.Conflict("this Idempotency-Key was used for another task")
+
+    # -- look -------------------------------------------------------------------------------------------------------
+
+    def get_json(self, principal: Principal, task_id: str, view: View) -> bytes:
+        """One task as JSON. Raises NotFound."""
+        task = self._find(principal, task_id, view)
+        tails = None
+        if view is View.FULL and task.state not in ENDS:
+            tails = self._live(task_id)
+        return views.task_json(task, view, self.compat, tails)
+
+    def list_json(self, principal: Principal, request: ListRequest) -> bytes:
+        """A page of tasks as JSON. Raises Invalid whose pointer is the parameter's name."""
+        query = self._query(principal, request)
+        page = self._store.page(query)
+        token = _token(page.after, query) if page.after else None
+        return views.list_json(page.tasks, token, request.view, self.compat)
+
+    def _find(self, principal: Principal, task_id: str, view: View) -> Brief:
+        task = self._store.get(principal.scope, task_id, view)
+        if task is None:
+            raise errors.NotFound(f"there is no task {task_id[:64]!r}")
+        return task
+
+    def _live(self, task_id: str) -> run.Tails | None:
+        """Live output, and the mark that keeps the reconciler fetching it; renewed at a third of its time, not at each look."""
+        now = self._clock()
+        if self._watching.get(task_id, now) <= now:
+            if len(self._watching) > 10_000:
+                self._watching.clear()
+            self._watching[task_id] = now + WATCH / 3
+            self._store.watch(task_id, now + WATCH)
+        return self._store.tail(task_id)
+
+    def _query(self, principal: Principal, request: ListRequest) -> Query:
+        if not 1 <= request.page_size <= LARGEST_PAGE:
+            raise errors.Invalid(f"must be from 1 to {LARGEST_PAGE}, not {request.page_size}", "page_size")
+        if len(request.tag_value) > len(request.tag_key):
+            raise errors.Invalid("has more entries than tag_key; they are paired by position", "tag_value")
+        values = (*request.tag_value, *("" for _ in range(len(request.tag_key) - len(request.tag_value))))
+        query = Query(
+            scope=principal.scope,
+            view=request.view,
+            size=request.page_size,
+            name_prefix=request.name_prefix,
+            state=state_filter(request.state, self.compat),
+            tags=tuple(zip(request.tag_key, values, strict=True)),
+        )
+        if request.page_token:
+            query = msgspec.structs.replace(query, after=_position(request.page_token, query))
+        return query
+
+    # -- cancel -----------------------------------------------------------------------------------------------------
+
+    def cancel(self, principal: Principal, task_id: str) -> None:
+        """Ask to cancel. Idempotent, also on ended tasks. Durable when it returns. Raises NotFound."""
+        for _ in range(SAVE_TRIES):
+            record = self._find(principal, task_id, View.FULL)
+            if not isinstance(record, Record):
+                raise TypeError("a FULL view is a Record")
+            change = decide.cancel(record, self._clock())
+            if change is None or not self._store.save([change]):
+                return
+        raise errors.Unavailable("the task changes too fast to be canceled; try again")
+
+    # -- about the server -------------------------------------------------------------------------------------------
+
+    def service_info(self) -> dict[str, object]:
+        """service-info with the keys of TES 1.1 only (row 2)."""
+        about = self._about
+        return {
+            "id": about.id,
+            "name": about.name,
+            "type": {"group": "org.ga4gh", "artifact": "tes", "version": "1.1.0"},
+            "description": about.description,
+            "organization": {"name": about.organization, "url": about.organization_url},
+            "version": about.version,
+            "storage": list(about.storage),
+            "tesResources_backend_parameters": list(about.parameters),
+        }
+
+    def legacy_service_info(self) -> dict[str, object]:
+        """The 1.0-era answer: exactly name, doc, storage (row 3)."""
+        return {"name": self._about.name, "doc": self._about.description, "storage": list(self._about.storage)}
+
+    def ready(self) -> None:
+        """Raise Unavailable where the store does not answer."""
+        self._store.check()
+
+
+def state_filter(state: State | None, compat: str) -> StateFilter | None:
+    """What a list by `state` means: the filter must agree with the states that this server shows."""
+    if state is None:
+        return None
+    if compat != "1.1":
+        return StateFilter(frozenset({state}) & (LIVE | ENDS))
+    if state is State.CANCELING:
+        return StateFilter(LIVE, canceling=True)
+    return StateFilter(frozenset({state}) & (LIVE | ENDS), canceling=False if state in LIVE else None)
+
+
+def new_id(now: datetime.datetime) -> str:
+    """A fresh id, `[a-z0-9]{26}`: 48 bits of time, so that new ones lie together in every index, and 80 random bits."""
+    return _base32((int(now.timestamp() * 1000) << 80) | secrets.randbits(80))
+
+
+def key_id(owner: str, key: str) -> str:
+    """The id that an Idempotency-Key gives: the store's primary key makes it unique."""
+    digest = hashlib.sha256(msgspec.msgpack.encode((owner, key))).digest()
+    return _base32(int.from_bytes(digest[:16], "big"))
+
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def _base32(number: int) -> str:
+    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5))
+
+
+def _binding(query: Query) -> bytes:
+    """What a page token is bound to: every filter and the scope, but not size and view, which may change between pages."""
+    states = sorted(query.state.states) if query.state else None
+    bound = (query.scope.owner, query.name_prefix, states, query.state.canceling if query.state else None, query.tags)
+    return hashlib.blake2b(msgspec.msgpack.encode(bound), digest_size=8).digest()
+
+
+def _token(after: tuple[datetime.datetime, str], query: Query) -> str:
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode((after[0], after[1], _binding(query)))).decode().rstrip("=")
+
+
+def _position(token: str, query: Query) -> tuple[datetime.datetime, str]:
+    try:
+        packed = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        created, task_id, binding = msgspec.msgpack.decode(packed, type=tuple[datetime.datetime, str, bytes])
+    except (binascii.Error, ValueError, msgspec.MsgspecError) as cause:
+        raise errors.Invalid("is not a page_token of this server", "page_token") from cause
+    if binding != _binding(query):
+        raise errors.Invalid("belongs to a list with other filters; start again without it", "page_token")
+    return created, task_id

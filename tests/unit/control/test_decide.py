@@ -1,0 +1,203 @@
+"""Invariants of `decide` over the product of states, facts and answers."""
+
+from __future__ import annotations
+
+import datetime
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tes_server.control import decide
+from tes_server.control.decide import Need, Rules
+from tes_server.model.record import Change, Detail, Lane, Record, Status
+from tes_server.model.run import Handle, Later, Observation, Phase, Reason, Refusal, Report, job_name
+from tes_server.model.states import ENDS, LIVE, State, may_follow
+from tes_server.model.task import ExecutorLog
+from tests.scripted import T0
+
+RULES = Rules(budgets={Reason.LOST: 2, Reason.PREEMPTED: 1, Reason.STAGING: 1, Reason.BACKEND: 1})
+NOW = T0 + datetime.timedelta(hours=1)
+
+
+@st.composite
+def records(draw: st.DrawFn, facts: tuple[str, ...] = ("none", "intent", "handle"), *, clean: bool = False) -> Record:
+    """Any record that can be in a store: handle and intent exclude each other, ends have neither. `clean`: live, nothing to release."""
+    state = draw(st.sampled_from(sorted(LIVE if clean else LIVE | ENDS)))
+    attempt = draw(st.integers(1, 4))
+    fact = "none" if state in ENDS else draw(st.sampled_from(facts))
+    canceling = draw(st.booleans())
+    old = tuple(Handle("local", job_name("t", number)) for number in range(1, attempt) if not clean and draw(st.booleans()))
+    if state in ENDS and draw(st.booleans()):
+        old = (*old, Handle("local", job_name("t", attempt)))
+    until = NOW + datetime.timedelta(seconds=draw(st.integers(-20, 20)))
+    status = Status(
+        backend="local",
+        rule="r",
+        attempt=attempt,
+        submitting=until if fact == "intent" else None,
+        handle=Handle("local", job_name("t", attempt)) if fact == "handle" else None,
+        release=old,
+        cancel=NOW if canceling else None,
+        cancel_sent=canceling and draw(st.booleans()),
+        failures=draw(st.dictionaries(st.sampled_from(sorted(Reason)), st.integers(0, 3), max_size=3)),  # type: ignore[arg-type]
+        start_time=draw(st.sampled_from([None, T0])),
+    )
+    record = Record(id="t", owner="o", created=T0, state=state, canceling=canceling, revision=draw(st.integers(0, 9)), status=status, detail=Detail(("a",)))
+    need = decide.need(record)
+    lane = {Need.REST: None, Need.SUBMIT: Lane.WAITING}.get(need, Lane.ACTIVE)
+    return msgspec.structs.replace(record, lane=lane, due=NOW if lane else None)
+
+
+REPORTS = st.builds(
+    Report,
+    executors=st.lists(st.builds(ExecutorLog, exit_code=st.integers(0, 255), stdout=st.just("o")), max_size=2).map(tuple),
+    reason=st.sampled_from([None, *Reason]),
+    transient=st.booleans(),
+    code=st.sampled_from(["", "OOM", "LOST", "OWN_CODE"]),
+    notices=st.lists(st.text(max_size=5), max_size=3).map(tuple),
+)
+OBSERVATIONS = st.builds(
+    Observation,
+    phase=st.sampled_from(Phase),
+    reason=st.sampled_from([None, *Reason]),
+    transient=st.booleans(),
+    report=st.none() | REPORTS,
+    start_time=st.sampled_from([None, T0]),
+    notices=st.lists(st.text(max_size=5), max_size=2).map(tuple),
+)
+OUTCOMES = st.sampled_from([Handle("local", "t-1", "ref"), Refusal(Reason.REJECTED, "REJECTED", "no"), Later("WAITING_CAPACITY", "full", 3.0)])
+
+
+def applied(record: Record, change: Change) -> Record:
+    return msgspec.structs.replace(
+        record, state=change.state, canceling=change.canceling, lane=change.lane, due=change.due, status=change.status, detail=change.detail or record.detail
+    )
+
+
+def check(before: Record, change: Change | None) -> None:
+    """What holds for every change whatever caused it."""
+    if change is None:
+        return
+    after = applied(before, change)
+    assert change.revision == before.revision
+    assert may_follow(before.state, after.state)
+    need = decide.need(after)
+    assert after.lane == {Need.REST: None, Need.SUBMIT: Lane.WAITING}.get(need, Lane.ACTIVE), (need, after.lane)
+    if need not in (Need.REST, Need.OBSERVE):
+        assert after.due is not None, f"{need} would never be looked at"
+    known = {before.status.handle, *before.status.release} - {None}
+    kept = {after.status.handle, *after.status.release}
+    if after.status.release != before.status.release or need is not Need.RELEASE:
+        assert known <= kept or decide.need(before) is Need.RELEASE, "an attempt on the platform was forgotten"
+    assert after.status.attempt - before.status.attempt in (0, 1)
+    if after.status.attempt > before.status.attempt:
+        assert after.state is State.QUEUED
+        assert after.status.handle is None
+        assert after.status.submitting is None
+    if before.canceling:
+        assert after.canceling
+        assert after.state not in ENDS - {before.state} or after.state in (State.CANCELED, State.SYSTEM_ERROR)
+    if after.state in ENDS:
+        assert after.status.end_time is not None or before.state in ENDS
+        assert after.status.submitting is None
+        assert after.status.handle is None
+    if change.detail is not None:
+        assert len(change.detail.system_logs) <= decide.LONGEST_LOG
+
+
+@given(records())
+def test_every_record_has_one_need_and_ends_absorb(record: Record) -> None:
+    need = decide.need(record)
+    if record.state in ENDS:
+        assert need in (Need.REST, Need.RELEASE)
+        assert decide.cancel(record, NOW) is None
+    if record.status.submitting is not None and not record.status.release:
+        assert need is Need.FIND, "an unresolved intent counts as compute"
+
+
+@given(records())
+def test_cancel(record: Record) -> None:
+    change = decide.cancel(record, NOW)
+    check(record, change)
+    if change is not None:
+        nothing = record.status.handle is None and record.status.submitting is None and not record.status.release
+        assert (change.state is State.CANCELED) == nothing, "CANCELED only when no compute can be left"
+
+
+@given(records(("handle",), clean=True), OBSERVATIONS, st.floats(0, 0.99))
+def test_observed(record: Record, seen: Observation, jitter: float) -> None:
+    change = decide.observed(record, seen, NOW, RULES, jitter)
+    check(record, change)
+    if seen.phase is Phase.UNKNOWN:
+        assert change is None, "no news is no conclusion"
+    if change is None:
+        return
+    if change.state is State.EXECUTOR_ERROR:
+        assert seen.report is not None
+        assert seen.report.reason in (Reason.EXIT, Reason.OOM), "only the user's own command makes EXECUTOR_ERROR"
+    if change.state is State.COMPLETE:
+        assert seen.report is not None
+        assert seen.report.reason is None
+    if change.state in ENDS:
+        assert change.logs is not None
+        assert change.detail is not None
+        assert len(change.logs.executors) == len(change.detail.streams)
+    else:
+        assert seen.phase not in (Phase.ENDED, Phase.GONE) or change.status.attempt == record.status.attempt + 1
+    for reason, spent in change.status.failures.items():
+        assert spent <= max(RULES.budgets.get(Reason(reason), 0), record.status.failures.get(reason, 0)), "a budget was overdrawn"
+
+
+@given(records(("intent",), clean=True), OUTCOMES)
+def test_submitted(record: Record, outcome: Handle | Refusal | Later) -> None:
+    change = decide.submitted(record, outcome, NOW, RULES)
+    check(record, change)
+    if isinstance(outcome, Handle):
+        assert change.status.handle == outcome, "a handle must never be dropped"
+
+
+@given(records(("intent",), clean=True))
+def test_found_nothing_waits_until_the_window_is_over(record: Record) -> None:
+    change = decide.found(record, None, NOW)
+    check(record, change)
+    assert record.status.submitting is not None
+    assert (change is None) == (NOW < record.status.submitting)
+
+
+@given(records().filter(lambda record: decide.need(record) is Need.RELEASE), st.data())
+def test_released(record: Record, data: st.DataObject) -> None:
+    done = tuple(handle for handle in record.status.release if data.draw(st.booleans()))
+    change = decide.released(record, NOW, done)
+    check(record, change)
+    assert change.state is record.state
+
+
+@given(records(("none",), clean=True).filter(lambda record: not record.canceling))
+def test_intend(record: Record) -> None:
+    change = decide.intend(record, NOW, 10.0)
+    check(record, change)
+    assert decide.need(applied(record, change)) is Need.FIND
+
+
+@given(records().filter(lambda record: decide.need(record) not in (Need.REST, Need.SUBMIT)), st.floats(0, 0.99))
+def test_postponed_is_never_in_the_past(record: Record, jitter: float) -> None:
+    change = decide.postponed(record, NOW, RULES, jitter)
+    check(record, change)
+    assert change.due is not None
+    assert change.due > NOW
+
+
+def test_illegal_steps_are_refused() -> None:
+    record = Record(id="t", owner="o", created=T0, state=State.COMPLETE, status=Status(backend="local", rule=""))
+    with pytest.raises(ValueError, match="may not become"):
+        decide.change(record, status=record.status, lane=None, due=None, state=State.RUNNING)
+
+
+def test_system_logs_are_bounded_and_say_so() -> None:
+    lines = decide.bounded(tuple(f"line {number}" for number in range(1000)))
+    assert len(lines) == decide.LONGEST_LOG
+    assert lines[0] == "line 0"
+    assert lines[-1] == "line 999"
+    assert any("801 lines left out" in line for line in lines)
