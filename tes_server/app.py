@@ -1,0 +1,229 @@
+"""The composition root: from settings to a store, backends, a service and a reconciler. Names implementations; decides nothing."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import pathlib
+import posixpath
+import random
+import shutil
+import socket
+import urllib.parse
+
+import msgspec
+
+import tes_server
+from tes_server import errors
+from tes_server.backends.base import Backend
+from tes_server.backends.local.driver import LocalBackend
+from tes_server.control.decide import Rules
+from tes_server.control.reconciler import Pace, Reconciler
+from tes_server.control.service import About, Service, Target
+from tes_server.filer.manifest import Access
+from tes_server.model.run import Reason
+from tes_server.plan import parameters, route
+from tes_server.plan.compiler import GB
+from tes_server.plan.paths import SitePath, Sites
+from tes_server.plan.policy import Capabilities, Policy
+from tes_server.runner.engine import Engine
+from tes_server.runner.interpreter import Site
+from tes_server.settings import Settings
+from tes_server.store.base import Store
+
+LOCAL = "local"
+
+SUBMIT_WINDOW = 10.0
+"""Seconds within which a local submit (a few small files and a thread) has ended, one way or the other."""
+
+
+def clock() -> datetime.datetime:
+    """Now, in UTC: the one clock of the server's processes."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+def data_directory(settings: Settings) -> pathlib.Path:
+    """The data directory, made if missing, for this user only."""
+    directory = settings.data_directory(pathlib.Path.home(), os.environ.get("XDG_DATA_HOME", ""))
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as cause:
+        raise errors.SettingsError(f"{directory} cannot be made: {cause.strerror}", "data") from cause
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise errors.SettingsError(f"{directory} cannot be written to by this user", "data")
+    return directory
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that contradict each other or this machine, with the key at fault."""
+    host = settings.server.host
+    if not settings.auth.allow_open and not _loopback(host):
+        raise errors.SettingsError(f"{host} is not a loopback address; there is no sign-in yet, so this needs auth.allow_open = true", "server.host")
+    for number, site in enumerate(settings.paths):
+        if not site.path.startswith("/") or posixpath.normpath(site.path) == "/":
+            raise errors.SettingsError("must be an absolute path below /", f"paths[{number}].path")
+        if urllib.parse.urlsplit(site.url).scheme != "file":
+            raise errors.SettingsError("only file:/// can be written to so far", f"paths[{number}].url")
+    for number, root in enumerate((*settings.files.roots, *settings.files.live_mounts)):
+        if not root.startswith("/"):
+            raise errors.SettingsError(f"{root} must be an absolute path", f"files.roots[{number}]")
+    if not settings.store.url.startswith("sqlite:"):
+        raise errors.SettingsError("only sqlite: is supported so far", "store.url")
+    for number, rule in enumerate(settings.routes):
+        if rule.backend != LOCAL:
+            raise errors.SettingsError(f"there is no backend {rule.backend!r}; there is {LOCAL}", f"routes[{number}].backend")
+
+
+def _loopback(host: str) -> bool:
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError as cause:
+        raise errors.SettingsError(f"{host} cannot be resolved", "server.host") from cause
+    return all(str(address).startswith("127.") or address == "::1" for address in found)
+
+
+def store(settings: Settings) -> Store:
+    """The store that `store.url` names."""
+    from tes_server.store.sqlite import SqliteStore
+
+    path = settings.store.url.removeprefix("sqlite:")
+    return SqliteStore(pathlib.Path(path) if path else data_directory(settings) / "tasks.sqlite")
+
+
+def engine_settings(settings: Settings) -> Settings:
+    """Settings with `local.engine = "auto"` replaced by the engine that works here: Docker if it answers, else the sandbox."""
+    if settings.local.engine != "auto":
+        return settings
+    found = "docker"
+    try:
+        engine(settings, "docker").check()
+    except errors.EngineError:
+        found = "sandbox"
+    return msgspec.structs.replace(settings, local=msgspec.structs.replace(settings.local, engine=found))
+
+
+def engine(settings: Settings, name: str) -> Engine:
+    """The engine `name`, not checked yet."""
+    data = data_directory(settings)
+    if name == "docker":
+        from tes_server.runner.docker import DockerEngine
+
+        return DockerEngine(settings.docker.url, _data_id(data), network=settings.docker.network, grace=settings.local.grace)
+    from tes_server.runner.sandbox import SandboxEngine
+
+    return SandboxEngine(allow_host=settings.sandbox.allow_host, network=settings.sandbox.network, data=data)
+
+
+def _data_id(data: pathlib.Path) -> str:
+    """Names a data directory on an engine that several servers share."""
+    return hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:16]
+
+
+def targets(settings: Settings) -> dict[str, Target]:
+    """What tasks are checked against, by backend."""
+    return {LOCAL: Target(policy=policy(settings), capabilities=capabilities(settings))}
+
+
+def capabilities(settings: Settings) -> Capabilities:
+    """What this machine has for tasks, by the settings or by looking."""
+    local = settings.local
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Capabilities(
+        cpus=local.cpus or float(len(os.sched_getaffinity(0))),
+        # A tenth stays with the system and this server.
+        ram_bytes=int(local.ram_gb * GB) or memory * 9 // 10,
+        disk_bytes=int(local.disk_gb * GB) or shutil.disk_usage(data_directory(settings)).free,
+        gpus=local.gpus,
+        container_images=local.engine != "sandbox",
+        host_image=local.engine == "sandbox" and settings.sandbox.allow_host,
+        submit_window=SUBMIT_WINDOW,
+    )
+
+
+def policy(settings: Settings) -> Policy:
+    """The site's rules for tasks."""
+    tasks = settings.tasks
+    return Policy(
+        sites=Sites(
+            paths=tuple(SitePath(posixpath.normpath(site.path), site.url.rstrip("/")) for site in settings.paths),
+            roots=_roots(settings),
+            readable=frozenset({"file", "http", "https"} if settings.files.http else {"file"}),
+        ),
+        live_mounts=_normal(settings.files.live_mounts),
+        default_cpus=tasks.default_cpus,
+        default_ram_gb=tasks.default_ram_gb,
+        default_max_runtime=tasks.default_max_runtime,
+        max_files=tasks.max_inputs,
+    )
+
+
+def _roots(settings: Settings) -> tuple[str, ...]:
+    # A live mount's directory is named by file:// URLs as well.
+    return _normal((*settings.files.roots, *settings.files.live_mounts))
+
+
+def _normal(directories: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(posixpath.normpath(directory) for directory in directories))
+
+
+def service(settings: Settings, kept: Store) -> Service:
+    """The API's door."""
+    rules = [msgspec.convert(rule, route.Rule, from_attributes=True) for rule in settings.routes]
+    return Service(kept, targets(settings), rules, about(settings), settings.server.compat, clock)
+
+
+def about(settings: Settings) -> About:
+    """The facts of service-info."""
+    server = settings.server
+    images = "any container image" if settings.local.engine != "sandbox" else "this machine's own programs (image 'host')"
+    return About(
+        id=server.id,
+        name=server.name,
+        organization=server.organization,
+        organization_url=server.organization_url,
+        version=tes_server.__version__,
+        description=f"GA4GH TES 1.1 server; runs tasks on this machine with the {settings.local.engine} engine, which takes {images}",
+        storage=tuple(f"file://{urllib.parse.quote(root)}" for root in _roots(settings)),
+        parameters=parameters.COMMON,
+    )
+
+
+def backends(settings: Settings) -> dict[str, Backend]:
+    """Backends that run tasks, resumed. Only the reconciler's process has them."""
+    data = data_directory(settings)
+    site = Site(
+        access=Access(roots=_roots(settings), http=settings.files.http),
+        live_roots=_normal(settings.files.live_mounts),
+        tail_bytes=settings.tasks.tail_bytes,
+        grace=settings.local.grace,
+    )
+    local = LocalBackend(data, engine(settings, settings.local.engine), site, capabilities(settings), clock)
+    local.resume()
+    return {LOCAL: local}
+
+
+def reconciler(settings: Settings, kept: Store, platforms: dict[str, Backend]) -> Reconciler:
+    """The loop of one reconciler process."""
+    retries, control = settings.retries, settings.control
+    return Reconciler(
+        kept,
+        platforms,
+        targets(settings),
+        Rules(
+            budgets={
+                Reason.LOST: retries.lost,
+                Reason.PREEMPTED: retries.lost,
+                Reason.STAGING: retries.staging,
+                Reason.BACKEND: retries.backend,
+                Reason.IMAGE: retries.backend,
+                Reason.CAPACITY: retries.backend,
+            },
+            first_delay=retries.first_delay,
+            longest_delay=retries.longest_delay,
+        ),
+        Pace(interval=control.interval, batch=control.batch, poll=control.poll),
+        f"{socket.gethostname()}:{os.getpid()}",
+        clock,
+        random.Random().random,  # noqa: S311 - jitter, not a secret
+    )

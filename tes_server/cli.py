@@ -1,0 +1,204 @@
+"""`tes-server`: serve, reconcile, plan, settings, doctor. Reads flags, prints, and calls `app` and `processes`.
+
+Heavy imports stay inside the commands: PROMETHEUS_MULTIPROC_DIR must be set before the metrics are made, and
+`--help` should not wait for SDKs.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+import tes_server
+from tes_server import errors
+from tes_server import settings as configuration
+from tes_server.settings import Settings
+
+Command = Callable[..., Any]
+
+
+def _load(config: pathlib.Path | None, flags: Mapping[str, Any]) -> Settings:
+    """Settings from file, environment and those flags that were given."""
+    given = {key: value for key, value in flags.items() if value not in (None, (), False)}
+    named = config or (pathlib.Path(os.environ["TES_SERVER_CONFIG"]) if os.environ.get("TES_SERVER_CONFIG") else None)
+    return configuration.load(named, os.environ, given)
+
+
+def _site_options(command: Command) -> Command:
+    """Options that say what this site is; all commands that need the settings take them."""
+    for option in (
+        click.option("--config", type=click.Path(path_type=pathlib.Path), help="TOML file with settings (or TES_SERVER_CONFIG)."),
+        click.option("--data", help="Directory of the embedded store and of local tasks."),
+        click.option("--engine", type=click.Choice(["auto", "docker", "sandbox"]), help="What runs tasks on this machine."),
+        click.option("--root", "roots", multiple=True, help="Directory whose files tasks may read and write; may be given several times."),
+        click.option("--allow-host", is_flag=True, help="Sandbox: allow the image 'host', this machine's own programs."),
+        click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Events below it are left out."),
+    ):
+        command = option(command)
+    return command
+
+
+def _settings(site: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from the values of `_site_options` and `more` flags by dotted key."""
+    flags = {
+        "data": site["data"],
+        "local.engine": site["engine"],
+        "files.roots": tuple(str(pathlib.Path(root).absolute()) for root in site["roots"]),
+        "sandbox.allow_host": site["allow_host"],
+        "log.level": site["log_level"],
+        **(more or {}),
+    }
+    return _load(site["config"], flags)
+
+
+class _Group(click.Group):
+    """Errors of ours are one line on stderr and exit code 2."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except errors.TesServerError as cause:
+            click.echo(f"tes-server: {cause}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(tes_server.__version__, prog_name="tes-server")
+def main() -> None:
+    """A GA4GH Task Execution Service (TES 1.1)."""
+
+
+@main.command()
+@_site_options
+@click.option("--host", help="Address to listen on (default 127.0.0.1).")
+@click.option("--port", type=int, help="Port to listen on (default 8000; 0 takes a free one).")
+@click.option("--workers", type=int, help="API processes (default 1).")
+@click.option("--api-only", is_flag=True, help="Only the API; `tes-server reconcile` runs the tasks.")
+def serve(host: str | None, port: int | None, workers: int | None, api_only: bool, **site: Any) -> None:  # noqa: FBT001
+    """Serve the API and run tasks, until TERM or Ctrl-C."""
+    settings = _settings(site, {"server.host": host, "server.port": port, "server.workers": workers})
+    data = _with_metrics(settings)
+    from tes_server import app, processes, telemetry
+
+    app.check(settings)
+    telemetry.set_up_logging(settings.log.level)
+    held = None if api_only else processes.own(data)
+    if not api_only:
+        processes.clear_metrics(data)
+        settings = app.engine_settings(settings)
+        app.engine(settings, settings.local.engine).check()
+    listener = processes.listen(settings.server.host, settings.server.port)
+
+    def ready() -> None:
+        host, port = listener.getsockname()[:2]
+        where = f"[{host}]" if ":" in host else host
+        click.echo(f"tes-server {tes_server.__version__} listens on http://{where}:{port} (engine {settings.local.engine}, data in {data})")
+        if settings.auth.allow_open:
+            click.echo("WARNING: there is no sign-in: everybody who reaches this port can run programs here", err=True)
+
+    try:
+        sys.exit(processes.serve(settings, listener, api_only=api_only, ready=ready))
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+@main.command()
+@_site_options
+def reconcile(**site: Any) -> None:
+    """Run the tasks of a store whose API is served by another process, until TERM or Ctrl-C."""
+    settings = _settings(site)
+    _with_metrics(settings)
+    from tes_server import app, processes, telemetry
+
+    app.check(settings)
+    telemetry.set_up_logging(settings.log.level)
+    settings = app.engine_settings(settings)
+    app.engine(settings, settings.local.engine).check()
+    processes.reconcile(settings)
+
+
+def _with_metrics(settings: Settings) -> pathlib.Path:
+    """Prepare the directory that lets several processes share one /metrics, before anything imports the metrics."""
+    data = settings.data_directory(pathlib.Path.home(), os.environ.get("XDG_DATA_HOME", ""))
+    directory = data / "metrics"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as cause:
+        raise errors.SettingsError(f"{data} cannot be used: {cause.strerror}", "data") from cause
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+    return data
+
+
+@main.command()
+@_site_options
+@click.argument("task", type=click.File("rb"))
+@click.option("--owner", default="anonymous", show_default=True, help="Owner to route and plan for.")
+def plan(task: Any, owner: str, **site: Any) -> None:
+    """Print where a task (JSON file or -) would run, by which rule, and what it would do there. Creates nothing."""
+    import msgspec
+
+    from tes_server import app
+    from tes_server.api import reading
+    from tes_server.model import views
+    from tes_server.plan import compiler, route
+
+    settings = app.engine_settings(_settings(site))
+    app.check(settings)
+    spec = views.with_types(reading.task(task.read()))
+    known = app.targets(settings)
+    chosen = route.route(spec, owner, [msgspec.convert(rule, route.Rule, from_attributes=True) for rule in settings.routes], list(known))
+    target = known[chosen.backend]
+    compiled = compiler.compile_task(spec, "task", 1, owner, target.policy, target.capabilities)
+    shown = {"backend": chosen.backend, "rule": chosen.rule, "warnings": compiled.warnings, "plan": compiled.plan}
+    click.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2))
+
+
+@main.command()
+@click.option("--markdown", "form", flag_value="markdown", help="As a table, the text of docs/settings.md.")
+@click.option("--schema", "form", flag_value="schema", help="As a JSON schema of the TOML file.")
+@click.option("--config", type=click.Path(path_type=pathlib.Path), help="TOML file with settings (or TES_SERVER_CONFIG).")
+def settings(form: str | None, config: pathlib.Path | None) -> None:
+    """Print the settings in force (as JSON), or what settings there are."""
+    if form == "markdown":
+        click.echo(configuration.markdown(), nl=False)
+    elif form == "schema":
+        click.echo(configuration.schema())
+    else:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(_load(config, {})), indent=2))
+
+
+@main.command()
+@_site_options
+def doctor(**site: Any) -> None:
+    """Say what works on this machine, what does not, and what to do about it. Exit code 1 if tasks cannot run."""
+    from tes_server import app
+
+    settings = _settings(site)
+    app.check(settings)
+    works = False
+    click.echo(f"ok    data directory {app.data_directory(settings)}")
+    for name in ("docker", "sandbox"):
+        wanted = settings.local.engine in ("auto", name)
+        try:
+            said = app.engine(settings, name).check()
+        except errors.EngineError as cause:
+            click.echo(f"{'no   ' if wanted else '-    '} engine {name}: {cause.public}")
+            continue
+        works = works or wanted
+        click.echo(f"ok    engine {name}: {said}" + ("" if wanted else " (not chosen: local.engine)"))
+    chosen = app.engine_settings(settings)
+    room = app.capabilities(chosen)
+    click.echo(f"ok    for tasks: {room.cpus:g} cores, {room.ram_bytes / 1e9:.1f} GB of memory, {room.disk_bytes / 1e9:.0f} GB of disk")
+    if chosen.local.engine == "sandbox" and not settings.sandbox.allow_host:
+        click.echo("note  the sandbox runs no image unless sandbox.allow_host = true (--allow-host)")
+    if not settings.files.roots:
+        click.echo("note  no file roots: tasks cannot name files of this machine (--root DIR, files.roots)")
+    sys.exit(0 if works else 1)

@@ -1,0 +1,215 @@
+"""The processes of `tes-server serve`: a parent that holds the listening socket, an API child and a reconciler child.
+
+The parent only watches: a child that dies, by whatever signal, is started again while connections wait in the socket's
+queue. Children die with the parent. It must never run a task or answer a request itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import os
+import pathlib
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tes_server import app, errors, telemetry
+from tes_server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 15.0
+"""Seconds that children get to end after TERM before they are killed; requests are answered in far less."""
+
+RESPAWN = 1.0
+"""Seconds between two starts of a child that keeps dying."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def clear_metrics(data: pathlib.Path) -> None:
+    """Counters start at 0 with the server: drop what processes of an earlier one left (prometheus_client, multiprocess mode)."""
+    for file in (data / "metrics").glob("*.db"):
+        file.unlink(missing_ok=True)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The listening socket. Raises SettingsError where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as cause:
+        listener.close()
+        raise errors.SettingsError(f"cannot listen on {host} port {port}: {cause.strerror}", "server.port") from cause
+    listener.listen(2048)
+    return listener
+
+
+def own(data: pathlib.Path) -> int:
+    """Take the data directory for this server; returns the descriptor that holds it. Raises SettingsError if another has it."""
+    held = os.open(data / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as cause:
+        os.close(held)
+        raise errors.SettingsError(f"{data} is in use by another tes-server", "data") from cause
+    return held
+
+
+_ASKED = {signal.SIGTERM, signal.SIGINT}
+_WATCHED = _ASKED | {signal.SIGCHLD}
+
+
+def serve(settings: Settings, listener: socket.socket, *, api_only: bool, ready: Callable[[], None]) -> int:
+    """Run API and reconciler (or the API alone) until TERM or INT; returns the exit code. `ready` is called in the parent once."""
+    parts: dict[str, Callable[[], None]] = {"api": lambda: _api(settings, listener)}
+    if not api_only:
+        parts["reconciler"] = lambda: reconcile(settings)
+    # Blocked and awaited instead of handled: a handler could interrupt this process between any two lines.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    children = {_spawn(name, run): name for name, run in parts.items()}
+    started = dict.fromkeys(parts, time.monotonic())
+    ready()
+    while signal.sigwait(_WATCHED) not in _ASKED:
+        for name in _reaped(children):
+            if signal.sigtimedwait(_ASKED, max(0.0, RESPAWN - (time.monotonic() - started[name]))) is not None:
+                _end(children)
+                return 0
+            started[name] = time.monotonic()
+            children[_spawn(name, parts[name])] = name
+    _end(children)
+    return 0
+
+
+def _reaped(children: dict[int, str]) -> list[str]:
+    """The names of children that have died, taken out of `children`."""
+    names = []
+    for pid, name in list(children.items()):
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            telemetry.log(logger, logging.ERROR, "process.died", part=name, status=os.waitstatus_to_exitcode(status))
+            _forget_metrics(pid)
+            names.append(children.pop(pid))
+    return names
+
+
+def _spawn(name: str, run: Callable[[], None]) -> int:
+    parent = os.getpid()
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        _die_with(parent)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
+        run()
+        code = 0
+    except errors.TesServerError as cause:
+        telemetry.log(logger, logging.ERROR, "process.failed", part=name, error=str(cause))
+    except SystemExit as cause:
+        code = cause.code if isinstance(cause.code, int) else 1
+    except BaseException:
+        logger.exception("process.failed", extra={"fields": {"part": name}})
+    finally:
+        os._exit(code)
+
+
+def _die_with(parent: int) -> None:
+    """KILL for this process when its parent ends, however that happens."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before we asked
+
+
+def _end(children: dict[int, str]) -> None:
+    for pid in children:
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + PATIENCE
+    while children and time.monotonic() < deadline:
+        signal.sigtimedwait({signal.SIGCHLD}, 1.0)
+        for pid in list(children):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                del children[pid]
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _forget_metrics(pid: int) -> None:
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        from prometheus_client import multiprocess
+
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def reconcile(settings: Settings) -> None:
+    """The reconciler's process: until TERM or INT."""
+    kept = app.store(settings)
+    platforms = app.backends(settings)
+    loop = app.reconciler(settings, kept, platforms)
+
+    def stop(_number: int, _frame: object) -> None:
+        loop.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    telemetry.log(logger, logging.INFO, "reconciler.started", pid=os.getpid())
+    loop.loop()
+    for platform in platforms.values():
+        platform.close()
+    kept.close()
+
+
+def _api(settings: Settings, listener: socket.socket) -> None:
+    """gunicorn with uvicorn workers on the parent's socket."""
+    from gunicorn.app.base import BaseApplication
+
+    class Application(BaseApplication):  # type: ignore[misc]
+        def load_config(self) -> None:
+            for key, value in _gunicorn(settings, listener).items():
+                if key in self.cfg.settings:  # control_socket_disable is new in gunicorn 26
+                    self.cfg.set(key, value)
+
+        def load(self) -> Any:
+            from tes_server.api import application
+
+            kept = app.store(settings)
+            return application.build(app.service(settings, kept), settings, [kept.close])
+
+    os.environ.pop("GUNICORN_CMD_ARGS", None)
+    Application().run()
+
+
+def _gunicorn(settings: Settings, listener: socket.socket) -> dict[str, Any]:
+    """See https://docs.gunicorn.org/en/stable/settings.html."""
+    return {
+        "bind": f"fd://{listener.fileno()}",
+        "workers": settings.server.workers,
+        "worker_class": "uvicorn_worker.UvicornWorker",
+        "timeout": int(settings.server.timeout),
+        "graceful_timeout": int(PATIENCE / 2),
+        # Clients poll every few seconds: a connection that stays open saves them a handshake each time.
+        "keepalive": 75,
+        "control_socket_disable": True,
+        "post_fork": lambda server, worker: _die_with(server.pid),  # noqa: ARG005
+        "child_exit": lambda server, worker: _forget_metrics(worker.pid),  # noqa: ARG005
+        "logconfig_dict": {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "root": {"level": settings.log.level.upper(), "handlers": ["lines"]},
+            "loggers": {
+                "gunicorn.error": {"level": "WARNING", "handlers": [], "propagate": True, "qualname": "gunicorn.error"},
+                "gunicorn.access": {"level": "WARNING", "handlers": [], "propagate": True, "qualname": "gunicorn.access"},
+            },
+            "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "lines", "stream": "ext://sys.stderr"}},
+            "formatters": {"lines": {"()": "tes_server.telemetry.JsonLines"}},
+        },
+    }
