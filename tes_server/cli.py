@@ -24,7 +24,7 @@ Command = Callable[..., Any]
 
 def _load(config: pathlib.Path | None, flags: Mapping[str, Any]) -> Settings:
     """Settings from file, environment and those flags that were given."""
-    given = {key: value for key, value in flags.items() if value not in (None, (), False)}
+    given = {key: value for key, value in flags.items() if value is not None and value is not False and value != ()}
     named = config or (pathlib.Path(os.environ["TES_SERVER_CONFIG"]) if os.environ.get("TES_SERVER_CONFIG") else None)
     return configuration.load(named, os.environ, given)
 
@@ -79,7 +79,7 @@ def main() -> None:
 @click.option("--port", type=int, help="Port to listen on (default 8000; 0 takes a free one).")
 @click.option("--workers", type=int, help="API processes (default 1).")
 @click.option("--api-only", is_flag=True, help="Only the API; `tes-server reconcile` runs the tasks.")
-def serve(host: str | None, port: int | None, workers: int | None, api_only: bool, **site: Any) -> None:  # noqa: FBT001
+def serve(host: str | None, port: int | None, workers: int | None, api_only: bool, **site: Any) -> None:
     """Serve the API and run tasks, until TERM or Ctrl-C."""
     settings = _settings(site, {"server.host": host, "server.port": port, "server.workers": workers})
     data = _with_metrics(settings)

@@ -17,7 +17,7 @@ import msgspec
 
 from tes_server import errors, telemetry
 from tes_server.backends.base import Backend, Job
-from tes_server.control import admission, decide
+from tes_server.control import admission, decide, upkeep
 from tes_server.control.decide import Need, Rules
 from tes_server.control.service import Target
 from tes_server.model import run
@@ -33,10 +33,6 @@ logger = logging.getLogger(__name__)
 
 Settle = Callable[[Record], Change | None]
 """Turns an answer into a Change of a record; called again on a newer revision if the save loses."""
-
-CENSUS_INTERVAL = datetime.timedelta(seconds=15)
-SURVEY_INTERVAL = datetime.timedelta(minutes=10)
-"""Orphans cost money but no correctness: they are looked for rarely."""
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,8 +72,8 @@ class Reconciler:
         self._sweep_from: str | None = None
         self._served: dict[str, int] = {}
         self._starts = 0
-        epoch = datetime.datetime.min.replace(tzinfo=datetime.UTC)
-        self._swept = self._counted = self._surveyed = epoch
+        self._swept = upkeep.EPOCH
+        self._upkeep = upkeep.Upkeep(store, backends)
         for backend in backends.values():
             backend.listen(self.hear)
 
@@ -129,9 +125,9 @@ class Reconciler:
         records = {record.id: record for record in (*due, *self._store.load(heard), *self._swept_records(shards, now))}
         self._handle(records.values(), now)
         moved = self._start_waiting(shards, now)
-        self._watch(now)
-        self._count(now)
-        self._survey(now)
+        self._upkeep.watch(now)
+        self._upkeep.count(now)
+        self._upkeep.survey(now)
         return moved or len(due) == self._pace.batch or self._sweep_from is not None
 
     def _swept_records(self, shards: frozenset[int], now: datetime.datetime) -> list[Record]:
@@ -342,64 +338,6 @@ class Reconciler:
             telemetry.TASKS_ENDED.labels(change.state, reason if reason in Code.__members__ else "").inc()
         if change.due is not None and change.due <= self._clock():
             self._wake.set()
-
-    # -- around the tasks -------------------------------------------------------------------------------------------
-
-    def _watch(self, now: datetime.datetime) -> None:
-        """Fetch the live output of tasks that somebody reads."""
-        watched = self._store.watched(now)
-        if not watched:
-            return
-        by_backend: dict[str, list[Handle]] = collections.defaultdict(list)
-        for record in self._store.load(watched):
-            if record.status.handle is not None and record.state not in ENDS:
-                by_backend[record.status.backend].append(record.status.handle)
-        for name, handles in by_backend.items():
-            backend = self._backends.get(name)
-            if backend is None:
-                continue
-            try:
-                tails = backend.tail(handles)
-            except errors.TesServerError as cause:
-                telemetry.log(logger, logging.WARNING, "backend.call.failed", backend=name, call="tail", tasks=len(handles), error=str(cause))
-                continue
-            for handle, tail in tails.items():
-                self._store.tail(run.task_of(handle.name), tail)
-
-    def _count(self, now: datetime.datetime) -> None:
-        if now - self._counted < CENSUS_INTERVAL:
-            return
-        self._counted = now
-        for state, number in self._store.census().items():
-            telemetry.TASKS.labels(state).set(number)
-
-    def _survey(self, now: datetime.datetime) -> None:
-        """End compute that no record owns: an attempt that is neither its record's live one nor still to be released."""
-        if now - self._surveyed < SURVEY_INTERVAL:
-            return
-        self._surveyed = now
-        for backend in self._backends.values():
-            try:
-                there = list(backend.survey())
-                records = {record.id: record for record in self._store.load({run.task_of(handle.name) for handle in there})}
-                orphans = [handle for handle in there if not _owned(handle, records.get(run.task_of(handle.name)))]
-                if orphans:
-                    telemetry.log(
-                        logger, logging.WARNING, "orphans.ended", backend=backend.name, names=[handle.name for handle in orphans[:20]], count=len(orphans)
-                    )
-                    backend.cancel(orphans)
-                    backend.release(orphans)
-            except errors.TesServerError as cause:
-                telemetry.log(logger, logging.WARNING, "backend.call.failed", backend=backend.name, call="survey", error=str(cause))
-
-
-def _owned(handle: Handle, record: Record | None) -> bool:
-    if record is None:
-        return False
-    if any(handle.name == old.name for old in record.status.release):
-        return True
-    # A live attempt with an intent but no handle yet is owned as well.
-    return record.state not in ENDS and handle.name == run.job_name(record.id, record.status.attempt)
 
 
 def _after(record: Record, change: Change) -> Record:

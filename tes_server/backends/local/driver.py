@@ -19,7 +19,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from tes_server import errors, telemetry
 from tes_server.backends.base import Job
 from tes_server.backends.local import render
-from tes_server.model import run
 from tes_server.model.run import Handle, Later, Observation, Phase, Reason, Refusal, Report, Room, Tails
 from tes_server.plan.policy import Capabilities
 from tes_server.plan.steps import Limits, Plan
@@ -38,9 +37,7 @@ class LocalBackend:
 
     name = "local"
 
-    def __init__(
-        self, directory: pathlib.Path, engine: Engine, site: Site, capabilities: Capabilities, clock: Callable[[], datetime.datetime]
-    ) -> None:
+    def __init__(self, directory: pathlib.Path, engine: Engine, site: Site, capabilities: Capabilities, clock: Callable[[], datetime.datetime]) -> None:
         self.capabilities = capabilities
         self._attempts = directory / "attempts"
         self._trash = directory / "trash"
@@ -92,7 +89,7 @@ class LocalBackend:
         """Each plan is durable before its thread starts."""
         answers: dict[str, Handle | Refusal | Later] = {}
         for job in jobs:
-            attempt = Attempt(self._attempts / job.name)
+            attempt = self.attempt(job.name)
             try:
                 plan = attempt.plan()
                 if plan is None:
@@ -126,7 +123,7 @@ class LocalBackend:
     def cancel(self, handles: Sequence[Handle]) -> None:
         """The wish is kept on disk first, so that a restart does not lose it."""
         for handle in handles:
-            Attempt(self._attempts / handle.name).set_canceled()
+            self.attempt(handle.name).set_canceled()
             interpreter = self._interpreter(handle.name)
             if interpreter is not None:
                 interpreter.stop()
@@ -155,6 +152,10 @@ class LocalBackend:
             total_ram_bytes=whole.ram_bytes,
             total_disk_bytes=whole.disk_bytes,
         )
+
+    def attempt(self, name: str) -> Attempt:
+        """The directory of an attempt."""
+        return Attempt(self._attempts / name)
 
     # -- threads ----------------------------------------------------------------------------------------------------
 
@@ -206,7 +207,7 @@ class LocalBackend:
             # ENDED is told only once the thread is gone, so that a release that follows finds nothing running.
             phase = Phase.RUNNING if interpreter.phase is Phase.ENDED else interpreter.phase
             return Observation(phase=phase, start_time=interpreter.start_time, where=self._where)
-        attempt = Attempt(self._attempts / name)
+        attempt = self.attempt(name)
         report = attempt.report()
         if report is not None:
             return Observation(phase=Phase.ENDED, report=report, where=self._where)

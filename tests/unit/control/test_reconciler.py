@@ -283,7 +283,7 @@ def live_with_a_kill_at(world: World, point: int) -> int:
     ids = {kind: create(world, task=Task(executors=(Executor(image="i", command=(kind,)),))) for kind in kinds}
     killer = Killer(point)
     backend = ScriptedBackend(world.platform, fault=killer)
-    loop = world.reconciler(backend, KillingStore(world.store, killer))  # type: ignore[arg-type]
+    loop = world.reconciler(backend, KillingStore(world.store, killer))
 
     def done() -> bool:
         if record(world, ids["cancel"]).state is State.RUNNING:

@@ -1,0 +1,92 @@
+"""What the reconciler does beside moving tasks: live output for those who read it, counts, and the search for orphans."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import logging
+from collections.abc import Mapping
+
+from tes_server import errors, telemetry
+from tes_server.backends.base import Backend
+from tes_server.model import run
+from tes_server.model.record import Record
+from tes_server.model.run import Handle
+from tes_server.model.states import ENDS
+from tes_server.store.base import Store
+
+logger = logging.getLogger(__name__)
+
+CENSUS_INTERVAL = datetime.timedelta(seconds=15)
+"""Counting reads the index of all live tasks; nobody scrapes more often."""
+
+SURVEY_INTERVAL = datetime.timedelta(minutes=10)
+"""Orphans cost money but no correctness: they are looked for rarely."""
+
+EPOCH = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+
+
+class Upkeep:
+    """Called at each pass; keeps its own, slower pace."""
+
+    def __init__(self, store: Store, backends: Mapping[str, Backend]) -> None:
+        self._store = store
+        self._backends = backends
+        self._counted = self._surveyed = EPOCH
+
+    def watch(self, now: datetime.datetime) -> None:
+        """Fetch the live output of tasks that somebody reads."""
+        watched = self._store.watched(now)
+        if not watched:
+            return
+        by_backend: dict[str, list[Handle]] = collections.defaultdict(list)
+        for record in self._store.load(watched):
+            if record.status.handle is not None and record.state not in ENDS:
+                by_backend[record.status.backend].append(record.status.handle)
+        for name, handles in by_backend.items():
+            backend = self._backends.get(name)
+            if backend is None:
+                continue
+            try:
+                tails = backend.tail(handles)
+            except errors.TesServerError as cause:
+                telemetry.log(logger, logging.WARNING, "backend.call.failed", backend=name, call="tail", tasks=len(handles), error=str(cause))
+                continue
+            for handle, tail in tails.items():
+                self._store.tail(run.task_of(handle.name), tail)
+
+    def count(self, now: datetime.datetime) -> None:
+        """Publish how many tasks there are in each live state."""
+        if now - self._counted < CENSUS_INTERVAL:
+            return
+        self._counted = now
+        for state, number in self._store.census().items():
+            telemetry.TASKS.labels(state).set(number)
+
+    def survey(self, now: datetime.datetime) -> None:
+        """End compute that no record owns: an attempt that is neither its record's live one nor still to be released."""
+        if now - self._surveyed < SURVEY_INTERVAL:
+            return
+        self._surveyed = now
+        for backend in self._backends.values():
+            try:
+                there = list(backend.survey())
+                records = {record.id: record for record in self._store.load({run.task_of(handle.name) for handle in there})}
+                orphans = [handle for handle in there if not _owned(handle, records.get(run.task_of(handle.name)))]
+                if orphans:
+                    telemetry.log(
+                        logger, logging.WARNING, "orphans.ended", backend=backend.name, names=[handle.name for handle in orphans[:20]], count=len(orphans)
+                    )
+                    backend.cancel(orphans)
+                    backend.release(orphans)
+            except errors.TesServerError as cause:
+                telemetry.log(logger, logging.WARNING, "backend.call.failed", backend=backend.name, call="survey", error=str(cause))
+
+
+def _owned(handle: Handle, record: Record | None) -> bool:
+    if record is None:
+        return False
+    if any(handle.name == old.name for old in record.status.release):
+        return True
+    # A live attempt with an intent but no handle yet is owned as well.
+    return record.state not in ENDS and handle.name == run.job_name(record.id, record.status.attempt)

@@ -1,0 +1,167 @@
+"""What is refused, at which field, and what the words tell; what is taken. Whole plans are in tests/golden."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from tes_server.errors import Invalid
+from tes_server.model.task import Task
+from tes_server.plan import compiler, parameters
+from tes_server.plan.paths import SitePath, Sites
+from tes_server.plan.policy import Capabilities, Policy
+from tes_server.plan.steps import Mount, MountKind, Plan
+
+POLICY = Policy(sites=Sites(paths=(SitePath("/site", "file:///data/site"),), roots=("/data",)))
+CAPABILITIES = Capabilities(cpus=4, ram_bytes=8 * compiler.GB, disk_bytes=50 * compiler.GB, gpus=0)
+SANDBOX = Capabilities(cpus=4, ram_bytes=8 * compiler.GB, container_images=False, host_image=True)
+
+COMMAND = {"image": "i", "command": ["c"]}
+
+
+def compiled(capabilities: Capabilities = CAPABILITIES, **fields: Any) -> compiler.Compiled:
+    task = msgspec.convert({"executors": [COMMAND], **fields}, Task)
+    return compiler.compile_task(task, "t", 1, "o", POLICY, capabilities)
+
+
+def plan(**fields: Any) -> Plan:
+    return compiled(**fields).plan
+
+
+def one(**fields: Any) -> list[dict[str, Any]]:
+    return [{**COMMAND, **fields}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer", "words"),
+    [
+        ({"executors": []}, "/executors", "at least one"),
+        ({"executors": one(image=" ")}, "/executors/0/image", "not the name of an image"),
+        ({"executors": one(image="a b")}, "/executors/0/image", "not the name of an image"),
+        ({"executors": one(image="host")}, "/executors/0/image", "sandbox.allow_host"),
+        ({"executors": one(command=[])}, "/executors/0/command", "argv"),
+        ({"executors": one(command=[""])}, "/executors/0/command", "argv"),
+        ({"executors": [COMMAND, *one(command=["a", "b\0"])]}, "/executors/1/command/1", "NUL"),
+        ({"executors": one(command=["a", "x" * 200_000])}, "/executors/0/command/1", "131071"),
+        ({"executors": one(command=["a", *["x" * 100_000] * 20])}, "/executors/0", "input file"),
+        ({"executors": one(env={"": "x"})}, "/executors/0/env", "environment"),
+        ({"executors": one(env={"A=B": "x"})}, "/executors/0/env", "environment"),
+        ({"executors": one(env={"a/b": "x\0"})}, "/executors/0/env/a~1b", "NUL"),
+        ({"executors": one(workdir="work")}, "/executors/0/workdir", "absolute"),
+        ({"executors": one(stdin="in.txt")}, "/executors/0/stdin", "absolute"),
+        ({"executors": one(stdout="/a/../b")}, "/executors/0/stdout", "'..'"),
+        ({"volumes": ["/vol", "vol"]}, "/volumes/1", "absolute"),
+        ({"volumes": ["/usr"]}, "/volumes/0", "images own"),
+        ({"volumes": ["/"]}, "/volumes/0", "images own"),
+        ({"volumes": ["/proc/x"]}, "/volumes/0", "kernel"),
+        ({"inputs": [{"path": "a", "url": "/data/a"}]}, "/inputs/0/path", "absolute"),
+        ({"inputs": [{"path": "/a"}]}, "/inputs/0", "url or content"),
+        ({"inputs": [{"path": "/a/b", "content": "x"}, {"path": "//a/./b/", "content": "y"}]}, "/inputs/1/path", "/inputs/0"),
+        ({"inputs": [{"path": "/a/b", "content": "x", "type": "DIRECTORY"}]}, "/inputs/0/type", "FILE"),
+        ({"inputs": [{"path": "/a/b", "url": "/elsewhere/x"}]}, "/inputs/0/url", "/data, /site"),
+        ({"inputs": [{"path": "/a/b", "url": "/data/../etc/passwd"}]}, "/inputs/0/url", "'..'"),
+        ({"inputs": [{"path": "/a/b", "url": "file:///data/%2e%2e/etc/passwd"}]}, "/inputs/0/url", "'..'"),
+        ({"inputs": [{"path": "/a/b", "url": "file://other/data/x"}]}, "/inputs/0/url", "another host"),
+        ({"inputs": [{"path": "/a/b", "url": "gopher://x/y"}]}, "/inputs/0/url", "http"),
+        ({"inputs": [{"path": "/a/b", "url": "_:b1"}]}, "/inputs/0/url", "neither"),
+        ({"inputs": [{"path": "/a/b", "url": "https:///x"}]}, "/inputs/0/url", "no host"),
+        ({"outputs": [{"path": "/a/b", "url": "http://x/y"}]}, "/outputs/0/url", "cannot write"),
+        ({"outputs": [{"path": "/a/*.txt", "path_prefix": "/b", "url": "/data/o"}]}, "/outputs/0/path_prefix", "literal directory above"),
+        ({"outputs": [{"path": "/a/*/c", "path_prefix": "/a/*", "url": "/data/o"}]}, "/outputs/0/path_prefix", "literal directory above"),
+        ({"outputs": [{"path": "/root/*.txt", "url": "/data/o"}]}, "/outputs/0/path", "images own"),
+        ({"outputs": [{"path": "/dev/sda", "url": "/data/o"}]}, "/outputs/0/path", "kernel"),
+        ({"resources": {"cpu_cores": 5}}, "/resources/cpu_cores", "this site has 4"),
+        ({"resources": {"ram_gb": 9}}, "/resources/ram_gb", "this site has 8"),
+        ({"resources": {"disk_gb": 51}}, "/resources/disk_gb", "this site has 50"),
+        ({"resources": {"cpu_cores": -1}}, "/resources/cpu_cores", "0 or more"),
+        ({"resources": {"ram_gb": 1e300}}, "/resources/ram_gb", "more than any"),
+        ({"resources": {"backend_parameters": {"gpus": "1"}}}, "/resources/backend_parameters/gpus", "this site has 0"),
+        ({"resources": {"backend_parameters": {"gpus": "many"}}}, "/resources/backend_parameters/gpus", "whole number"),
+        ({"resources": {"backend_parameters": {"max_runtime": "soon"}}}, "/resources/backend_parameters/max_runtime", "1h30m"),
+        ({"resources": {"backend_parameters": {"max_runtime": "0"}}}, "/resources/backend_parameters/max_runtime", "1h30m"),
+        ({"resources": {"backend_parameters": {"a": "1", "A": "2"}}}, "/resources/backend_parameters", "twice"),
+        ({"resources": {"backend_parameters": {"vm": "1"}, "backend_parameters_strict": True}}, "/resources/backend_parameters", "'vm' is not supported"),
+    ],
+)
+def test_mistakes_are_named_at_their_field(fields: dict[str, Any], pointer: str, words: str) -> None:
+    with pytest.raises(Invalid) as raised:
+        compiled(**fields)
+    assert raised.value.pointer == pointer
+    assert words in raised.value.public
+
+
+def test_the_sandbox_never_runs_a_wrong_image_in_silence() -> None:
+    with pytest.raises(Invalid, match="--engine docker"):
+        compiled(SANDBOX)
+    assert compiled(SANDBOX, executors=one(image="host")).plan.executors[0].image == "host"
+
+
+def test_unknown_parameters_are_warned_of_and_not_kept() -> None:
+    done = compiled(resources={"backend_parameters": {"vm_size": "x", "Max_Runtime": "10s"}})
+    assert done.task.resources is not None
+    assert done.task.resources.backend_parameters == {"Max_Runtime": "10s"}
+    assert done.plan.limits.max_runtime == 10
+    assert done.warnings[0].startswith("PARAMETER_UNKNOWN: backend_parameters 'vm_size'")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5s", 1.5), ("10m", 600), ("1h30m", 5400), ("2d", 172800), (" 5M ", 300)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parameters.duration(text, "") == seconds
+
+
+def test_defaults_never_ask_for_more_than_there_is() -> None:
+    small = Capabilities(cpus=0.5, ram_bytes=compiler.GB // 2)
+    limits = compiled(small).plan.limits
+    assert (limits.cpus, limits.ram_bytes) == (0.5, compiler.GB // 2)
+
+
+def test_zero_means_not_given() -> None:
+    limits = plan(resources={"cpu_cores": 0, "ram_gb": 0, "disk_gb": 0}).limits
+    assert (limits.cpus, limits.ram_bytes, limits.disk_bytes) == (1.0, compiler.GB, 0)
+
+
+def test_content_wins_over_url_and_may_be_empty() -> None:
+    given = [{"path": "/w/a", "content": "x", "url": "nonsense"}, {"path": "/w/b", "content": ""}, {"path": "/w/c", "content": "", "url": "/data/c"}]
+    assert [(item.content, item.url) for item in plan(inputs=given).stage_in.inputs] == [("x", ""), ("", ""), (None, "file:///data/c")]
+
+
+def test_site_paths_and_roots() -> None:
+    urls = [item.url for item in plan(inputs=[{"path": "/w/a", "url": "/site/x y"}, {"path": "/w/b", "url": "file:///data/b%23"}]).stage_in.inputs]
+    assert urls == ["file:///data/site/x%20y", "file:///data/b%23"]
+
+
+def test_outputs_are_never_made_beforehand() -> None:
+    made = plan(
+        inputs=[{"path": "/work/in/a", "content": "x"}],
+        outputs=[
+            {"path": "/work/chunks/a", "url": "/data/a"},
+            {"path": "/work/glob", "url": "/data/g", "type": "DIRECTORY"},
+            {"path": "/new/x/y", "url": "/data/y"},
+        ],
+        executors=one(workdir="/work", stdout="/work/log/out"),
+    ).stage_in.directories
+    assert made == ("/new", "/new/x", "/tmp", "/work", "/work/in", "/work/log")
+
+
+def test_roots_are_merged_and_image_directories_left_alone() -> None:
+    mounts = plan(
+        inputs=[{"path": path, "content": ""} for path in ("/a/b/c", "/a-b/x", "/etc/conf", "/var/lib/cwl/x")],
+        volumes=["/a/b/vol", "/home/u/v"],
+        executors=one(workdir="/usr/src/app"),
+    ).mounts
+    assert [mount.path for mount in mounts if mount.kind is MountKind.ROOT] == ["/a", "/a-b", "/home/u/v", "/tmp", "/var/lib/cwl"]
+    assert Mount("/etc/conf", MountKind.FILE) in mounts
+    assert len(mounts) == 6
+
+
+def test_outputs_in_the_images_own_directories_are_copied_out() -> None:
+    made = plan(outputs=[{"path": "/root/o", "url": "/data/o"}, {"path": "/w/o", "url": "/data/p"}])
+    assert [item.inside for item in made.stage_out.outputs] == [False, True]
+    assert made.executors[0].copies == ("/root/o",)
+
+
+def test_a_missing_prefix_is_the_deepest_literal_parent() -> None:
+    outputs = plan(outputs=[{"path": "/w/a/*/x[12].txt", "url": "/data/o"}, {"path": "/w/a[1.txt", "url": "/data/o"}]).stage_out.outputs
+    assert [item.prefix for item in outputs] == ["/w/a", ""]
