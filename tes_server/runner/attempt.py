@@ -5,7 +5,7 @@
 | plan.json | the Plan | whoever submits; durable before anything starts |
 | volume/ | the task's files, container path P at volume/P | filer, executors |
 | steps/N/ | the record of executor N (runner.records) | tes-step, engines |
-| staged | stage-in is complete | interpreter |
+| staged.json | stage-in is complete, and what it found out | interpreter |
 | started | when the attempt began, RFC 3339 | interpreter |
 | exits/N.json | how executor N ended, kept before its container is removed | interpreter |
 | cancel | stop was asked for | whoever cancels |
@@ -23,6 +23,13 @@ import msgspec
 from tes_server.model.run import Report
 from tes_server.plan.steps import Plan
 from tes_server.runner.engine import Exit
+
+
+class Staged(msgspec.Struct, frozen=True):
+    """What is known once the inputs are in place: image -> digest or id, and lines for system_logs."""
+
+    images: dict[str, str]
+    notices: tuple[str, ...]
 
 
 class Attempt:
@@ -48,14 +55,14 @@ class Attempt:
         """The directory that the engine gets for executor `index`."""
         return self.directory / "steps" / str(index)
 
-    @property
-    def staged(self) -> bool:
-        """True once stage-in is complete."""
-        return (self.directory / "staged").exists()
+    def staged(self) -> Staged | None:
+        """What stage-in found out, once it is complete."""
+        body = read(self.directory / "staged.json")
+        return None if body is None else msgspec.json.decode(body, type=Staged)
 
-    def set_staged(self) -> None:
+    def set_staged(self, staged: Staged) -> None:
         """Stage-in is complete."""
-        (self.directory / "staged").touch()
+        _replace(self.directory / "staged.json", msgspec.json.encode(staged))
 
     def started(self, now: datetime.datetime) -> datetime.datetime:
         """When the attempt began: `now` at the first call, the same ever after, so that a restart does not extend max_runtime."""

@@ -18,13 +18,13 @@ import msgspec
 
 from tes_server import errors, telemetry
 from tes_server.filer import transfer
-from tes_server.filer.manifest import Access
+from tes_server.filer.manifest import Access, Collected
 from tes_server.model import run
 from tes_server.model.run import Phase, Reason, Report
 from tes_server.model.task import ExecutorLog, OutputFileLog
 from tes_server.plan.paths import below
 from tes_server.plan.steps import MountKind, Plan
-from tes_server.runner.attempt import Attempt
+from tes_server.runner.attempt import Attempt, Staged
 from tes_server.runner.engine import Cell, CellState, Engine, Exit
 from tes_server.telemetry import Code
 
@@ -69,7 +69,7 @@ class Interpreter:
         self._halt: Reason | None = Reason.CANCELED if attempt.canceled else None
         self._exits: list[tuple[Cell, Exit]] = []
         self._notices: list[str] = []
-        self._images: dict[str, str] = {}
+        self._staged: Staged | None = None
 
     # -- from other threads -----------------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ class Interpreter:
             if timer is not None:
                 timer.cancel()
         outputs: tuple[OutputFileLog, ...] = ()
-        if self._attempt.staged and self._halt is not Reason.CANCELED:
+        if self._staged is not None and self._halt is not Reason.CANCELED:
             outputs, failure = self._stage_out(failure)
         if self._halt is Reason.CANCELED:
             failure = _Failure(Reason.CANCELED, Code.CANCELED, "stopped")
@@ -119,10 +119,10 @@ class Interpreter:
             transient=failure.transient if failure else False,
             code=failure.code if failure else "",
             message=failure.message if failure else "",
-            notices=tuple(self._notices),
+            notices=(*(self._staged.notices if self._staged else ()), *self._notices),
             start_time=self.start_time,
             end_time=self._clock(),
-            images=self._images,
+            images=self._staged.images if self._staged else {},
         )
         self._attempt.keep_report(report)
         self._move(Phase.ENDED)
@@ -134,11 +134,13 @@ class Interpreter:
             for mount in self.plan.mounts:
                 if mount.kind is MountKind.LIVE:
                     self._check_live(mount.source)
-            if not self._attempt.staged:
+            self._staged = self._attempt.staged()
+            if self._staged is None:
                 self._move(Phase.STAGING)
-                self._prepare()
-                self._notices += transfer.stage_in(self.plan.stage_in, self._attempt.volume, self._site.access, self._stopped)
-                self._attempt.set_staged()
+                images = self._prepare()
+                notices = transfer.stage_in(self.plan.stage_in, self._attempt.volume, self._site.access, self._stopped)
+                self._staged = Staged(images, notices)
+                self._attempt.set_staged(self._staged)
             return self._execute(cells(self._attempt, self.plan, self._site))
         except errors.Canceled:
             return self._halted()
@@ -151,11 +153,13 @@ class Interpreter:
             telemetry.log(logger, logging.ERROR, "runner.failed", attempt=self._attempt.name, error=str(cause))
             return _Failure(Reason.BACKEND, Code.ENGINE_ERROR, f"the runner failed: {os.strerror(cause.errno or 0)}", transient=True)
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> dict[str, str]:
+        found: dict[str, str] = {}
         for image in dict.fromkeys(step.image for step in self.plan.executors):
             if self._stopped():
                 raise errors.Canceled("stopped")
-            self._images[image] = self._engine.prepare(image)
+            found[image] = self._engine.prepare(image)
+        return found
 
     def _execute(self, all_cells: list[Cell]) -> _Failure | None:
         for cell in all_cells:
@@ -198,6 +202,8 @@ class Interpreter:
             collected = transfer.stage_out(self.plan.stage_out, self._attempt.volume, self._site.access, self._canceled)
         except errors.Canceled:
             return (), failure
+        except errors.StagingError as cause:
+            collected = Collected(outputs=(), notices=(), error=cause)
         self._notices += collected.notices
         if collected.error is not None:
             if failure is None:

@@ -1,0 +1,298 @@
+"""Executors as containers of a Docker daemon (or of Podman's Docker API).
+
+A cell is one container, made once and started once, named as the cell: Docker's own rule that names are unique is what
+makes a second start adopt the first. Its end is told by tes-step's record (runner.records), which outlives container,
+daemon and server; the daemon is asked for what the record cannot know: whether it runs, and whether it was killed for
+memory. This module must never parse output of the `docker` command, nor know of tasks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import pathlib
+import signal
+import subprocess
+import tempfile
+import time
+from typing import Any
+
+import docker.errors
+import msgspec
+
+from tes_server import errors, step
+from tes_server.plan.steps import MountKind
+from tes_server.runner import docker_client, docker_images, docker_spec, records, volume
+from tes_server.runner.engine import Cell, CellState, Exit
+from tes_server.telemetry import Code
+
+WAIT = 600.0
+"""Seconds of silence after which a wait for the end is asked anew: a daemon behind a network may vanish without a word."""
+
+FIRST_DELAY, LONGEST_DELAY = 0.2, 5.0
+"""Seconds between attempts to reach a daemon that does not answer: doubled each time up to the second."""
+
+STEP_FAILED = 125
+"""tes-step's own failure: see its exit codes."""
+
+LATE_OOM = datetime.timedelta(seconds=2)
+"""See `_late_oom`; the daemon's event filters count in whole seconds."""
+
+KILLED = 137
+"""128 + KILL, as shells and Docker count it."""
+
+
+class DockerEngine:
+    """`engine.Engine` over one Docker daemon.
+
+    `url` as in the settings ("" = DOCKER_HOST or the usual socket). `data` identifies this server's data directory among
+    those that use the daemon. `patience`: seconds for which `wait` bears a daemon that does not answer. `open_files`: let
+    tes-step open results for other users; by default where this process is not root and could not read them else.
+
+    The image's USER may be anybody: the record directory is made 0777, the volume's directories are by whoever stages in.
+    What keeps other users of this machine out is a directory above them.
+    """
+
+    name = "docker"
+
+    def __init__(self, url: str, data: str, *, network: str = "bridge", grace: float = 10.0, patience: float = 600.0, open_files: bool | None = None) -> None:
+        self._daemon = docker_client.Daemon(url)
+        self._data = data
+        self._network = network
+        self._grace = grace
+        self._patience = patience
+        self._open_files = os.geteuid() != 0 if open_files is None else open_files
+
+    def check(self) -> str:
+        """Product, version and mode of the daemon that answers. EngineError ENGINE_UNAVAILABLE says how to get one."""
+        self._site()
+        with self._daemon.ask("its version") as client:
+            version, info = client.version(), client.info()
+        platform = (version.get("Platform") or {}).get("Name") or "Docker"
+        return f"{platform} {version['Version']}, API {version['ApiVersion']}, {version['Os']}/{version['Arch']}, {info['NCPU']} cores"
+
+    def prepare(self, image: str) -> str:
+        """See `docker_images.prepare`: an image that is there is not pulled again."""
+        return docker_images.prepare(self._daemon, image)
+
+    def state(self, cell: Cell) -> CellState:
+        """The record decides; the daemon is asked only where there is none of the end."""
+        if records.ended(cell.record) is not None:
+            return CellState.ENDED
+        found = self._inspect(cell)
+        if found is not None and found["State"]["Status"] in {"running", "paused", "restarting"}:
+            return CellState.RUNNING
+        # The end may have come between those two looks. A kill of tes-step for memory leaves no record, but is an end.
+        if records.ended(cell.record) is not None or (found is not None and found["State"]["OOMKilled"]):
+            return CellState.ENDED
+        begun = records.start(cell.record) is not None
+        never_started = found is None or found["State"]["Status"] == "created"
+        return CellState.ABSENT if never_started and not begun else CellState.LOST
+
+    def start(self, cell: Cell) -> None:
+        """Make the container and start it. Where the daemon refuses either, nothing of it is left.
+
+        Where the daemon does not answer, the outcome is unknown and everything is left: the next call adopts it.
+        """
+        if records.start(cell.record) is not None:
+            return
+        _make_room(cell)
+        if not self._create(cell):
+            return
+        try:
+            with self._daemon.ask("the container does not start") as client:
+                client.start(cell.name)
+        except docker.errors.NotFound as error:
+            raise errors.EngineError("the container was removed before it started", Code.ENGINE_ERROR, transient=True) from error
+        except errors.EngineError as error:
+            if error.code != Code.ENGINE_UNAVAILABLE:
+                self.remove(cell)
+            raise
+
+    def _create(self, cell: Cell) -> bool:
+        """True if the container is there now and was never started."""
+        try:
+            with self._daemon.ask("no container can be made") as client:
+                try:
+                    client.create_container_from_config(docker_spec.container(cell, self._site()), cell.name)
+                except docker.errors.APIError as error:
+                    if error.status_code != 409:
+                        raise
+                else:
+                    return True
+        except docker.errors.NotFound as error:
+            # `prepare` had it: somebody removed it since, and a new attempt prepares it again.
+            raise errors.EngineError(f"{cell.step.image}: {docker_client.words(error)}", Code.IMAGE_NOT_FOUND, transient=True) from error
+        found = self._inspect(cell)
+        if found is None:
+            raise errors.EngineError(f"a container {cell.name} is just being removed", Code.ENGINE_ERROR, transient=True)
+        if (found["Config"]["Labels"] or {}).get(docker_spec.DATA_LABEL) != self._data:
+            raise errors.EngineError(f"the container {cell.name} belongs to somebody else", Code.ENGINE_ERROR)
+        return bool(found["State"]["Status"] == "created")
+
+    def wait(self, cell: Cell) -> Exit | None:
+        """Wait in the daemon for the container's end. Bears restarts of the daemon, and its absence for `patience` seconds.
+
+        None = LOST: it is gone, or was killed from outside, without a record. EngineError where tes-step itself failed.
+        """
+        silent_since: float | None = None
+        delay = FIRST_DELAY
+        while True:
+            try:
+                if silent_since is not None:
+                    self._inspect(cell)
+                    silent_since, delay = None, FIRST_DELAY
+                with contextlib.suppress(docker.errors.NotFound), self._daemon.ask("the end cannot be awaited") as client:
+                    client.wait(cell.name, timeout=WAIT)
+                return self._ending(cell)
+            except errors.EngineError as error:
+                if not error.transient:
+                    raise
+                now = time.monotonic()
+                silent_since = silent_since or now
+                if now - silent_since > self._patience:
+                    raise
+            time.sleep(delay)
+            delay = min(2 * delay, LONGEST_DELAY)
+
+    def _ending(self, cell: Cell) -> Exit | None:
+        """How a container ended that does not run any more, or was removed."""
+        ended = records.ended(cell.record)
+        if ended is not None and ended.code == 0:
+            return ended
+        if records.failed(cell.record):
+            raise errors.EngineError(f"the command was not started: {self._last_words(cell)}", Code.ENGINE_ERROR, transient=True)
+        found = self._inspect(cell)
+        if found is None:
+            return ended
+        state = found["State"]
+        if ended is not None:
+            # A shell that outlives the kill of its child ends with a code of its own, which is kept.
+            oom = state["OOMKilled"] or (ended.signal == signal.SIGKILL and self._late_oom(cell, found))
+            return msgspec.structs.replace(ended, oom=oom)
+        if state["OOMKilled"] or (state["ExitCode"] == KILLED and self._late_oom(cell, found)):
+            return Exit(code=KILLED, signal=signal.SIGKILL, oom=True, start_time=_time(state["StartedAt"]), end_time=_time(state["FinishedAt"]))
+        if state["ExitCode"] == STEP_FAILED and records.start(cell.record) is None:
+            raise errors.EngineError("tes-step could not begin: its record directory cannot be written", Code.ENGINE_ERROR)
+        return None
+
+    def _late_oom(self, cell: Cell, found: dict[str, Any]) -> bool:
+        """Whether the daemon heard of a kill for memory only after the container's end, when it does not mark it any more.
+
+        Seen in one of sixty kills on a busy machine. Its events are asked for up to LATE_OOM seconds after the end, but not
+        where it was us who had the command killed.
+        """
+        if os.path.lexists(cell.record / "stop"):
+            return False
+        state = found["State"]
+        window = {"since": _time(state["StartedAt"]), "until": _time(state["FinishedAt"]) + LATE_OOM}
+        with self._daemon.ask("events cannot be read") as client:
+            return bool(list(client.events(**window, filters={"container": found["Id"], "event": "oom"}, decode=True)))
+
+    def _last_words(self, cell: Cell) -> str:
+        return " ".join(self.streams(cell)[1].split())
+
+    def stop(self, cell: Cell, grace: float) -> None:
+        """Ask tes-step to end the command. It KILLs after `grace` by itself, also when this server is gone by then.
+
+        The wish is written before the container is signalled, and tes-step looks for it after it wrote its start record:
+        a container that is just starting sees it. Its own end is never forced here, it would leave no record: `remove` does.
+        """
+        if not cell.record.is_dir():
+            return
+        _wish_stop(cell.record, grace)
+        with contextlib.suppress(docker.errors.NotFound), self._daemon.ask("the container cannot be signalled") as client:
+            try:
+                client.kill(cell.name, "TERM")
+            except docker.errors.APIError as error:
+                if error.status_code != 409:  # it does not run
+                    raise
+
+    def streams(self, cell: Cell) -> tuple[str, str]:
+        """From the record; no call of the daemon."""
+        return records.streams(cell.record, cell.tail_bytes)
+
+    def remove(self, cell: Cell) -> None:
+        """Remove the container and the anonymous volumes that its image declares."""
+        with contextlib.suppress(docker.errors.NotFound), self._daemon.ask("the container cannot be removed") as client:
+            try:
+                client.remove_container(cell.name, v=True, force=True)
+            except docker.errors.APIError as error:
+                if error.status_code != 409:  # somebody is removing it
+                    raise
+
+    def wipe(self, path: pathlib.Path) -> None:
+        """Delete a tree. What another user made in a container, an ordinary user's server deletes by a container that runs as root."""
+        if not path.is_dir():
+            return
+        subprocess.run([step.path(), "--wipe", path], check=False, capture_output=True)  # what it cannot delete is seen next
+        try:
+            path.rmdir()
+        except OSError:
+            self._wipe_as_root(path)
+
+    def _wipe_as_root(self, path: pathlib.Path) -> None:
+        body = docker_spec.wiper(path, docker_images.any_image(self._daemon), self._site())
+        with self._daemon.ask(f"{path} cannot be deleted") as client:
+            made = client.create_container_from_config(body)
+            client.start(made)
+            with contextlib.suppress(docker.errors.NotFound):  # it has removed itself
+                client.wait(made, timeout=WAIT, condition="removed")
+        try:
+            path.rmdir()
+        except OSError as error:
+            raise errors.EngineError(f"{path} cannot be deleted: {error.strerror}", Code.ENGINE_ERROR, transient=True) from error
+
+    def survey(self) -> list[str]:
+        """By label, so that a container renamed or made by hand is not taken for a cell."""
+        ours = {"label": [docker_spec.CELL_LABEL, f"{docker_spec.DATA_LABEL}={self._data}"]}
+        with self._daemon.ask("containers cannot be listed") as client:
+            return [str(found["Labels"][docker_spec.CELL_LABEL]) for found in client.containers(all=True, filters=ours)]
+
+    def close(self) -> None:
+        """Close idle connections; no cell is touched."""
+        self._daemon.close()
+
+    def _inspect(self, cell: Cell) -> dict[str, Any] | None:
+        """The container, or None if there is none."""
+        with self._daemon.ask("the container cannot be looked up") as client:
+            try:
+                found: dict[str, Any] = client.inspect_container(cell.name)
+            except docker.errors.NotFound:
+                return None
+        return found
+
+    def _site(self) -> docker_spec.Site:
+        return docker_spec.Site(step=step.path(), data=self._data, network=self._network, grace=self._grace, open_files=self._open_files)
+
+
+def _make_room(cell: Cell) -> None:
+    """tes-step runs as the image's user, whoever that is: what it writes to is 0777 whatever the umask.
+
+    The daemon follows links in the sources of mounts, and a step with copies has the whole volume: what an earlier executor
+    may have put in place of a source is refused here, while nothing of the task runs.
+    """
+    cell.record.mkdir(parents=True, exist_ok=True)
+    cell.record.chmod(0o777)
+    if cell.step.copies:
+        cell.volume.chmod(0o777)
+    for mount in cell.mounts:
+        if mount.kind is not MountKind.LIVE:
+            volume.place(cell.volume, mount.path, directory=mount.kind is MountKind.ROOT)
+
+
+def _wish_stop(record: pathlib.Path, grace: float) -> None:
+    """Write the record's `stop` file (nanoseconds). The command can write here too: no file of its making is opened."""
+    descriptor, temporary = tempfile.mkstemp(prefix="stop.", dir=record)
+    try:
+        os.write(descriptor, str(max(0, int(grace * 1e9))).encode())
+        os.fchmod(descriptor, 0o644)
+    finally:
+        os.close(descriptor)
+    pathlib.Path(temporary).replace(record / "stop")
+
+
+def _time(text: str) -> datetime.datetime:
+    """Docker's times have nanoseconds, `fromisoformat` takes six digits and drops the others."""
+    return datetime.datetime.fromisoformat(text)

@@ -1,0 +1,74 @@
+"""Images of a Docker daemon: look for one, pull it where it is missing, say why it cannot be had.
+
+An image that is there is never pulled again: a tag that moved in its registry does not change tasks by itself. This
+module must never run anything.
+"""
+
+from __future__ import annotations
+
+import docker.errors
+
+from tes_server import errors
+from tes_server.runner import docker_client
+from tes_server.telemetry import Code
+
+DENIED = ("denied", "unauthorized", "forbidden", "authentication required", "no basic auth credentials", "may require 'docker login'")
+MISSING = ("not found", "manifest unknown", "name unknown", "no such image", "does not exist")
+UNUSABLE = ("invalid reference", "no matching manifest", "unsupported", "repository name must")
+"""Words of daemons and registries, lower case. They pass on what each registry writes; the HTTP status says less (Docker
+answers 404 for "denied" and 500 for an address that does not resolve)."""
+
+
+def prepare(daemon: docker_client.Daemon, image: str) -> str:
+    """Make sure that the daemon has the image. Its digest in its repository, or its id where it never was in one.
+
+    The daemon merges pulls of one image that run at the same time.
+    """
+    found = _find(daemon, image)
+    if found is None:
+        _pull(daemon, image)
+        found = _find(daemon, image)
+    if found is None:
+        raise errors.EngineError(f"{image}: pulled, but not there", Code.IMAGE_ERROR, transient=True)
+    return found
+
+
+def any_image(daemon: docker_client.Daemon) -> str:
+    """The id of some image that is there, for a container that runs nothing of it."""
+    with daemon.ask("images cannot be listed") as client:
+        images = client.images()
+    if not images:
+        raise errors.EngineError("this needs an image, and the Docker daemon has none", Code.ENGINE_ERROR, transient=True)
+    return str(min(images, key=lambda image: image["Size"])["Id"])
+
+
+def refusal(image: str, said: str) -> errors.EngineError:
+    """Why a pull failed, from the daemon's words. What no rule knows may pass: networks and registries recover."""
+    text = said.lower()
+    code, transient = Code.IMAGE_ERROR, True
+    if any(word in text for word in UNUSABLE):
+        transient = False
+    elif any(word in text for word in DENIED):
+        code, transient = Code.IMAGE_DENIED, False
+    elif any(word in text for word in MISSING):
+        code, transient = Code.IMAGE_NOT_FOUND, False
+    return errors.EngineError(f"{image}: {said}", code, transient)
+
+
+def _find(daemon: docker_client.Daemon, image: str) -> str | None:
+    with daemon.ask(f"{image} cannot be looked up") as client:
+        try:
+            found = client.inspect_image(image)
+        except docker.errors.NotFound:
+            return None
+    return str((found.get("RepoDigests") or [found["Id"]])[0])
+
+
+def _pull(daemon: docker_client.Daemon, image: str) -> None:
+    with daemon.ask(f"{image} cannot be pulled") as client:
+        try:
+            for event in client.pull(image, stream=True, decode=True):
+                if "error" in event:
+                    raise refusal(image, " ".join(str(event["error"]).split()))
+        except docker.errors.APIError as error:
+            raise refusal(image, docker_client.words(error)) from error

@@ -1,0 +1,277 @@
+/* tes-step [options] -- argv...
+ *
+ *   --record DIR         write start, exit, stdout, stderr into DIR (record.c, stream.c)
+ *   --lock FD            descriptor whose flock says that we live; never the command's
+ *   --tail N             bytes of head, and as many of tail, kept of each stream (10240)
+ *   --tee                also write the command's output to our own
+ *   --stdin P            read from P; without it /dev/null
+ *   --stdout P           write to P, made with its parents; likewise --stderr. Both may name one file
+ *   --workdir P          made if missing
+ *   --argv-file P        the command as NUL-terminated strings, instead of argv
+ *   --env-file P         its whole environment, likewise K=V
+ *   --grace S            seconds between TERM and KILL (10); the record's `stop` file overrides it (nanoseconds)
+ *   --copy FROM TO       after the end, if FROM is there (copy.c)
+ *   --move FROM TO       likewise, for a place that the command could write to
+ *   --open DIR           after the end: others may read and write what is ours below DIR
+ *   --cgroup FILE        the command joins this cgroup.procs
+ *   --rlimit-data BYTES  private memory of each process of the command
+ *   --keep FD            the command may have FD
+ *   --wipe DIR           no command: delete everything below DIR
+ *
+ * A sandbox takes two: `tes-step --inner FD ... -- bwrap ... -- tes-step --report FD ... -- argv`. The outer one writes the record, the
+ * inner one opens the task's files, inside, and tells by FD how the command ended. Without that word the command was never started: the
+ * outer one then writes `failed` beside `exit`. The outer one of a root server also takes (isolate.c):
+ *
+ *   --userns BASE COUNT  a user namespace in which 0 is the host's BASE
+ *   --stage SRC NAME     SRC is at /tmp/NAME for bwrap
+ *   --own DIR            what is ours at and below DIR is given to BASE before
+ *
+ * Exit code: the command's; 128 + signal; 127 no such program; 126 it, its workdir or one of its files cannot be used (said on its
+ * stderr); 125 failure of our own: nothing was started, or a redirected stream could not be kept whole. */
+#include "step.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+extern char **environ;
+
+enum { LIST_MAX = 64 << 20 }; /* bytes of an argv or environment file: far more than exec takes */
+
+void say(const char *format, ...)
+{
+    char line[4096];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    dprintf(2, "tes-step: %s\n", line);
+}
+
+static void refuse(const char *option, const char *why) __attribute__((noreturn));
+
+static void refuse(const char *option, const char *why)
+{
+    say("%s: %s", option, why);
+    exit(FAILED);
+}
+
+static uint64_t number(const char *option, const char *text, uint64_t most)
+{
+    char *end;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != 0 || errno != 0 || value > most)
+        refuse(option, "not a number that it takes");
+    return value;
+}
+
+/* "2", "0.25": to nanoseconds, without floating point. */
+static uint64_t seconds(const char *option, const char *text)
+{
+    char whole[16], part[] = "000000000";
+    size_t digits = strspn(text, "0123456789"), decimals = 0;
+    if (digits == 0 || digits >= sizeof whole)
+        refuse(option, "not a number of seconds");
+    memcpy(whole, text, digits);
+    whole[digits] = 0;
+    if (text[digits] == '.') {
+        decimals = strspn(text + digits + 1, "0123456789");
+        memcpy(part, text + digits + 1, decimals < 9 ? decimals : 9);
+        decimals++;
+    }
+    if (text[digits + decimals] != 0)
+        refuse(option, "not a number of seconds");
+    return number(option, whole, UINT32_MAX) * 1000000000u + strtoull(part, NULL, 10);
+}
+
+static void *grown(void *list, size_t count, size_t size)
+{
+    void *larger = realloc(list, (count + 1) * size);
+    if (larger == NULL)
+        refuse("options", strerror(ENOMEM));
+    return larger;
+}
+
+static void add(struct strings *list, const char *value)
+{
+    list->at = grown(list->at, list->count, sizeof *list->at);
+    list->at[list->count++] = value;
+}
+
+static void add_pair(struct pairs *list, char **values)
+{
+    list->at = grown(list->at, list->count, sizeof *list->at);
+    list->at[list->count++] = (struct pair){values[0], values[1]};
+}
+
+/* NUL-terminated strings of a file, as exec wants them. Kept for life. */
+static char **read_list(const char *path)
+{
+    struct stat found;
+    size_t length = 0, count = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &found) < 0)
+        refuse(path, strerror(errno));
+    if (found.st_size > LIST_MAX)
+        refuse(path, "too long");
+    size_t size = (size_t)found.st_size;
+    char *text = malloc(size + 1);
+    for (ssize_t part = 1; text != NULL && length < size && part > 0; length += part > 0 ? (size_t)part : 0)
+        part = read(fd, text + length, size - length);
+    close(fd);
+    if (text == NULL || length < size || (size > 0 && text[size - 1] != 0))
+        refuse(path, "not a whole list");
+    for (size_t i = 0; i < size; i++)
+        count += text[i] == 0;
+    char **list = calloc(count + 1, sizeof *list);
+    if (list == NULL)
+        refuse(path, strerror(ENOMEM));
+    for (size_t i = 0, at = 0; i < count; i++, at += strlen(text + at) + 1)
+        list[i] = text + at;
+    if (count == 0)
+        free(text);
+    return list;
+}
+
+/* Takes one option with its values; how many it took, or -1 if it is none of these. Likewise the next two. */
+static int take_text(struct options *options, const char *name, char **values)
+{
+    const struct {
+        const char *name;
+        const char **to;
+    } texts[] = {
+        {"--record", &options->record},       {"--stdin", &options->stdin_path},     {"--stdout", &options->stdout_path},
+        {"--stderr", &options->stderr_path},  {"--workdir", &options->workdir},      {"--env-file", &options->env_file},
+        {"--argv-file", &options->argv_file}, {"--wipe", &options->wipe},
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (strcmp(name, texts[i].name) == 0) {
+            *texts[i].to = values[0];
+            return 1;
+        }
+    if (strcmp(name, "--cgroup") == 0)
+        add(&options->cgroups, values[0]);
+    else if (strcmp(name, "--open") == 0)
+        add(&options->opens, values[0]);
+    else if (strcmp(name, "--own") == 0)
+        add(&options->owns, values[0]);
+    else
+        return -1;
+    return 1;
+}
+
+static int take_number(struct options *options, const char *name, char **values)
+{
+    if (strcmp(name, "--lock") == 0)
+        options->lock = (int)number(name, values[0], INT_MAX);
+    else if (strcmp(name, "--inner") == 0)
+        options->inner = (int)number(name, values[0], INT_MAX);
+    else if (strcmp(name, "--report") == 0)
+        options->report = (int)number(name, values[0], INT_MAX);
+    else if (strcmp(name, "--tail") == 0)
+        options->tail = (size_t)number(name, values[0], 1 << 30);
+    else if (strcmp(name, "--grace") == 0)
+        options->grace_ns = seconds(name, values[0]);
+    else if (strcmp(name, "--rlimit-data") == 0)
+        options->rlimit_data = number(name, values[0], INT64_MAX);
+    else if (strcmp(name, "--keep") == 0 && options->keeps < sizeof options->keep / sizeof *options->keep)
+        options->keep[options->keeps++] = (int)number(name, values[0], INT_MAX);
+    else
+        return -1;
+    return 1;
+}
+
+static int take_pair(struct options *options, const char *name, char **values)
+{
+    if (strcmp(name, "--copy") == 0)
+        add_pair(&options->copies, values);
+    else if (strcmp(name, "--move") == 0)
+        add_pair(&options->moves, values);
+    else if (strcmp(name, "--stage") == 0)
+        add_pair(&options->stages, values);
+    else if (strcmp(name, "--userns") == 0) {
+        options->ids_base = number(name, values[0], UINT32_MAX);
+        options->ids_count = number(name, values[1], UINT32_MAX);
+    } else
+        return -1;
+    return 2;
+}
+
+static void parse(struct options *options, int argc, char **argv)
+{
+    int at = 1;
+    while (at < argc && strcmp(argv[at], "--") != 0) {
+        const char *name = argv[at++];
+        int left = 0, took = -1;
+        while (at + left < argc && left < 2 && strcmp(argv[at + left], "--") != 0)
+            left++;
+        if (strcmp(name, "--tee") == 0) {
+            options->tee = true;
+            continue;
+        }
+        if (left >= 1 && (took = take_text(options, name, argv + at)) < 0)
+            took = take_number(options, name, argv + at);
+        if (left >= 2 && took < 0)
+            took = take_pair(options, name, argv + at);
+        if (took < 0)
+            refuse(name, "not an option, or its value is missing");
+        at += took;
+    }
+    options->argv = at < argc ? argv + at + 1 : argv + argc;
+    if (options->argv_file != NULL) {
+        if (options->argv[0] != NULL)
+            refuse("--argv-file", "and a command");
+        options->argv = read_list(options->argv_file);
+    }
+    if (options->argv[0] == NULL && options->wipe == NULL)
+        refuse("--", "a command must follow");
+}
+
+static void close_on_exec(int fd, const char *option)
+{
+    if (fd >= 0 && fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
+        refuse(option, strerror(errno));
+}
+
+static int wipe(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 && errno == EACCES && chmod(path, 0700) == 0)
+        fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd >= 0 && (fchmod(fd, 0700), empty_directory(fd)) == 0)
+        return 0;
+    say("%s: %s", path, strerror(errno));
+    return FAILED;
+}
+
+/* A descriptor of ours must never be taken for a standard stream that our parent left closed. */
+static void fill_standard_streams(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= 2);
+    close(fd);
+}
+
+int main(int argc, char **argv)
+{
+    static struct options options = {.lock = -1, .inner = -1, .report = -1, .tail = 10240, .grace_ns = 10000000000u};
+    fill_standard_streams();
+    parse(&options, argc, argv);
+    umask(0);
+    if (options.wipe != NULL)
+        return wipe(options.wipe);
+    close_on_exec(options.lock, "--lock");
+    close_on_exec(options.report, "--report");
+    if (options.env_file != NULL)
+        environ = read_list(options.env_file);
+    return run(&options);
+}

@@ -1,0 +1,115 @@
+/* tes-step: runs one command under supervision and keeps a record of it. Shared declarations.
+ *
+ * Rules for all of it: no shell, no thread, no library but libc; memory use is bounded but for argv and the environment;
+ * nothing that the command can write is trusted; a failure of our own is reported, never passed off as the command's. */
+#ifndef TES_STEP_H
+#define TES_STEP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* Exit codes of tes-step itself, beside those of the command. */
+enum { FAILED = 125, NOT_RUNNABLE = 126, NOT_FOUND = 127, SIGNALLED = 128 };
+
+struct pair {
+    const char *from;
+    const char *to;
+};
+
+/* A list of option values: pointers into argv, counted. */
+struct strings {
+    const char **at;
+    size_t count;
+};
+
+struct pairs {
+    struct pair *at;
+    size_t count;
+};
+
+struct options {
+    const char *record, *workdir, *stdin_path, *env_file, *argv_file, *wipe;
+    const char *stdout_path, *stderr_path;
+    bool tee;
+    int lock;           /* -1: none */
+    int inner, report;  /* -1: none; see main.c */
+    int keep[16];
+    size_t keeps;
+    size_t tail;
+    uint64_t grace_ns;
+    uint64_t rlimit_data;   /* 0: none */
+    uint64_t ids_base, ids_count; /* count 0: no user namespace */
+    struct strings cgroups, opens, owns;
+    struct pairs copies, moves, stages;
+    char **argv;
+};
+
+/* How the command ended. */
+struct ending {
+    int code;
+    int signal;
+    uint64_t start_ns, end_ns; /* since 1970 */
+};
+
+/* One output of the command and where its bytes go; descriptors are -1 where there is none. */
+struct stream {
+    int source;       /* our end of the pipe */
+    int ring;         /* record file */
+    int file;         /* redirection */
+    int tee;          /* our own stdout or stderr */
+    const char *path; /* of `file` */
+    int error;        /* errno of the first failed write to `file` */
+    size_t keep;      /* bytes of head and of tail in the ring */
+    uint64_t count;   /* bytes so far */
+    bool patient;     /* the tee's reader is ours: wait for it */
+};
+
+/* main.c */
+void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* record.c: the record directory. 0, or -1 with errno. */
+int record_open(const char *directory);
+int record_ring(int directory, const char *name, size_t keep);
+int record_start(int directory, uint64_t now_ns);
+int record_exit(int directory, const struct ending *ending);
+int record_failed(int directory);
+int record_stop(int directory, uint64_t *grace_ns); /* 1: a stop was asked for, `grace_ns` is set; 0: none */
+uint64_t clock_ns(int clock);
+
+/* stream.c */
+void stream_put(struct stream *stream, const char *bytes, size_t length);
+void stream_say(struct stream *stream, const char *subject, const char *what);
+bool stream_pump(struct stream *stream, size_t limit); /* false: end of file */
+
+/* child.c: never returns. `outputs` become the child's stdout and stderr. */
+struct birth {
+    int input;
+    int outputs[2];
+    int report;    /* write end of the pipe that becomes `inner`, or -1 */
+    int mapped[2]; /* socket pair: [1] is the child's; -1 without a user namespace */
+    pid_t parent;
+};
+void child_run(const struct options *options, const struct birth *birth) __attribute__((noreturn));
+
+/* isolate.c: the mount and user namespace of a root server's sandbox */
+int isolate(const struct options *options, int mapped);
+int map_ids(const struct options *options, pid_t child);
+
+/* run.c */
+int run(const struct options *options);
+
+/* tree.c: directory trees. 0, or -1 with errno unless said otherwise; what cannot be done is said on stderr. */
+int make_parents(const char *path); /* all but the last name; follows links */
+int open_parent(const char *path, const char **name); /* makes it, follows no link; a descriptor */
+void open_tree_to_others(const char *path);
+void own_tree(const char *path, uid_t uid, gid_t gid);
+int empty_directory(int directory);
+int remove_entry(int directory, const char *name);
+
+/* copy.c */
+void copy_out(const struct pair *pair);
+void move_out(const struct pair *pair);
+
+#endif

@@ -1,0 +1,513 @@
+"""What every store promises (`tes_server/store/base.py`): one abstract suite, run on every implementation.
+
+A subclass gives two fixtures: `store`, empty, and `peer`, a second store on the same data as another process would open it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import datetime
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tes_server import errors
+from tes_server.model import record as model
+from tes_server.model import run, task
+from tes_server.model.principal import ALL, Scope
+from tes_server.model.states import ENDS, LIVE, State
+from tes_server.store.base import Store
+
+NOW = datetime.datetime(2025, 6, 1, 12, 0, 0, 123457, tzinfo=datetime.UTC)
+SECOND = datetime.timedelta(seconds=1)
+ALICE = Scope("alice")
+
+
+def a_task(**fields: Any) -> task.Task:
+    return task.Task(executors=(task.Executor(image="alpine", command=("true", "", "$x")),), **fields)
+
+
+def a_record(task_id: str, **fields: Any) -> model.Record:
+    """A new record as `control.service` makes it, with some fields otherwise."""
+    return model.Record(
+        **{
+            "id": task_id,
+            "owner": "alice",
+            "created": NOW,
+            "state": State.QUEUED,
+            "lane": model.Lane.WAITING,
+            "due": NOW,
+            "status": model.Status(backend="local", rule="default"),
+            "task": a_task(),
+            **fields,
+        }
+    )
+
+
+def a_change(record: model.Record, **fields: Any) -> model.Change:
+    """A save of `record` that changes nothing but what is named."""
+    same = {name: getattr(record, name) for name in ("id", "revision", "state", "canceling", "lane", "due", "status")}
+    return model.Change(**{**same, **fields})
+
+
+def ids_of(found: Sequence[model.Brief]) -> list[str]:
+    return [each.id for each in found]
+
+
+def listed(store: Store, **fields: Any) -> list[str]:
+    """All ids of a list, page by page."""
+    query = model.Query(**{"scope": ALL, **fields})
+    found: list[str] = []
+    while True:
+        page = store.page(query)
+        assert len(page.tasks) <= query.size
+        assert page.tasks or query.after is None, "a page after the first one is never empty"
+        found += ids_of(page.tasks)
+        if page.after is None:
+            return found
+        query = model.Query(**{"scope": ALL, **fields, "after": page.after})
+
+
+def passes(record: model.Record, query: model.Query) -> bool:
+    """The plain words of `Query`: the model that `page` is held to."""
+    assert record.task is not None
+    tags = record.task.tags or {}
+    return (
+        query.scope.owner in (None, record.owner)
+        and (not query.name_prefix or (record.task.name or "").startswith(query.name_prefix))
+        and (query.state is None or (record.state in query.state.states and query.state.canceling in (None, record.canceling)))
+        and all(key in tags and value in ("", tags[key]) for key, value in query.tags)
+    )
+
+
+def model_page(records: Sequence[model.Record], query: model.Query) -> list[str]:
+    """What a list holds from its first page to its last."""
+    newest = sorted(records, key=lambda record: (record.created, record.id), reverse=True)
+    return [record.id for record in newest if passes(record, query)]
+
+
+# Few distinct values, so that filters meet tasks; all that some database treats as special.
+NAMES = st.sampled_from(["ab", "aB", "a_", "a%", "a*", "a?", "a[b]", "a\x00b", "å", "日本", "\U0010ffff", "x" * 99, "x" * 100 + "y", "x" * 300, "é" * 60])
+PREFIXES = st.builds(lambda name, length: name[:length], NAMES, st.sampled_from([0, 1, 2, 50, 99, 100, 101, 300]))
+KEYS = st.sampled_from(["k", "k\x00", "K" * 70])
+VALUES = st.sampled_from(["", "v", "V", "v" * 70])
+STATES = st.sampled_from(sorted(LIVE | ENDS))
+NEW = st.fixed_dictionaries(
+    {
+        "owner": st.sampled_from(["alice", "bob"]),
+        "created": st.integers(0, 5).map(lambda late: NOW + late * datetime.timedelta(microseconds=1)),
+        "state": STATES,
+        "canceling": st.booleans(),
+        "name": st.one_of(st.none(), NAMES),
+        "tags": st.dictionaries(KEYS, VALUES, max_size=3),
+    }
+)
+QUERIES = st.builds(
+    model.Query,
+    scope=st.sampled_from([ALICE, ALL]),
+    view=st.sampled_from(list(model.View)),
+    size=st.integers(1, 12),
+    name_prefix=PREFIXES,
+    state=st.one_of(st.none(), st.builds(model.StateFilter, st.frozensets(STATES, min_size=2), st.sampled_from([None, None, True, False]))),
+    tags=st.sampled_from([0, 0, 1, 1, 2, 3]).flatmap(lambda count: st.tuples(*[st.tuples(KEYS, VALUES)] * count)),
+)
+
+
+def hold_pages_to_the_model(store: Store, examples: int) -> None:
+    """Fill `store` bit by bit with random tasks and compare random lists, walked page by page, with the model."""
+    records: list[model.Record] = []
+
+    # The tasks of all examples stay in the store: later lists are long ones.
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+    @given(st.lists(NEW, min_size=1, max_size=8), st.lists(QUERIES, min_size=4, max_size=8))
+    def compare(news: list[dict[str, Any]], queries: list[model.Query]) -> None:
+        made = [
+            a_record(f"t{(len(records) + number) * 7919 % 100_003:06d}", task=a_task(name=new.pop("name"), tags=new.pop("tags")), **new)
+            for number, new in enumerate(map(dict, news))
+        ]
+        store.insert(made).result()
+        records.extend(made)
+        for query in queries:
+            fields = {name: getattr(query, name) for name in query.__struct_fields__ if name != "after"}
+            assert listed(store, **fields) == model_page(records, query)
+
+    compare()
+
+
+class StoreContract:
+    """Subclass it as `Test...` with the fixtures `store` and `peer`."""
+
+    @pytest.fixture
+    def store(self) -> Store:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def peer(self, store: Store) -> Store:
+        raise NotImplementedError
+
+    # -- insert and get
+
+    def test_a_full_record_comes_back_as_it_was(self, store: Store) -> None:
+        whole = a_record(
+            "a",
+            created=NOW.astimezone(datetime.timezone(datetime.timedelta(hours=5))),
+            revision=3,
+            canceling=True,
+            status=model.Status(
+                backend="k", rule="r", attempt=2, submitting=NOW, handle=run.Handle("k", "a-2", "x"), failures={"LOST": 1}, metadata={"node": "\x00n"}
+            ),
+            task=a_task(
+                name="n\x00m",
+                inputs=(task.Input(path="/a", content=""), task.Input(path="/b", url="file:///b"), task.Input(path="/c", content="日\x00\n" * 50_000)),
+                tags={"": "", "k\x00": "v" * 10_000},
+            ),
+            logs=model.Logs(executors=(task.ExecutorLog(exit_code=0),)),
+            detail=model.Detail(system_logs=("OOM: x",), streams=(("out", "err\x00"),)),
+        )
+        store.insert([whole]).result()
+        assert store.get(ALICE, "a", model.View.FULL) == whole
+
+    def test_each_view_reads_its_parts(self, store: Store) -> None:
+        inputs = (task.Input(path="/a", url="file:///a"), task.Input(path="/b", content="secret"))
+        store.insert([a_record("a", task=a_task(inputs=inputs), logs=model.Logs(), detail=model.Detail())]).result()
+        minimal = store.get(ALICE, "a", model.View.MINIMAL)
+        assert minimal is not None
+        assert (minimal.id, minimal.state, minimal.canceling) == ("a", State.QUEUED, False)
+        basic = store.get(ALICE, "a", model.View.BASIC)
+        assert isinstance(basic, model.Record)
+        assert basic.task == a_task(inputs=(inputs[0], task.Input(path="/b")))
+        assert (basic.logs, basic.detail) == (model.Logs(), None)
+        full = store.get(ALICE, "a", model.View.FULL)
+        assert isinstance(full, model.Record)
+        assert full.task == a_task(inputs=inputs)
+        assert (full.logs, full.detail) == (model.Logs(), model.Detail())
+
+    def test_a_page_has_the_same_views(self, store: Store) -> None:
+        store.insert([a_record("a", task=a_task(inputs=(task.Input(path="/b", content="x"),)))]).result()
+        for view in (model.View.BASIC, model.View.FULL):
+            assert store.page(model.Query(scope=ALICE, view=view)).tasks == [store.get(ALICE, "a", view)]
+
+    @pytest.mark.parametrize("view", list(model.View))
+    def test_other_owners_and_unknown_ids_are_none(self, store: Store, view: model.View) -> None:
+        store.insert([a_record("a")]).result()
+        assert store.get(Scope("bob"), "a", view) is None
+        assert store.get(ALICE, "a\x00", view) is None
+        assert store.get(ALL, "b", view) is None
+        assert store.get(ALL, "a", view) is not None
+
+    def test_a_taken_id_is_a_conflict_and_nothing_of_the_call_is_kept(self, store: Store) -> None:
+        store.insert([a_record("a", owner="bob")]).result()
+        calls = [store.insert([a_record("b")]), store.insert([a_record("c"), a_record("a")]), store.insert([a_record("d")])]
+        calls[0].result()
+        with pytest.raises(errors.Conflict):
+            calls[1].result()
+        calls[2].result()
+        assert store.get(ALL, "c", model.View.MINIMAL) is None
+        assert listed(store) == ["d", "b", "a"]
+        first = store.get(ALL, "a", model.View.FULL)
+        assert isinstance(first, model.Record)
+        assert first.owner == "bob"
+
+    def test_one_id_twice_in_one_call_is_a_conflict(self, store: Store) -> None:
+        with pytest.raises(errors.Conflict):
+            store.insert([a_record("a"), a_record("a")]).result()
+        assert listed(store) == []
+
+    def test_of_many_that_insert_one_id_one_wins(self, store: Store, peer: Store) -> None:
+        calls: list[concurrent.futures.Future[None]] = [each.insert([a_record("a")]) for each in (store, peer) * 10]
+        outcomes = [call.exception() for call in calls]
+        assert outcomes.count(None) == 1
+        assert {type(outcome) for outcome in outcomes} == {type(None), errors.Conflict}
+
+    def test_nothing_to_insert_is_fine(self, store: Store) -> None:
+        store.insert([]).result()
+        assert store.save([]) == set()
+
+    def test_what_is_done_is_seen_by_others(self, store: Store, peer: Store) -> None:
+        store.insert([a_record("a")]).result()
+        assert listed(peer) == ["a"]
+        assert peer.save([a_change(a_record("a"), state=State.RUNNING)]) == set()
+        seen = store.get(ALL, "a", model.View.MINIMAL)
+        assert seen is not None
+        assert seen.state == State.RUNNING
+
+    # -- save
+
+    def test_save_compares_the_revision_of_each_change_by_itself(self, store: Store) -> None:
+        records = [a_record(name) for name in "abc"]
+        store.insert(records).result()
+        assert store.save([a_change(records[0], state=State.RUNNING)]) == set()
+        stale = a_change(records[0], state=State.COMPLETE)
+        assert store.save([stale, a_change(records[1], canceling=True), a_change(a_record("zz"))]) == {"a", "zz"}
+        found = {each.id: each for each in store.page(model.Query(scope=ALL, view=model.View.BASIC)).tasks}
+        assert {name: (each.state, each.canceling, each.revision) for name, each in found.items() if isinstance(each, model.Record)} == {
+            "a": (State.RUNNING, False, 1),
+            "b": (State.QUEUED, True, 1),
+            "c": (State.QUEUED, False, 0),
+        }
+
+    def test_of_two_saves_of_one_revision_one_loses(self, store: Store, peer: Store) -> None:
+        record = a_record("a")
+        store.insert([record]).result()
+        lost: list[set[str]] = []
+        barrier = threading.Barrier(2)
+
+        def save(side: Store) -> None:
+            barrier.wait()
+            lost.append(side.save([a_change(record)]))
+
+        threads = [threading.Thread(target=save, args=(side,)) for side in (store, peer)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(lost, key=len) == [set(), {"a"}]
+
+    def test_a_save_changes_what_it_names_and_no_more(self, store: Store) -> None:
+        record = a_record("a", task=a_task(inputs=(task.Input(path="/b", content="x"),)))
+        store.insert([record]).result()
+        logs, detail = model.Logs(executors=(task.ExecutorLog(exit_code=3),)), model.Detail(system_logs=("LOST: x",))
+        status = model.Status(backend="local", rule="default", attempt=2)
+        steps = [
+            a_change(record, lane=model.Lane.ACTIVE, due=NOW + SECOND, status=status, detail=detail),
+            a_change(record, revision=1, state=State.COMPLETE, lane=None, due=None, status=status, logs=logs),
+        ]
+        for step in steps:
+            assert store.save([step]) == set()
+        expected = a_record("a", task=record.task, revision=2, state=State.COMPLETE, lane=None, due=None, status=status, logs=logs, detail=detail)
+        assert store.get(ALICE, "a", model.View.FULL) == expected
+
+    # -- lists
+
+    def test_newest_first_then_by_id(self, store: Store) -> None:
+        store.insert([a_record("b"), a_record("c", created=NOW - SECOND), a_record("a", created=NOW + SECOND), a_record("d")]).result()
+        assert listed(store) == ["a", "d", "b", "c"]
+        assert listed(store, size=1) == ["a", "d", "b", "c"]
+
+    def test_the_last_page_is_full_and_has_no_successor(self, store: Store) -> None:
+        store.insert([a_record(name) for name in "abcd"]).result()
+        first = store.page(model.Query(scope=ALL, size=2))
+        assert first.after == (NOW, "c")
+        assert store.page(model.Query(scope=ALL, size=2, after=first.after)).after is None
+        assert store.page(model.Query(scope=ALL, size=4)).after is None
+        assert store.page(model.Query(scope=Scope("bob"))) == model.Page([], None)
+
+    def test_a_walk_meets_each_task_once_while_others_are_inserted(self, store: Store) -> None:
+        store.insert([a_record(f"{number:03d}", created=NOW + number * SECOND) for number in range(10)]).result()
+        seen: list[str] = []
+        after = None
+        for turn in range(5):
+            page = store.page(model.Query(scope=ALICE, size=2, after=after))
+            seen += ids_of(page.tasks)
+            after = page.after
+            store.insert([a_record(f"new-{turn}", created=NOW + (100 + turn) * SECOND)]).result()
+        assert seen == [f"{number:03d}" for number in range(9, -1, -1)]
+
+    @pytest.mark.parametrize("name", ["a_b", "a%b", "a*b", "a?b", "a[b", "a\\b", "a.b", "^ab", "a\x00b", "aB", "日本", "x" * 5000])
+    def test_a_name_prefix_is_literal(self, store: Store, name: str) -> None:
+        names = [name, name[:-1] + "Z", "axb", "ab", "x" * 4999, name.swapcase() + "!"]
+        store.insert([a_record(f"{number}", task=a_task(name=each)) for number, each in enumerate(names)] + [a_record("unnamed")]).result()
+        assert listed(store, name_prefix=name) == [f"{number}" for number in reversed(range(len(names))) if names[number].startswith(name)]
+        assert "0" in listed(store, name_prefix=name[:-1] or name)
+
+    def test_names_that_differ_late_are_told_apart(self, store: Store) -> None:
+        long = "é" * 1_000_000
+        store.insert(
+            [a_record("a", task=a_task(name=f"{long}a")), a_record("b", task=a_task(name=f"{long}b")), a_record("c", task=a_task(name=long[:100]))]
+        ).result()
+        assert listed(store, name_prefix=f"{long}b") == ["b"]
+        assert listed(store, name_prefix=long) == ["b", "a"]
+        assert listed(store, name_prefix=long[:100]) == ["c", "b", "a"]
+
+    def test_tags_must_all_hold_and_an_empty_value_means_any(self, store: Store) -> None:
+        long = "v" * 10_000
+        tags = {
+            "a": {"k": "v", "l": "w"},
+            "b": {"k": "v"},
+            "c": {"k": "x", "l": ""},
+            "d": {},
+            "e": {"K": "v", "k\x00": "v"},
+            "f": {long: long, "m": f"{long}2"},
+        }
+        store.insert([a_record(name, task=a_task(tags=each)) for name, each in tags.items()]).result()
+        assert listed(store, tags=(("k", "v"),)) == ["b", "a"]
+        assert listed(store, tags=(("k", ""),)) == ["c", "b", "a"]
+        assert listed(store, tags=(("k", "v"), ("l", ""))) == ["a"]
+        assert listed(store, tags=(("k", "x"), ("l", "w"))) == []
+        assert listed(store, tags=((long, long),)) == ["f"]
+        assert listed(store, tags=(("m", long),)) == []
+        assert listed(store, tags=(("k\x00", "v"),)) == ["e"]
+
+    def test_state_filter(self, store: Store) -> None:
+        store.insert(
+            [a_record("a"), a_record("b", canceling=True), a_record("c", state=State.RUNNING, canceling=True), a_record("d", state=State.COMPLETE)]
+        ).result()
+        queued = frozenset({State.QUEUED})
+        assert listed(store, state=model.StateFilter(queued)) == ["b", "a"]
+        assert listed(store, state=model.StateFilter(queued, canceling=False)) == ["a"]
+        assert listed(store, state=model.StateFilter(LIVE, canceling=True)) == ["c", "b"]
+        assert listed(store, state=model.StateFilter(frozenset(State))) == ["d", "c", "b", "a"]
+        assert listed(store, state=model.StateFilter(frozenset())) == []
+        store.save([a_change(a_record("a"), state=State.COMPLETE, lane=None, due=None)])
+        assert listed(store, state=model.StateFilter(frozenset({State.COMPLETE}))) == ["d", "a"]
+
+    def test_pages_equal_the_model(self, store: Store) -> None:
+        hold_pages_to_the_model(store, examples=100)
+
+    # -- the reconciler's reads
+
+    def test_one_holds_all_work_until_it_lets_go(self, store: Store, peer: Store) -> None:
+        assert store.hold("first", NOW) == model.ALL_SHARDS
+        assert store.hold("first", NOW + SECOND) == model.ALL_SHARDS
+        assert peer.hold("second", NOW + SECOND) == frozenset()
+        store.close()
+        assert peer.hold("second", NOW + 3600 * SECOND) == model.ALL_SHARDS
+
+    def test_active_by_due_time_with_status_and_detail(self, store: Store) -> None:
+        detail = model.Detail(system_logs=("x",))
+        active = [
+            a_record(name, lane=model.Lane.ACTIVE, due=NOW + late * SECOND, detail=detail, logs=model.Logs())
+            for name, late in (("a", 3), ("b", 1), ("c", 2), ("d", 9))
+        ]
+        store.insert([*active, a_record("w"), a_record("rest", state=State.COMPLETE, lane=None, due=None)]).result()
+        due = store.due(model.Lane.ACTIVE, model.ALL_SHARDS, NOW + 3 * SECOND, 10)
+        assert ids_of(due) == ["b", "c", "a"]
+        assert all((each.task, each.logs, each.detail) == (None, None, detail) for each in due)
+        assert ids_of(store.due(model.Lane.ACTIVE, model.ALL_SHARDS, NOW + 3 * SECOND, 2)) == ["b", "c"]
+        assert ids_of(store.sweep(model.ALL_SHARDS, "", 3)) == ["a", "b", "c"]
+        assert ids_of(store.sweep(model.ALL_SHARDS, "c", 3)) == ["d"]
+        assert store.sweep(model.ALL_SHARDS, "a", 1) == [due[0]]
+
+    def test_waiting_is_shared_fairly_between_owners(self, store: Store) -> None:
+        late = a_record("late", owner="alice", created=NOW - 10 * SECOND, due=NOW + 100 * SECOND)
+        alice = [a_record(f"a{number:02d}", created=NOW + number * SECOND, due=NOW) for number in range(40)]
+        bob = [a_record(f"b{number}", owner="bob", created=NOW + (100 + number) * SECOND, due=NOW) for number in range(2)]
+        carol = [a_record("c0", owner="carol", created=NOW - SECOND, due=NOW)]
+        store.insert([late, *alice, *bob, *carol]).result()
+        now = NOW + 50 * SECOND
+        assert ids_of(store.due(model.Lane.WAITING, model.ALL_SHARDS, now, 7)) == ["c0", "a00", "b0", "a01", "b1", "a02", "a03"]
+        assert ids_of(store.due(model.Lane.WAITING, model.ALL_SHARDS, now, 2)) == ["c0", "a00"]
+        assert len(store.due(model.Lane.WAITING, model.ALL_SHARDS, now, 100)) == 43
+        assert len(store.due(model.Lane.WAITING, model.ALL_SHARDS, NOW + 100 * SECOND, 100)) == 44
+
+    def test_waiting_has_the_whole_task(self, store: Store) -> None:
+        whole = a_record("a", task=a_task(inputs=(task.Input(path="/b", content="x"),)), detail=model.Detail(system_logs=("x",)))
+        store.insert([whole]).result()
+        assert store.due(model.Lane.WAITING, model.ALL_SHARDS, NOW, 1) == [whole]
+
+    def test_work_of_other_shards_is_left_alone(self, store: Store) -> None:
+        names = [f"t{number}" for number in range(50)]
+        store.insert([a_record(name, lane=lane, due=NOW) for name, lane in zip(names, (model.Lane.ACTIVE, model.Lane.WAITING) * 25, strict=True)]).result()
+        half = frozenset(range(32))
+        for lane, mine in ((model.Lane.ACTIVE, names[::2]), (model.Lane.WAITING, names[1::2])):
+            expected = {name for name in mine if model.shard_of(name) in half}
+            assert set(ids_of(store.due(lane, half, NOW, 100))) == expected
+            assert store.due(lane, frozenset(), NOW, 100) == []
+            assert store.next_due(lane, frozenset()) is None
+            assert store.next_due(lane, half) == NOW
+        assert ids_of(store.sweep(half, "", 100)) == sorted(name for name in names[::2] if model.shard_of(name) in half)
+
+    def test_next_due(self, store: Store) -> None:
+        assert store.next_due(model.Lane.ACTIVE, model.ALL_SHARDS) is None
+        records = [a_record("a", due=NOW + SECOND), a_record("b", due=NOW + 2 * SECOND), a_record("c", due=None)]
+        store.insert(records).result()
+        assert store.next_due(model.Lane.WAITING, model.ALL_SHARDS) == NOW + SECOND
+        assert store.next_due(model.Lane.ACTIVE, model.ALL_SHARDS) is None
+        store.save([a_change(records[0], lane=model.Lane.ACTIVE, due=NOW + 5 * SECOND)])
+        assert store.next_due(model.Lane.WAITING, model.ALL_SHARDS) == NOW + 2 * SECOND
+        assert store.next_due(model.Lane.ACTIVE, model.ALL_SHARDS) == NOW + 5 * SECOND
+
+    def test_load_reads_any_lane(self, store: Store) -> None:
+        detail = model.Detail(system_logs=("x",))
+        store.insert([a_record("a", detail=detail), a_record("b", state=State.COMPLETE, lane=None, due=None)]).result()
+        found = store.load(["b", "nobody", "a"])
+        assert sorted(ids_of(found)) == ["a", "b"]
+        assert {each.id: (each.task, each.detail) for each in found} == {"a": (None, detail), "b": (None, None)}
+        assert store.load([]) == []
+
+    def test_census_counts_what_has_not_ended(self, store: Store) -> None:
+        assert store.census() == dict.fromkeys(LIVE, 0)
+        store.insert(
+            [a_record("a"), a_record("b", owner="bob", canceling=True), a_record("c", state=State.RUNNING), a_record("d", state=State.COMPLETE)]
+        ).result()
+        assert store.census() == {State.QUEUED: 2, State.INITIALIZING: 0, State.RUNNING: 1}
+
+    # -- live output
+
+    def test_tails_live_until_the_end(self, store: Store, peer: Store) -> None:
+        record = a_record("a", state=State.RUNNING)
+        store.insert([record]).result()
+        assert store.tail("a") is None
+        for text in ("one\x00", "two"):
+            tails = run.Tails(1, (task.ExecutorLog(stdout=text),))
+            store.tail("a", tails)
+            assert peer.tail("a") == tails
+        assert store.save([a_change(record, state=State.COMPLETE, lane=None, due=None)]) == set()
+        assert peer.tail("a") is None
+        store.tail("a", run.Tails(1))
+        store.tail("nobody", run.Tails(1))
+        assert peer.tail("a") is None
+        assert peer.tail("nobody") is None
+
+    def test_a_save_that_lost_ends_no_tail(self, store: Store) -> None:
+        record = a_record("a", state=State.RUNNING)
+        store.insert([record]).result()
+        store.tail("a", run.Tails(1))
+        assert store.save([a_change(record, revision=7, state=State.COMPLETE)]) == {"a"}
+        assert store.tail("a") == run.Tails(1)
+
+    def test_watches_run_out_and_end_with_the_task(self, store: Store, peer: Store) -> None:
+        records = [a_record("a", state=State.RUNNING), a_record("b", state=State.RUNNING), a_record("c", state=State.COMPLETE, lane=None, due=None)]
+        store.insert(records).result()
+        for name, late in (("a", 10), ("b", 20), ("c", 20), ("nobody", 20)):
+            store.watch(name, NOW + late * SECOND)
+        store.tail("a", run.Tails(1))  # a later write of the same store
+        assert peer.watched(NOW) == {"a", "b"}
+        assert peer.watched(NOW + 15 * SECOND) == {"b"}
+        store.watch("a", NOW + 60 * SECOND)
+        store.tail("a", run.Tails(1))
+        assert peer.watched(NOW + 15 * SECOND) == {"a", "b"}
+        store.save([a_change(records[1], state=State.CANCELED, lane=None, due=None)])
+        assert peer.watched(NOW) == {"a"}
+
+    # -- waiting, health, end
+
+    def test_wait_ends_early_after_a_write_of_another(self, store: Store, peer: Store) -> None:
+        store.wait(0)
+        waiter = threading.Thread(target=store.wait, args=(60,))
+        waiter.start()
+        peer.insert([a_record("a")]).result()
+        waiter.join(10)
+        assert not waiter.is_alive()
+
+    def test_wait_without_news_takes_its_time(self, store: Store) -> None:
+        waiter = threading.Thread(target=store.wait, args=(0.2,))
+        waiter.start()
+        waiter.join(0.1)
+        assert waiter.is_alive()
+        waiter.join(10)
+        assert not waiter.is_alive()
+
+    def test_it_serves_many_threads(self, store: Store) -> None:
+        def work(name: int) -> list[str]:
+            for number in range(10):
+                store.insert([a_record(f"{name}-{number}", owner=f"owner-{name}")]).result()
+            return listed(store, scope=Scope(f"owner-{name}"), size=3)
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            for name, found in enumerate(pool.map(work, range(8))):
+                assert found == [f"{name}-{number}" for number in range(9, -1, -1)]
+
+    def test_closed_is_unavailable(self, store: Store) -> None:
+        store.check()
+        last = store.insert([a_record("a")])
+        store.close()
+        store.close()
+        last.result()
+        for call in (store.check, lambda: store.insert([]).result(), lambda: store.get(ALL, "a", model.View.MINIMAL), lambda: store.save([])):
+            with pytest.raises(errors.Unavailable):
+                call()

@@ -1,0 +1,29 @@
+"""The API on a real socket, over a service on dicts."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import uvicorn
+
+from tes_server import settings
+from tes_server.api import application
+from tests.unit.api.service import MemoryService
+
+BODY_LIMIT = 1_000_000
+
+
+@contextlib.contextmanager
+def running() -> Iterator[tuple[str, int]]:
+    """Serve in a thread. Requests may come at once: the socket listens before the thread starts."""
+    app = application.build(MemoryService(), settings.Settings(server=settings.ServerSettings(body_limit=BODY_LIMIT)))
+    server = uvicorn.Server(uvicorn.Config(app, http="httptools", lifespan="on", log_config=None, access_log=False))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield listener.getsockname()
+        server.should_exit = True
+        thread.join()

@@ -1,0 +1,146 @@
+"""The local backend on both engines, held to BackendContract."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+
+import docker
+import docker.errors
+import pytest
+
+from tes_server import errors
+from tes_server.backends.local.driver import LocalBackend
+from tes_server.filer.manifest import Access
+from tes_server.model.run import Handle, Reason
+from tes_server.plan.policy import Capabilities
+from tes_server.runner.docker import DockerEngine
+from tes_server.runner.engine import Engine
+from tes_server.runner.interpreter import Site
+from tes_server.runner.sandbox import SandboxEngine
+from tests.clock import utc
+from tests.contract.backend_contract import BackendContract, Driven
+from tests.integration.conftest import unreachable
+
+IMAGE = "tes-test/busybox"
+
+
+@pytest.fixture(scope="session")
+def busybox() -> str:
+    """An image with a shell, on a daemon that answers."""
+    try:
+        client = docker.APIClient(version="auto")
+        client.inspect_image(IMAGE)
+        client.close()
+    except docker.errors.DockerException as why:
+        unreachable("Docker", why)
+    return IMAGE
+
+
+@pytest.fixture(scope="session")
+def sandbox_works(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """bubblewrap runs a program here."""
+    try:
+        SandboxEngine(data=tmp_path_factory.mktemp("check"), allow_host=True, network=True).check()
+    except errors.EngineError as why:
+        unreachable("the sandbox", why)
+
+
+class LocalContract(BackendContract):
+    """What both engines share."""
+
+    @pytest.fixture
+    def data(self, tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+        path = tmp_path / "data"
+        path.mkdir(mode=0o700)
+        yield path
+        assert list((path / "attempts").iterdir()) == [], "attempts were left behind"
+        assert list((path / "trash").iterdir()) == [], "trash was left behind"
+        shutil.rmtree(path)
+
+    @pytest.fixture
+    def engine(self, data: pathlib.Path) -> Engine:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def make(self, data: pathlib.Path, engine: Engine, site: pathlib.Path) -> Callable[[], LocalBackend]:
+        def made() -> LocalBackend:
+            access = Access(roots=(str(site),), closed=())
+            runner = Site(access=access, live_roots=(str(site / "live"),), grace=2.0)
+            capabilities = Capabilities(
+                cpus=2, ram_bytes=4 * 10**9, disk_bytes=10**9, gpus=0, host_image=engine.name == "sandbox", container_images=engine.name != "sandbox"
+            )
+            backend = LocalBackend(data, engine, runner, capabilities, utc)
+            backend.resume()
+            return backend
+
+        return made
+
+    def signal(self, driven: Driven, handle: Handle, path: str) -> None:
+        backend = driven.backend
+        assert isinstance(backend, LocalBackend)
+        backend.attempt(handle.name).volume.joinpath(path.lstrip("/")).touch()
+
+    def test_room_is_what_is_left(self, driven: Driven) -> None:
+        handle = driven.start(driven.executor("sleep 1000"), resources={"cpu_cores": 1.5, "ram_gb": 1, "disk_gb": 0.25})
+        room = driven.backend.room()
+        assert room is not None
+        assert (room.cpus, room.ram_bytes, room.disk_bytes) == (0.5, 3 * 10**9, 75 * 10**7)
+        driven.backend.cancel([handle])
+        driven.end(handle)
+        room = driven.backend.room()
+        assert room is not None
+        assert room.cpus == 2
+
+    def test_out_of_memory(self, driven: Driven, engine: Engine) -> None:
+        if not self.limits_memory(engine):
+            pytest.skip("this engine cannot limit memory here")
+        report = driven.run(driven.executor("exec tail /dev/zero"), resources={"cpu_cores": 1, "ram_gb": 0.05})
+        assert report.reason is Reason.OOM
+        assert report.executors[0].exit_code == 137
+
+    def limits_memory(self, engine: Engine) -> bool:
+        return True
+
+
+@pytest.mark.docker
+class TestDocker(LocalContract):
+    @pytest.fixture
+    def image(self, busybox: str) -> str:
+        return busybox
+
+    @pytest.fixture
+    def engine(self, data: pathlib.Path) -> Iterator[DockerEngine]:
+        engine = DockerEngine("", data.parent.name, grace=2.0)
+        yield engine
+        assert engine.survey() == [], "containers were left behind"
+        engine.close()
+
+    def test_a_missing_image_ends_at_once_with_the_daemons_words(self, driven: Driven) -> None:
+        report = driven.run({"image": "tes-test/no-such-image:1", "command": ["x"]})
+        assert report.reason is Reason.IMAGE
+        assert report.code in ("IMAGE_NOT_FOUND", "IMAGE_ERROR")
+        assert "tes-test/no-such-image" in report.message
+
+    def test_an_image_without_shell(self, driven: Driven) -> None:
+        report = driven.run({"image": "tes-test/static", "command": ["/echo", "a b", ""]})
+        assert report.reason is None, report
+        assert report.executors[0].stdout == "a b\n\n"
+
+
+@pytest.mark.sandbox
+class TestSandbox(LocalContract):
+    @pytest.fixture
+    def image(self) -> str:
+        return "host"
+
+    @pytest.fixture
+    def engine(self, data: pathlib.Path, sandbox_works: None) -> Iterator[SandboxEngine]:
+        engine = SandboxEngine(data=data, allow_host=True, network=True)
+        yield engine
+        assert engine.survey() == [], "cells were left behind"
+
+    def limits_memory(self, engine: Engine) -> bool:
+        assert isinstance(engine, SandboxEngine)
+        return "memory" in engine.limits and "cgroup" in engine.limits
