@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -23,14 +25,21 @@ def unreachable(service: str, why: object) -> NoReturn:
 @pytest.fixture(scope="session")
 def docker_client() -> Iterator[Any]:
     """A Docker daemon that has the small test images, for what tests do behind the engine's back."""
-    try:
-        client = docker.APIClient(**docker.utils.kwargs_from_env(), version="auto")
-    except docker.errors.DockerException as why:
+    why = ""
+    with warnings.catch_warnings():
+        # A socket that cannot connect is left to the garbage collector by the SDK.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            client = docker.APIClient(**docker.utils.kwargs_from_env(), version="auto")
+        except docker.errors.DockerException as error:
+            why = str(error)
+        gc.collect()
+    if why:
         unreachable("Docker", why)
     for image in ("tes-test/busybox", "tes-test/static"):
         try:
             client.inspect_image(image)
-        except docker.errors.ImageNotFound as why:
-            unreachable(f"Docker's image {image}", why)
+        except docker.errors.ImageNotFound as error:
+            unreachable(f"Docker's image {image}", error)
     yield client
     client.close()
