@@ -1,0 +1,129 @@
+"""Who asks. Without sign-in: anybody who can prove not to be a web page of somebody else's.
+
+A server on loopback is reached by every page that the user's browser shows: by a request to another site (CSRF), or
+by a name whose address its owner turned to 127.0.0.1 (DNS rebinding). Both carry what browsers do not let pages
+forge: Host, Origin and Sec-Fetch-Site. Sign-in, when it comes, replaces `authenticate`; an Authorization header is
+ignored until then (clients.md row 18). Must never trust a forwarding header: nobody says that a proxy set it.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import urllib.parse
+from collections.abc import Iterable
+
+import msgspec
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tes_server import errors, settings
+from tes_server.model.principal import ANONYMOUS, Principal
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Probes come from kubelets and scrapers, which name the server by its address; they start nothing and tell nothing of a task."""
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_Authority = tuple[str, int | None]
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What a request must show while there is no sign-in.
+
+    `hosts` are names, lower case, without port. `open` says that the server may listen beyond loopback: then any
+    address literal is good as Host, for an address cannot be rebound (a page under http://192.0.2.1 was served by
+    192.0.2.1). Names still have to be listed. Which address the connection came to would say nothing: behind a
+    published container port it is never the one that the client used.
+    """
+
+    hosts: frozenset[str] = frozenset()
+    open: bool = False
+
+    @classmethod
+    def of(cls, auth: settings.AuthSettings) -> Rules:
+        """The rules that the settings ask for."""
+        return cls(hosts=frozenset(host.lower() for host in auth.hosts), open=auth.allow_open)
+
+
+def refusal(rules: Rules, host: str | None, origin: str | None, fetch_site: str | None) -> str | None:
+    """Why a request with these headers is not served, or None if it is. Pure.
+
+    `host` is None where there is no Host header, or more than one: no browser sends such, but neither can it be judged.
+    """
+    here = _authority(host) if host is not None else None
+    if here is None:
+        return "the request needs one Host header that names this server"
+    if not _is_ours(rules, here[0]):
+        return f"this server is not known as {here[0]}; whoever runs it can add the name to auth.hosts"
+    if fetch_site in ("cross-site", "same-site"):
+        return "requests from other sites are not served (Sec-Fetch-Site)"
+    if origin is not None and not _is_same(origin, here):
+        return "requests from other sites are not served (Origin)"
+    return None
+
+
+def _authority(text: str) -> _Authority | None:
+    """Host, lower case, and port of a Host header; None if it is none."""
+    try:
+        parts = urllib.parse.urlsplit(f"//{text}")
+        if parts.hostname is None or parts.netloc != text or "@" in text:
+            return None
+        return parts.hostname, parts.port
+    except ValueError:
+        return None
+
+
+def _is_ours(rules: Rules, name: str) -> bool:
+    if name == "localhost" or name in rules.hosts:
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return rules.open or address.is_loopback
+
+
+def _is_same(origin: str, here: _Authority) -> bool:
+    """Is `origin` the page's own server? The scheme may differ: a proxy in front may speak TLS for us."""
+    scheme, separator, rest = origin.partition("://")
+    there = _authority(rest)
+    if not separator or there is None:
+        return False  # also "null": a sandboxed frame, a file, a redirect from elsewhere
+    default = DEFAULT_PORTS.get(scheme.lower())
+    return (there[0], there[1] or default) == (here[0], here[1] or default)
+
+
+class Guard:
+    """The layer that puts a Principal into `scope["principal"]`, or raises `errors.Forbidden`."""
+
+    def __init__(self, app: ASGIApp, rules: Rules) -> None:
+        self._app = app
+        # The answer depends on three headers that hardly vary, so it is remembered for those seen last.
+        self._refusal = functools.lru_cache(maxsize=256)(functools.partial(refusal, rules))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its principal."""
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            scope["principal"] = self.authenticate(scope["headers"])
+        await self._app(scope, receive, send)
+
+    def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+        """Who asks, by the headers of the request. Raises `errors.Forbidden`."""
+        host = origin = fetch_site = None
+        hosts = 0
+        for name, value in headers:
+            if name == b"host":
+                host = value
+                hosts += 1
+            elif name == b"origin":
+                origin = value
+            elif name == b"sec-fetch-site":
+                fetch_site = value
+        why = self._refusal(_text(host) if hosts == 1 else None, _text(origin), _text(fetch_site))
+        if why is not None:
+            raise errors.Forbidden(why)
+        return ANONYMOUS
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")
