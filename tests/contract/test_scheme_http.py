@@ -150,6 +150,29 @@ def test_part_of_a_file_for_a_plain_request(server: WebServer) -> None:
     assert "part of the file" in refused(server.url).public
 
 
+def test_range_from_elsewhere_with_as_many_bytes_as_were_asked_for(server: WebServer) -> None:
+    def lying(request: Request) -> Answer:
+        if request.span is None:
+            return Answer(200, DATA[:100])
+        if request.number == 0:
+            return Answer(206, DATA[:50], {"Content-Range": "bytes 0-99/100"}, length=100)
+        return Answer(206, DATA[:50], {"Content-Range": "bytes 0-99/100"})
+
+    server.script = lying
+    assert get(server.url) == DATA[:100]
+
+
+def test_ranges_without_bytes(server: WebServer) -> None:
+    stated = {"Content-Range": "bytes 0-99/100", "Connection": "close"}
+    server.script = lambda request: Answer(206, b"", stated, length=-1) if request.number < 20 else Answer(404)
+    assert refused(server.url).code == "INPUT_ERROR"
+
+
+def test_file_replaced_by_a_short_one_between_two_parts(server: WebServer) -> None:
+    server.script = lambda request: ranged(DATA, request) if request.number == 0 else Answer(200, b"new")
+    assert get(server.url) == b"new"
+
+
 # -- broken transfers ----------------------------------------------------------------------------------------------
 
 
