@@ -84,7 +84,10 @@ def line(code: Code | str, message: str) -> str:
 
 
 class JsonLines(logging.Formatter):
+    """One JSON object a line: time (UTC), level, event, then the event's own fields."""
+
     def format(self, record: logging.LogRecord) -> str:
+        """The line."""
         fields: dict[str, Any] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}Z",
             "level": record.levelname,

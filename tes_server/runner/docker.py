@@ -14,7 +14,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import tempfile
 import time
 from typing import Any
 
@@ -201,7 +200,7 @@ class DockerEngine:
         """
         if not cell.record.is_dir():
             return
-        _wish_stop(cell.record, grace)
+        records.wish_stop(cell.record, grace)
         with contextlib.suppress(docker.errors.NotFound), self._daemon.ask("the container cannot be signalled") as client:
             try:
                 client.kill(cell.name, "TERM")
@@ -280,17 +279,6 @@ def _make_room(cell: Cell) -> None:
     for mount in cell.mounts:
         if mount.kind is not MountKind.LIVE:
             volume.place(cell.volume, mount.path, directory=mount.kind is MountKind.ROOT)
-
-
-def _wish_stop(record: pathlib.Path, grace: float) -> None:
-    """Write the record's `stop` file (nanoseconds). The command can write here too: no file of its making is opened."""
-    descriptor, temporary = tempfile.mkstemp(prefix="stop.", dir=record)
-    try:
-        os.write(descriptor, str(max(0, int(grace * 1e9))).encode())
-        os.fchmod(descriptor, 0o644)
-    finally:
-        os.close(descriptor)
-    pathlib.Path(temporary).replace(record / "stop")
 
 
 def _time(text: str) -> datetime.datetime:

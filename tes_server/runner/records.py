@@ -15,6 +15,7 @@ import pathlib
 import re
 import signal
 import stat
+import tempfile
 
 import msgspec
 
@@ -111,17 +112,28 @@ def await_end(record: pathlib.Path) -> None:
         os.close(lock)
 
 
+def wish_stop(record: pathlib.Path, grace: float) -> None:
+    """Write the record's `stop` file: whoever starts or supervises the command ends it, KILL `grace` seconds after TERM.
+
+    The wish is written before a supervisor is looked up, and the supervisor looks for it after it wrote its start record,
+    so one of the two sees the other. The command may be able to write here too: no file of its making is opened.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix="stop.", dir=record)
+    try:
+        os.write(descriptor, str(max(0, int(grace * 1e9))).encode())
+        os.fchmod(descriptor, 0o644)
+    finally:
+        os.close(descriptor)
+    pathlib.Path(temporary).replace(record / "stop")
+
+
 def ask_to_stop(record: pathlib.Path, grace: float, number: signal.Signals = signal.SIGTERM) -> None:
     """Signal the supervisor. On TERM it ends its command and writes how: KILL `grace` seconds after TERM. Nothing where none lives.
 
-    The wish is written before the supervisor is looked up, and the supervisor looks for it after it wrote its start
-    record, so one of the two sees the other. Never signals a process that merely got the same pid.
+    Only for records that the command itself cannot write to: a forged `start` would aim the signal at another process.
+    Never signals a process that merely got the same pid.
     """
-    temporary = record / "stop.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(str(max(0, int(grace * 1e9))))
-    temporary.replace(record / "stop")
+    wish_stop(record, grace)
     begun = start(record)
     if begun is None:
         return

@@ -21,7 +21,14 @@ uint64_t clock_ns(int clock)
 
 int record_open(const char *directory)
 {
-    return open(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    /* A record is begun once: a start that an engine repeats late must not run the command again. */
+    if (fd >= 0 && faccessat(fd, "start", F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+        close(fd);
+        errno = EEXIST;
+        return -1;
+    }
+    return fd;
 }
 
 static int write_all(int fd, const char *bytes, size_t length)

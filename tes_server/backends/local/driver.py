@@ -29,6 +29,9 @@ from tes_server.telemetry import Code
 
 logger = logging.getLogger(__name__)
 
+RETRY_TRASH = 60.0
+"""Seconds after which what could not be deleted is tried again."""
+
 News = Callable[[Collection[str]], None]
 
 
@@ -232,14 +235,29 @@ class LocalBackend:
         self._bin.put(directory)
 
     def _empty(self) -> None:
-        while (directory := self._bin.get()) is not None:
+        """Delete what is put into the bin; what cannot be deleted now (the engine is down) is tried again later."""
+        kept: list[pathlib.Path] = []
+        while True:
             try:
-                attempt = Attempt(directory)
-                plan = attempt.plan()
-                for cell in cells(attempt, plan, self._site) if plan else ():
-                    if cell.record.exists() and attempt.exit(cell.step.index) is None:
-                        self._engine.remove(cell)  # it was started and its end was never taken
-                self._engine.wipe(directory / "volume")
-                shutil.rmtree(directory)
-            except (OSError, errors.EngineError) as cause:
-                telemetry.log(logger, logging.WARNING, "trash.kept", directory=directory.name, error=str(cause))
+                directory = self._bin.get(timeout=RETRY_TRASH if kept else None)
+            except queue.Empty:
+                again, kept = kept, []
+            else:
+                if directory is None:
+                    return
+                again = [directory]
+            kept += [directory for directory in again if not self._delete(directory)]
+
+    def _delete(self, directory: pathlib.Path) -> bool:
+        attempt = Attempt(directory)
+        try:
+            plan = attempt.plan()
+            for cell in cells(attempt, plan, self._site) if plan else ():
+                if cell.record.exists() and attempt.exit(cell.step.index) is None:
+                    self._engine.remove(cell)  # it was started and its end was never taken
+            self._engine.wipe(directory / "volume")
+            shutil.rmtree(directory)
+        except (OSError, errors.EngineError) as cause:
+            telemetry.log(logger, logging.WARNING, "trash.kept", directory=directory.name, error=str(cause))
+            return False
+        return True

@@ -25,6 +25,13 @@ def test_start_is_there_before_the_command(run: Run, record: pathlib.Path) -> No
     assert not (record / "exit.tmp").exists()
 
 
+def test_a_record_is_begun_once(run: Run, record: pathlib.Path) -> None:
+    assert run("--record", record, "--", "sh", "-c", "echo one").returncode == 0
+    again = run("--record", record, "--", "sh", "-c", "echo two")
+    assert again.returncode == 125
+    assert records.streams(record, 10240) == ("one\n", "")
+
+
 @pytest.mark.parametrize("keep", [0, 1, 7, 64])
 def test_rings_hold_head_and_tail(run: Run, record: pathlib.Path, keep: int) -> None:
     for total in {0, 1, keep - 1, keep, keep + 1, 2 * keep, 2 * keep + 1, 3 * keep + 2} - {-1}:
@@ -32,6 +39,7 @@ def test_rings_hold_head_and_tail(run: Run, record: pathlib.Path, keep: int) -> 
         # in pieces, so that the ring is written at every offset
         script = 'for piece; do printf %s "$piece"; done'
         pieces = re.findall(".{1,5}", text)
+        (record / "start").unlink(missing_ok=True)  # a record is begun once
         assert run("--record", record, "--tail", keep, "--", "sh", "-c", script, "sh", *pieces).returncode == 0
         left_out = total - 2 * keep
         gap = f"\n... {left_out} bytes left out ...\n" if left_out > 0 else ""
