@@ -19,8 +19,8 @@ ROOT = os.geteuid() == 0
 
 
 def _reason() -> str:
-    """Why bubblewrap cannot work here, or ""; on a CI machine the tests fail instead of being skipped."""
-    if os.environ.get("CI"):
+    """Why bubblewrap cannot work here, or ""; where services are required the tests fail instead of being skipped."""
+    if os.environ.get("REQUIRE_SERVICES"):
         return ""
     with tempfile.TemporaryDirectory() as scratch:
         try:
