@@ -35,6 +35,10 @@ Settle = Callable[[Record], Change | None]
 """Turns an answer into a Change of a record; called again on a newer revision if the save loses."""
 
 
+WATCHED_PAUSE = 0.25
+"""Longest sleep in seconds while somebody reads live output: `tes logs -f` should feel live."""
+
+
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How often and how much: `interval` seconds between two sweeps, `batch` records at once, `poll` longest sleep."""
 
@@ -103,7 +107,7 @@ class Reconciler:
                 logger.exception("reconciler.pass.failed")
                 busy = False
             if not busy:
-                self._wake.wait(self._pace.poll)
+                self._wake.wait(WATCHED_PAUSE if self._upkeep.watching else self._pace.poll)
         listener.join(timeout=2 * self._pace.poll)
 
     def _listen(self) -> None:

@@ -33,10 +33,13 @@ class Upkeep:
         self._store = store
         self._backends = backends
         self._counted = self._surveyed = EPOCH
+        self.watching = False
+        """somebody reads the output of a running task"""
 
     def watch(self, now: datetime.datetime) -> None:
         """Fetch the live output of tasks that somebody reads."""
         watched = self._store.watched(now)
+        self.watching = bool(watched)
         if not watched:
             return
         by_backend: dict[str, list[Handle]] = collections.defaultdict(list)

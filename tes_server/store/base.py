@@ -58,7 +58,9 @@ class Store(Protocol):
         """Return after `seconds`, or earlier after a write of any process: a hint, never relied on."""
 
     def watch(self, task_id: str, until: datetime.datetime) -> None:
-        """Somebody is reading this task's output: the reconciler should keep its `tail` fresh until then. May be lost."""
+        """Somebody is reading this task's output: the reconciler should keep its `tail` fresh until then.
+
+        Returns at once; may be lost. Each call costs a write: the caller renews sparingly."""
 
     def watched(self, now: datetime.datetime) -> set[str]:
         """Tasks whose watch has not run out."""
@@ -74,4 +76,3 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Give back files, threads and connections. Idempotent."""
-

@@ -1,0 +1,195 @@
+"""The changes that the embedded store makes, each a value that is made in the caller's thread and applied in the writer's.
+
+What is costly (encoding) happens when the value is made, outside of the transaction. Must never commit.
+"""
+
+# ruff: noqa: S608 - every value is bound; what is pasted into statements are constants of this package
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from tes_server import errors
+from tes_server.model import record as model
+from tes_server.model import run, states
+from tes_server.store import sqlite_rows as rows
+
+_ENDS = ", ".join(f"'{state}'" for state in sorted(states.ENDS))
+
+
+class _New(msgspec.Struct, frozen=True):
+    """One record, encoded."""
+
+    id: str
+    owner: str
+    created: int
+    columns: tuple[Any, ...]
+    parts: dict[str, bytes]
+    long_name: bytes | None
+    terms: frozenset[tuple[bytes, bytes]]
+
+
+class Insert(msgspec.Struct, frozen=True):
+    """New records, all or none."""
+
+    news: tuple[_New, ...]
+
+    @property
+    def wakes(self) -> bool:
+        """True if the reconciler may have something to do now."""
+        return True
+
+
+class Save(msgspec.Struct, frozen=True):
+    """Compare-and-swap of each change by itself; the outcome is the set of ids that lost."""
+
+    changes: tuple[model.Change, ...]
+
+    @property
+    def wakes(self) -> bool:
+        """True if the reconciler may have something to do now."""
+        return any(change.lane is not None for change in self.changes)
+
+    def apply(self, connection: sqlite3.Connection) -> set[str]:
+        """The ids that lost."""
+        return {change.id for change in self.changes if not _save(connection, change)}
+
+
+class Watch(msgspec.Struct, frozen=True):
+    """Somebody reads the output of a task. Ignored for a task that has ended."""
+
+    id: str
+    until: int
+    wakes: bool = True
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        """Keep or prolong the watch."""
+        connection.execute(f"INSERT OR REPLACE INTO watches SELECT id, ? FROM tasks WHERE id = ? AND state NOT IN ({_ENDS})", (self.until, self.id))
+
+
+class Tail(msgspec.Struct, frozen=True):
+    """Live output of a task. Ignored for a task that has ended: the logs have it all."""
+
+    id: str
+    body: bytes
+    wakes: bool = False
+
+    def apply(self, connection: sqlite3.Connection) -> None:
+        """Keep it in place of the one before."""
+        connection.execute(f"INSERT OR REPLACE INTO tails SELECT id, ? FROM tasks WHERE id = ? AND state NOT IN ({_ENDS})", (self.body, self.id))
+
+
+Op: TypeAlias = Insert | Save | Watch | Tail
+
+
+def insert(records: Iterable[model.Record]) -> Insert:
+    """The change that keeps `records`."""
+    return Insert(tuple(_new(record) for record in records))
+
+
+def tail(task_id: str, tails: run.Tails) -> Tail:
+    """The change that keeps `tails`."""
+    return Tail(task_id, rows.encode(tails))
+
+
+def apply(connection: sqlite3.Connection, ops: Sequence[Op]) -> list[object]:
+    """Make the changes inside the open transaction. One outcome for each op: its result, or the `errors.Conflict` that refuses it."""
+    refused = _insert(connection, [op for op in ops if isinstance(op, Insert)])
+    return [refused.get(id(op)) if isinstance(op, Insert) else op.apply(connection) for op in ops]
+
+
+def _new(record: model.Record) -> _New:
+    if record.task is None:
+        raise ValueError("a new record needs its task")
+    bare, contents = rows.cut(record.task)
+    name = rows.raw(record.task.name or "")
+    parts = {"task": bare, "contents": contents or None, "logs": record.logs, "detail": record.detail}
+    return _New(
+        id=record.id,
+        owner=record.owner,
+        created=rows.microseconds(record.created),
+        columns=(
+            record.state.value,
+            record.canceling,
+            record.revision,
+            None if record.lane is None else record.lane.value,
+            None if record.due is None else rows.microseconds(record.due),
+            model.shard_of(record.id),
+            name[: rows.NAME_BYTES] or None,
+            rows.encode(record.status),
+        ),
+        parts={part: rows.encode(body) for part, body in parts.items() if body is not None},
+        long_name=name if len(name) > rows.NAME_BYTES else None,
+        terms=frozenset(rows.terms(record.task.tags or {})),
+    )
+
+
+def _insert(connection: sqlite3.Connection, inserts: Sequence[Insert]) -> dict[int, errors.Conflict]:
+    """Insert what may be inserted with one statement a table for the whole group; by `id()`, the inserts that met a taken id."""
+    if not inserts:
+        return {}
+    wanted = rows.encode([new.id for op in inserts for new in op.news]).decode()
+    taken = {row[0] for row in connection.execute("SELECT id FROM tasks WHERE id IN (SELECT value FROM json_each(?))", (wanted,))}
+    refused: dict[int, errors.Conflict] = {}
+    news: list[_New] = []
+    for op in inserts:
+        ids = {new.id for new in op.news}
+        if len(ids) < len(op.news) or not ids.isdisjoint(taken):
+            refused[id(op)] = errors.Conflict("a task with this id exists")
+        else:
+            taken |= ids
+            news += op.news
+    _insert_rows(connection, news)
+    return refused
+
+
+def _insert_rows(connection: sqlite3.Connection, news: Sequence[_New]) -> None:
+    owners = {owner: _owner_number(connection, owner) for owner in {new.owner for new in news}}
+    (first,) = connection.execute("SELECT coalesce(max(seq), 0) + 1 FROM tasks").fetchone()
+    numbered = list(enumerate(news, first))
+    connection.executemany(
+        "INSERT INTO tasks (seq, id, owner, created, state, canceling, revision, lane, due, shard, name, status) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+        [(seq, new.id, owners[new.owner], new.created, *new.columns) for seq, new in numbered],
+    )
+    for part in rows.PARTS:
+        connection.executemany(f"INSERT INTO {part} VALUES (?, ?)", [(seq, new.parts[part]) for seq, new in numbered if part in new.parts])
+    connection.executemany("INSERT INTO long_names VALUES (?, ?)", [(seq, new.long_name) for seq, new in numbered if new.long_name is not None])
+    connection.executemany(
+        "INSERT INTO tags VALUES (?,?,?,?,?)",
+        [(owners[new.owner], key, value, new.created, new.id) for new in news for key, value in new.terms],
+    )
+
+
+def _owner_number(connection: sqlite3.Connection, owner: str) -> int:
+    # Looked up every time: a number remembered from a transaction that was rolled back would belong to somebody else.
+    connection.execute("INSERT INTO owners (owner) VALUES (?) ON CONFLICT DO NOTHING", (owner,))
+    (number,) = connection.execute("SELECT number FROM owners WHERE owner = ?", (owner,)).fetchone()
+    return int(number)
+
+
+def _save(connection: sqlite3.Connection, change: model.Change) -> bool:
+    """True if the stored revision was the change's."""
+    row = (
+        change.state.value,
+        change.canceling,
+        None if change.lane is None else change.lane.value,
+        None if change.due is None else rows.microseconds(change.due),
+        rows.encode(change.status),
+        change.id,
+        change.revision,
+    )
+    done = connection.execute(
+        "UPDATE tasks SET state = ?, canceling = ?, revision = revision + 1, lane = ?, due = ?, status = ? WHERE id = ? AND revision = ?", row
+    ).rowcount
+    if not done:
+        return False
+    for part, value in (("logs", change.logs), ("detail", change.detail)):
+        if value is not None:
+            connection.execute(f"INSERT OR REPLACE INTO {part} SELECT seq, ? FROM tasks WHERE id = ?", (rows.encode(value), change.id))
+    if change.state in states.ENDS:
+        connection.execute("DELETE FROM tails WHERE id = ?", (change.id,))
+        connection.execute("DELETE FROM watches WHERE id = ?", (change.id,))
+    return True

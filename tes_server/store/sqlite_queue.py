@@ -1,0 +1,99 @@
+"""The reconciler's reads of the embedded store: what is due, fairly between owners, and what is live. Knows no thread and no file."""
+
+# ruff: noqa: S608 - every text is bound; what is pasted into statements are constants and numbers
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator
+
+from tes_server.model import record as model
+from tes_server.model import states
+from tes_server.store import sqlite_rows as rows
+
+_LIVE = ", ".join(f"'{state}'" for state in sorted(states.LIVE))
+
+
+def _shard_check(shards: Collection[int]) -> str:
+    if len(shards) == model.SHARDS:
+        return ""
+    # No shard is -1. With an empty list SQLite would find INDEXED BY impossible to obey.
+    return f"AND shard IN ({', '.join(map(str, sorted(shards) or [-1]))})"
+
+
+def by_seq(connection: sqlite3.Connection, seqs: Collection[int], parts: tuple[str, ...]) -> list[model.Record]:
+    """The records with these row numbers, in this order."""
+    return _each(connection, f"{rows.select(parts)} WHERE t.seq = ?", seqs)
+
+
+def by_id(connection: sqlite3.Connection, ids: Collection[str], parts: tuple[str, ...]) -> list[model.Record]:
+    """The records with these ids, as far as they exist."""
+    return _each(connection, f"{rows.select(parts)} WHERE t.id = ?", ids)
+
+
+def _each(connection: sqlite3.Connection, statement: str, keys: Iterable[object]) -> list[model.Record]:
+    # One prepared statement run for each key costs no more than a join with a list of them, and keeps the order.
+    found = (connection.execute(statement, (key,)).fetchone() for key in keys)
+    return [rows.record_of(row) for row in found if row is not None]
+
+
+def due_active(connection: sqlite3.Connection, shards: Collection[int], now: int, limit: int) -> list[int]:
+    """Row numbers of the ACTIVE lane, by due time."""
+    statement = f"SELECT seq FROM tasks INDEXED BY queue WHERE lane = 'ACTIVE' AND due <= ? {_shard_check(shards)} ORDER BY due LIMIT ?"
+    return [seq for (seq,) in connection.execute(statement, (now, limit))]
+
+
+def due_waiting(connection: sqlite3.Connection, shards: Collection[int], now: int, limit: int) -> list[int]:
+    """Row numbers of the WAITING lane: each owner's oldest (the oldest of them first), then each owner's second, ...
+
+    Takes from each owner's end of the index only what its fair share may need, however much the owner has waiting.
+    """
+    statement = (
+        "SELECT created, id, seq FROM tasks INDEXED BY waiting WHERE lane = 'WAITING' AND owner = ? "
+        f"AND (created, id) > (?, ?) AND due <= ? {_shard_check(shards)} ORDER BY created, id LIMIT ?"
+    )
+    taken: dict[int, list[tuple[int, str, int]]] = {owner: [] for owner in _waiting_owners(connection)}
+    more = list(taken)
+    # All owners in `more` have been asked for equally many, so the ranks that the result needs are complete.
+    while more and (missing := limit - sum(map(len, taken.values()))) > 0:
+        share = -(-missing // len(more))
+        for owner in tuple(more):
+            after = taken[owner][-1][:2] if taken[owner] else (-(2**63), "")
+            found = connection.execute(statement, (owner, *after, now, share)).fetchall()
+            taken[owner] += found
+            if len(found) < share:
+                more.remove(owner)
+    ranks = itertools.zip_longest(*taken.values())
+    fair = (entry for rank in ranks for entry in sorted(entry for entry in rank if entry is not None))
+    return [seq for _, _, seq in itertools.islice(fair, limit)]
+
+
+def _waiting_owners(connection: sqlite3.Connection) -> Iterator[int]:
+    # From owner to owner through the index, not through each owner's tasks.
+    statement = "SELECT min(owner) FROM tasks INDEXED BY waiting WHERE lane = 'WAITING' AND owner > ?"
+    (owner,) = connection.execute(statement, (-1,)).fetchone()
+    while owner is not None:
+        yield owner
+        (owner,) = connection.execute(statement, (owner,)).fetchone()
+
+
+def sweep(connection: sqlite3.Connection, shards: Collection[int], after: str, limit: int) -> list[int]:
+    """Row numbers of the ACTIVE lane behind the id `after`, by id."""
+    statement = f"SELECT seq FROM tasks INDEXED BY active WHERE lane = 'ACTIVE' AND id > ? {_shard_check(shards)} ORDER BY id LIMIT ?"
+    return [seq for (seq,) in connection.execute(statement, (after, limit))]
+
+
+def next_due(connection: sqlite3.Connection, lane: model.Lane, shards: Collection[int]) -> int | None:
+    """The earliest due time of a lane."""
+    statement = f"SELECT due FROM tasks INDEXED BY queue WHERE lane = ? AND due IS NOT NULL {_shard_check(shards)} ORDER BY due LIMIT 1"
+    row = connection.execute(statement, (lane.value,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def census(connection: sqlite3.Connection) -> dict[states.State, int]:
+    """Tasks that have not ended, by state; reads the index entries of these only."""
+    statement = (
+        f"SELECT t.state, count(*) FROM owners CROSS JOIN tasks t INDEXED BY by_state WHERE t.owner = owners.number AND t.state IN ({_LIVE}) GROUP BY t.state"
+    )
+    counts = dict(connection.execute(statement).fetchall())
+    return {state: counts.get(state.value, 0) for state in sorted(states.LIVE)}
