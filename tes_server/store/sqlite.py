@@ -22,10 +22,6 @@ from tes_server.model.states import State
 from tes_server.store import sqlite_changes, sqlite_lists, sqlite_peers, sqlite_queue, sqlite_rows, sqlite_schema, sqlite_writer
 
 
-WATCHES_REMEMBERED = 4096
-"""Bound of the memory for that."""
-
-
 class SqliteStore:
     """The store in the file `path`; beside it live SQLite's own files, two locks and a FIFO (`.lock`, `.reconciler`, `.hint`).
 

@@ -1,0 +1,132 @@
+"""Local staging against `cp -r`, in the same run on the same disk: `python -m benchmarks.staging --json`.
+
+Each round copies one large file and one directory of small files: into a volume by stage-in (against `cp -r`), and from it
+by stage-out (against `cp -r` and `sync -f`). The ratio is our time by theirs, the median of the rounds: 1.0 is as fast, less
+is faster. Rounds alternate who goes first, and everything unwritten is flushed before each measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+
+from tes_server.filer import transfer
+from tes_server.filer.manifest import Access
+from tes_server.plan.steps import Collect, Fetch, StageIn, StageOut
+
+MIB = 1024 * 1024
+PER_DIRECTORY = 500
+
+
+def never() -> bool:
+    return False
+
+
+def make_sources(base: pathlib.Path, large: int, count: int, small: int) -> dict[str, pathlib.Path]:
+    """A directory with one file of `large` bytes, and one with `count` files of `small` bytes in subdirectories."""
+    sources = {"large": base / "large", "small": base / "small"}
+    sources["large"].mkdir()
+    with (sources["large"] / "file").open("wb") as file:
+        for _ in range(large // MIB):
+            file.write(os.urandom(MIB))
+    for number in range(count):
+        folder = sources["small"] / str(number // PER_DIRECTORY)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / str(number)).write_bytes(os.urandom(small))
+    return sources
+
+
+def stage_in(source: pathlib.Path, volume: pathlib.Path, access: Access) -> None:
+    volume.mkdir()
+    transfer.stage_in(StageIn(inputs=(Fetch(path="/in", url=source.as_uri(), field="/inputs/0"),)), volume, access, never)
+
+
+def stage_out(volume: pathlib.Path, target: pathlib.Path, access: Access) -> None:
+    done = transfer.stage_out(StageOut(outputs=(Collect(path="/in", url=target.as_uri(), shown=str(target), field="/outputs/0"),)), volume, access, never)
+    if done.error is not None:
+        raise done.error
+
+
+def copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    subprocess.run(["cp", "-r", source, target], check=True)
+
+
+def copy_and_sync(source: pathlib.Path, target: pathlib.Path) -> None:
+    copy(source, target)
+    subprocess.run(["sync", "-f", target], check=True)
+
+
+def seconds(work: Callable[[], None]) -> float:
+    """Wall time of `work`, with a quiet disk before it."""
+    os.sync()
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def one_round(source: pathlib.Path, base: pathlib.Path, access: Access, ours_first: bool) -> dict[str, tuple[float, float]]:
+    """Seconds of (ours, theirs) by direction."""
+    volume, out, copied, copied_out = (base / name for name in ("volume", "out", "copied", "copied-out"))
+    pairs: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
+        "in": (lambda: stage_in(source, volume, access), lambda: copy(source, copied)),
+        "out": (lambda: stage_out(volume, out, access), lambda: copy_and_sync(copied, copied_out)),
+    }
+    measured: dict[str, tuple[float, float]] = {}
+    for direction, (ours, theirs) in pairs.items():
+        if ours_first:
+            our_time, their_time = seconds(ours), seconds(theirs)
+        else:
+            their_time, our_time = seconds(theirs), seconds(ours)
+        measured[direction] = (our_time, their_time)
+    for path in (volume, out, copied, copied_out):
+        shutil.rmtree(path)
+    return measured
+
+
+def measure(base: pathlib.Path, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Medians by what was moved and in which direction: `ours` and `theirs` in seconds, `ratio`."""
+    access = Access(roots=(str(base),), workers=arguments.workers)
+    found: dict[str, dict[str, float]] = {}
+    for name, source in make_sources(base, arguments.large * MIB, arguments.count, arguments.small).items():
+        rounds = [one_round(source, base, access, ours_first=bool(number % 2)) for number in range(arguments.rounds)]
+        for direction in ("in", "out"):
+            times = [measured[direction] for measured in rounds]
+            found[f"{name} {direction}"] = {
+                "ours": round(statistics.median(ours for ours, _ in times), 4),
+                "theirs": round(statistics.median(theirs for _, theirs in times), 4),
+                "ratio": round(statistics.median(ours / theirs for ours, theirs in times), 2),
+            }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--large", type=int, default=256, help="MiB of the one large file")
+    parser.add_argument("--count", type=int, default=2000, help="how many small files")
+    parser.add_argument("--small", type=int, default=10 * 1024, help="bytes of a small file")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=Access().workers, help="threads of the filer")
+    parser.add_argument("--directory", type=pathlib.Path, help="where to measure; default: the temporary directory")
+    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as base:
+        found = measure(pathlib.Path(base), arguments)
+    if arguments.json:
+        sizes = {name: getattr(arguments, name) for name in ("large", "count", "small", "rounds", "workers")}
+        print(json.dumps({"benchmark": "staging", "sizes": sizes, "results": found}, indent=2))
+        return
+    print(f"{'':10} {'ours s':>9} {'cp s':>9} {'ratio':>6}")
+    for name, row in found.items():
+        print(f"{name:10} {row['ours']:9.3f} {row['theirs']:9.3f} {row['ratio']:6.2f}")
+
+
+if __name__ == "__main__":
+    main()

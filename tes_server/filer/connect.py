@@ -1,0 +1,107 @@
+"""Connections for http(s) sources: they never reach a closed network, and they end when the step is stopped.
+
+Addresses are checked after the name is resolved and are the ones connected to, so that no name can answer one address to
+the check and another to the connection. This module must never read or send a request itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import threading
+import weakref
+
+import urllib3
+
+from tes_server import errors, telemetry
+from tes_server.filer.control import Control
+from tes_server.filer.manifest import Access
+
+
+class Dialer:
+    """Makes the connections of one stage step and remembers those that are open."""
+
+    def __init__(self, access: Access, control: Control) -> None:
+        self._closed = tuple(ipaddress.ip_network(network) for network in access.closed)
+        self._timeout = access.connect_timeout
+        self._control = control
+        self._lock = threading.Lock()
+        self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        control.on_end(self._abort)
+
+    def dial(self, host: str, port: int) -> socket.socket:
+        """A connection to the first address of `host` that answers.
+
+        Raises OSError if none does, StagingError INPUT_DENIED if all are in closed networks, or Canceled.
+        """
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        open_to_us = [item for item in found if not self._is_closed(str(item[4][0]))]
+        if not open_to_us:
+            raise errors.StagingError("the address of the host is in a network that inputs may not come from", telemetry.Code.INPUT_DENIED)
+        last = OSError("no address")
+        for family, kind, protocol, _, address in open_to_us:
+            connection = socket.socket(family, kind, protocol)
+            try:
+                connection.settimeout(self._timeout)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.watch(connection)
+                connection.connect(address)
+            except OSError as cause:
+                connection.close()
+                last = cause
+            except errors.Canceled:
+                connection.close()
+                raise
+            else:
+                return connection
+        raise last
+
+    def watch(self, connection: socket.socket) -> None:
+        """End `connection` when the step is stopped. Raises Canceled if it was."""
+        with self._lock:
+            self._open.add(connection)
+        self._control.check()
+
+    def _abort(self) -> None:
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
+            # Not close: a thread may be reading. It wakes with an end of file; TLS must not get a say.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    def _is_closed(self, text: str) -> bool:
+        address = ipaddress.ip_address(text.partition("%")[0])
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._closed)
+
+
+def pools(access: Access, control: Control) -> urllib3.PoolManager:
+    """A pool of connections made by a Dialer. Follows no redirect and repeats nothing unless told to."""
+    dialer = Dialer(access, control)
+
+    class Plain(urllib3.connection.HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return dialer.dial(self._dns_host, self.port)
+
+    class Secure(urllib3.connection.HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return dialer.dial(self._dns_host, self.port)
+
+        def connect(self) -> None:
+            super().connect()
+            if self.sock is not None:
+                # TLS has put its own socket in the place of the one that we made.
+                dialer.watch(self.sock)
+
+    class PlainPool(urllib3.HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    manager = urllib3.PoolManager(maxsize=access.workers * access.parts, timeout=urllib3.Timeout(connect=access.connect_timeout, read=access.read_timeout))
+    manager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+    return manager

@@ -1,0 +1,58 @@
+"""Stopping a transfer: one object that every long loop asks, and that wakes threads which wait for a socket.
+
+It must never decide why work stops; the caller's `stopped` does.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from tes_server import errors
+
+POLL = 0.1
+"""Seconds between two looks at `stopped`, which is a plain function: it cannot wake anybody."""
+
+
+class Control:
+    """The stop signal of one stage step, or of a part of one (`below`). Thread-safe."""
+
+    def __init__(self, stopped: Callable[[], bool]) -> None:
+        self._stopped = stopped
+        self._ended = False
+        self._lock = threading.Lock()
+        self._actions: list[Callable[[], None]] = []
+
+    def below(self) -> Control:
+        """A control for a part of the work: it stops with this one, but stopping it leaves this one alone."""
+        return Control(self.stopped)
+
+    def stopped(self) -> bool:
+        """True once the work should end."""
+        return self._ended or self._stopped()
+
+    def check(self) -> None:
+        """Raise `errors.Canceled` once the work should end. Cheap; call it at least every few MiB."""
+        if self.stopped():
+            raise errors.Canceled("the transfer was stopped")
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, unless the work should end: then raise `errors.Canceled` within `POLL` seconds."""
+        until = time.monotonic() + seconds
+        self.check()
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(POLL, left))
+            self.check()
+
+    def on_end(self, action: Callable[[], None]) -> None:
+        """Let `end` call `action`, from another thread: it must make waits fail that do not look at the control. May not raise."""
+        with self._lock:
+            self._actions.append(action)
+
+    def end(self) -> None:
+        """Stop the work: `stopped` is true from now on, and what waits is woken. Idempotent."""
+        self._ended = True
+        with self._lock:
+            for action in self._actions:
+                action()

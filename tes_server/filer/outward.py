@@ -1,0 +1,168 @@
+"""Outputs from a task's volume to their urls.
+
+The task may have left anything in its volume: it is read through `rooted` and `tree` only. This module must never
+let one output's failure keep another from being saved.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import posixpath
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tes_server.errors import StagingError
+from tes_server.filer import finding, schemes, tree, wording
+from tes_server.filer.control import Control
+from tes_server.filer.crew import Batches, Crew
+from tes_server.filer.manifest import Access, Collected
+from tes_server.filer.rooted import Realm
+from tes_server.filer.schemes import Directory, Entry, Failed, Left, Link, Schemes, Target, Writer
+from tes_server.filer.tree import TreeFile
+from tes_server.filer.wording import OUTPUT, Notices
+from tes_server.model.task import OutputFileLog
+from tes_server.plan.steps import Collect
+from tes_server.telemetry import Code
+
+
+class _Taken(NamedTuple):
+    """One file or directory of the volume on its way: `name` is where it goes below `target`, `shown` the url of that."""
+
+    order: int
+    field: str
+    path: str
+    writer: Writer
+    target: Target
+    name: str
+    shown: str
+
+
+class Outward:
+    """One stage-out. Errors are kept, not raised: the other outputs still go."""
+
+    def __init__(self, realm: Realm, access: Access, control: Control, attempt: str) -> None:
+        self._realm = realm
+        self._control = control
+        self._writers = Schemes(schemes.WRITERS, access, control, attempt)
+        self._notices = Notices()
+        # Only appended to, by all threads; `collected` restores the order of the task's outputs.
+        self._logs: list[tuple[int, OutputFileLog]] = []
+        self._failures: list[tuple[int, StagingError]] = []
+
+    def collect(self, order: int, collect: Collect, crew: Crew) -> None:
+        """Start to take one output: the `order`th of the task."""
+        try:
+            if not collect.prefix:
+                self._take(order, collect, collect.path, crew)
+                return
+            found = finding.find(self._realm, collect.path, self._control)
+        except (OSError, StagingError) as cause:
+            self._fail(order, collect.field, collect.path, cause)
+            return
+        if not found:
+            self._missing(collect, collect.path)
+        for path in found:
+            try:
+                self._take(order, collect, path, crew)
+            except (OSError, StagingError) as cause:
+                self._fail(order, collect.field, path, cause)
+
+    def finish(self) -> None:
+        """Make durable what was put; after the last job has ended."""
+        for writer in self._writers.used():
+            try:
+                writer.finish()
+            except (OSError, StagingError) as cause:
+                # Before all others: without the sync nothing counts as saved.
+                self._fail(-1, "/outputs", "the sync at the end", cause)
+
+    def close(self) -> None:
+        """Give back connections."""
+        for writer in self._writers.used():
+            writer.close()
+
+    def collected(self) -> Collected:
+        """What was done."""
+        logs = sorted(self._logs, key=lambda item: (item[0], item[1].path))
+        first = min(self._failures, key=lambda item: item[0], default=None)
+        return Collected(outputs=tuple(log for _, log in logs), notices=self._notices.lines(), error=first[1] if first else None)
+
+    def _take(self, order: int, collect: Collect, path: str, crew: Crew) -> None:
+        try:
+            place = self._realm.find(path)
+        except OSError as cause:
+            if cause.errno not in _NOTHING_THERE:
+                raise
+            self._missing(collect, path)
+            return
+        taken = self._destination(order, collect, path, is_file=bool(place.rest))
+        batches = Batches[TreeFile](crew, functools.partial(self._put, taken))
+        for entry in tree.walk(self._realm, path, keep_links=taken.writer.keeps_links):
+            self._control.check()
+            try:
+                self._entry(taken, entry, batches)
+            except (OSError, StagingError) as cause:
+                self._fail(order, taken.field, wording.join(path, entry.name), cause)
+        batches.flush()
+
+    def _destination(self, order: int, collect: Collect, path: str, *, is_file: bool) -> _Taken:
+        try:
+            writer = self._writers.of(collect.url)
+        except KeyError as cause:
+            raise StagingError("goes to a url of no scheme that this server can write to", Code.OUTPUT_ERROR) from cause
+        if collect.prefix:
+            # TES 1.1, tesOutput.path_prefix: the url is a directory, each match's path less the prefix goes below it.
+            pattern = collect.path.removeprefix(collect.prefix).lstrip("/")
+            url, shown = _without(collect.url, pattern), _without(collect.shown, pattern)
+            name = path.removeprefix(collect.prefix).lstrip("/")
+            shown = wording.join(shown, name)
+        elif is_file:
+            (url, name), shown = writer.split(collect.url), collect.shown
+            if not name:  # a file for a url that ends with a slash keeps its name
+                name = posixpath.basename(path)
+                shown = wording.join(shown, name)
+        else:
+            url, name, shown = collect.url, "", collect.shown
+        return _Taken(order, collect.field, path, writer, writer.target(url), name, shown)
+
+    def _entry(self, taken: _Taken, entry: TreeFile | Entry, batches: Batches[TreeFile]) -> None:
+        name = posixpath.join(taken.name, entry.name) if entry.name else taken.name
+        if isinstance(entry, Directory):
+            taken.target.directory(name)
+        elif isinstance(entry, Link):
+            taken.target.link(Link(name, entry.target))
+        elif isinstance(entry, Left):
+            self._notices.add(Code.OUTPUT_DENIED, f"{taken.field}: {wording.join(taken.path, entry.name)} {wording.printable(entry.why)}; it was left out")
+        elif isinstance(entry, Failed):
+            raise entry.cause
+        else:
+            batches.add(entry)
+
+    def _put(self, taken: _Taken, files: Sequence[TreeFile]) -> None:
+        for file in files:
+            path = wording.join(taken.path, file.name)
+            try:
+                size = taken.target.put(posixpath.join(taken.name, file.name) if file.name else taken.name, file)
+            except (OSError, StagingError) as cause:
+                self._fail(taken.order, taken.field, path, cause)
+            else:
+                self._logs.append((taken.order, OutputFileLog(url=wording.join(taken.shown, file.name), path=path, size_bytes=str(size))))
+
+    def _missing(self, collect: Collect, path: str) -> None:
+        self._notices.add(Code.OUTPUT_MISSING, f"{collect.field}: there is no {wording.printable(path)}", advice=True)
+
+    def _fail(self, order: int, field: str, where: str, cause: OSError | StagingError) -> None:
+        self._failures.append((order, wording.failure(cause, OUTPUT, field, wording.printable(where))))
+
+
+_NOTHING_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+"""A path, or a link, that leads nowhere: the output is missing."""
+
+
+def _without(url: str, pattern: str) -> str:
+    """The url of a directory whose last part is the pattern itself, without it (clients.md row 22); any other as it is."""
+    for text in (pattern, wording.quoted(pattern)):
+        if url.endswith("/" + text):
+            return url[: -len(text)]
+    return url

@@ -1,0 +1,90 @@
+"""Stage-in and stage-out of one attempt, as the runner and the stage containers call them.
+
+What happens to one input or output is for `inward` and `outward`; here is only what they do together: in which order,
+with how many hands, and how it all ends. This module must never open a file.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+
+from tes_server.filer import wording
+from tes_server.filer.control import Control
+from tes_server.filer.crew import Crew
+from tes_server.filer.inward import Inward
+from tes_server.filer.manifest import Access, Collected
+from tes_server.filer.outward import Outward
+from tes_server.filer.rooted import Realm
+from tes_server.filer.wording import INPUT, OUTPUT, Side
+from tes_server.plan.steps import StageIn, StageOut
+
+
+def stage_in(step: StageIn, volume: pathlib.Path, access: Access, stopped: Callable[[], bool]) -> tuple[str, ...]:
+    """Make the directories and place the inputs below `volume`; returns lines for system_logs.
+
+    May be run again over what an earlier run left. Raises StagingError at the first input that cannot be placed, and
+    Canceled soon after `stopped` answers True. Nothing is synced: the volume does not outlive its machine.
+    """
+    control = Control(stopped)
+    inward = Inward(_opened(volume, INPUT), access, control, str(volume))
+    try:
+        with Crew(control, access.workers, "tes-in") as crew:
+            for path in step.directories:
+                inward.directory(path)
+            claims = _Claims()
+            for fetch in step.inputs:
+                claims.claim(fetch.path, crew)
+                inward.fetch(fetch, crew)
+    finally:
+        inward.close()
+    return inward.notices.lines()
+
+
+def stage_out(step: StageOut, volume: pathlib.Path, access: Access, stopped: Callable[[], bool]) -> Collected:
+    """Take the outputs from `volume` to their urls, as many as can be taken; durable when it returns.
+
+    May be run again, also after it was done. Missing outputs are notices, everything else that goes wrong is in the
+    answer's `error`. Raises Canceled soon after `stopped` answers True, and StagingError if there is no volume.
+    """
+    control = Control(stopped)
+    outward = Outward(_opened(volume, OUTPUT), access, control, str(volume))
+    try:
+        with Crew(control, access.workers, "tes-out") as crew:
+            claims = _Claims()
+            for order, collect in enumerate(step.outputs):
+                claims.claim(collect.url, crew)
+                outward.collect(order, collect, crew)
+        outward.finish()
+    finally:
+        outward.close()
+    return outward.collected()
+
+
+def _opened(volume: pathlib.Path, side: Side) -> Realm:
+    try:
+        return Realm(str(volume))
+    except OSError as cause:
+        raise wording.failure(cause, side, "/", "the task's volume") from cause
+
+
+class _Claims:
+    """Keeps transfers to one place in the order in which the task names them; those to different places go side by side."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._above: set[str] = set()
+
+    def claim(self, place: str, crew: Crew) -> None:
+        """Wait for all jobs if `place` is, holds, or lies in a place that was claimed since the last wait."""
+        place = place.rstrip("/")
+        above = set[str]()
+        head = place
+        while head := head.rpartition("/")[0]:
+            above.add(head)
+        if place in self._taken or place in self._above or not above.isdisjoint(self._taken):
+            crew.drain()
+            self._taken.clear()
+            self._above.clear()
+        self._taken.add(place)
+        self._above |= above
