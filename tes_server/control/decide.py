@@ -253,8 +253,10 @@ def _progress(record: Record, seen: Observation) -> Change | None:
 
 
 def _ended(record: Record, seen: Observation, now: datetime.datetime, rules: Rules, jitter: float) -> Change:
+    # How a command ended is known from a report alone: without its exit code the command is not blamed.
+    unproven = seen.reason in (None, Reason.EXIT, Reason.OOM)
     report = seen.report or Report(
-        reason=seen.reason or Reason.LOST,
+        reason=Reason.LOST if unproven else seen.reason,
         transient=seen.transient,
         code=seen.code or Code.LOST,
         message=seen.message or "the attempt ended without a report",

@@ -201,3 +201,13 @@ def test_system_logs_are_bounded_and_say_so() -> None:
     assert lines[0] == "line 0"
     assert lines[-1] == "line 999"
     assert any("801 lines left out" in line for line in lines)
+
+
+@pytest.mark.parametrize("reason", [None, Reason.EXIT, Reason.OOM])
+def test_without_a_report_no_command_is_blamed(reason: Reason | None) -> None:
+    status = Status(backend="b", rule="", handle=Handle("b", "t-1"))
+    record = Record(id="t", state=State.RUNNING, owner="o", created=T0, lane=Lane.ACTIVE, status=status)
+    change = decide.observed(record, Observation(phase=Phase.ENDED, reason=reason), NOW, RULES, 0.0)
+    assert change is not None
+    assert change.state is State.QUEUED
+    assert change.status.attempt == 2
