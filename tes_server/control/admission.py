@@ -54,15 +54,15 @@ def admit(candidates: Iterable[Candidate], room: Room | None, now: datetime.date
     """Take candidates in order as long as `room` lasts; with `room` None (the platform queues by itself) all of them."""
     if room is None:
         return Admitted(list(candidates), [])
-    cpus, ram, disk = room.cpus, room.ram_bytes, room.disk_bytes
+    cpus, ram, disk, gpus = room.cpus, room.ram_bytes, room.disk_bytes, room.gpus
     closed = False
     admitted = Admitted([], [])
     told: set[str] = set()
     for candidate in candidates:
         wants = candidate.limits
         # Sums of fractions such as 0.1 must not lose the last task to rounding.
-        if not closed and wants.cpus <= cpus + 1e-9 and wants.ram_bytes <= ram and wants.disk_bytes <= disk:
-            cpus, ram, disk = cpus - wants.cpus, ram - wants.ram_bytes, disk - wants.disk_bytes
+        if not closed and wants.cpus <= cpus + 1e-9 and wants.ram_bytes <= ram and wants.disk_bytes <= disk and wants.gpus <= gpus:
+            cpus, ram, disk, gpus = cpus - wants.cpus, ram - wants.ram_bytes, disk - wants.disk_bytes, gpus - wants.gpus
             admitted.start.append(candidate)
         else:
             if candidate.record.owner not in told:
@@ -74,7 +74,7 @@ def admit(candidates: Iterable[Candidate], room: Room | None, now: datetime.date
 
 def _reason(wants: Limits, room: Room) -> str:
     # Without what is free at the moment: the words must stay the same from pass to pass, or each pass would write them again.
-    return (
-        f"asks for {wants.cpus:g} cores and {wants.ram_bytes / GB:g} GB; "
-        f"the site's {room.total_cpus:g} cores and {room.total_ram_bytes / GB:.3g} GB are in use by tasks before it"
-    )
+    asked, there = f"{wants.cpus:g} cores and {wants.ram_bytes / GB:g} GB", f"{room.total_cpus:g} cores and {room.total_ram_bytes / GB:.3g} GB"
+    if wants.gpus:
+        asked, there = f"{asked} and {wants.gpus} GPUs", f"{there} and {room.total_gpus} GPUs"
+    return f"asks for {asked}; the site's {there} are in use by tasks before it"

@@ -114,6 +114,8 @@ class Room(msgspec.Struct, frozen=True):
     total_cpus: float
     total_ram_bytes: int
     total_disk_bytes: int
+    gpus: int = 0
+    total_gpus: int = 0
 
 
 class Refusal(msgspec.Struct, frozen=True):

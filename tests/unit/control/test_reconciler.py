@@ -171,8 +171,7 @@ def test_admission_never_starts_more_than_fits_and_owners_take_turns(world: Worl
 
 
 def test_waiting_tasks_say_why(world: World) -> None:
-    create(world)
-    second = create(world)
+    _, second = sorted([create(world), create(world)])  # of one age, they start by id
     world.platform.script = lambda _: [Observation(phase=Phase.RUNNING)]
     loop = world.reconciler(ScriptedBackend(world.platform, one_at_a_time))
     loop.tick()
