@@ -28,7 +28,7 @@ from tes_server.plan.compiler import GB
 from tes_server.plan.paths import SitePath, Sites
 from tes_server.plan.policy import Capabilities, Policy
 from tes_server.runner.engine import Engine
-from tes_server.runner.interpreter import Site
+from tes_server.runner.site import Site
 from tes_server.settings import Settings
 from tes_server.store.base import Store
 

@@ -27,7 +27,7 @@ class Side(NamedTuple):
 INPUT = Side(Code.INPUT_NOT_FOUND, Code.INPUT_DENIED, Code.INPUT_ERROR)
 OUTPUT = Side(Code.OUTPUT_ERROR, Code.OUTPUT_DENIED, Code.OUTPUT_ERROR)
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 
@@ -46,7 +46,7 @@ def failure(cause: OSError | errors.StagingError, side: Side, field: str, where:
     if isinstance(cause, errors.StagingError):
         return Failure(f"{field}: {where}: {cause.public}", cause.code, cause.transient)
     code, transient = side.error, cause.errno in _PASSING
-    if cause.errno in _FULL:
+    if cause.errno in FULL:
         code = Code.DISK_FULL
     elif cause.errno in _DENIED:
         code = side.denied

@@ -24,12 +24,23 @@ from tes_server.model.run import Report
 from tes_server.plan.steps import Plan
 from tes_server.runner.engine import Exit
 
+BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
+
 
 class Staged(msgspec.Struct, frozen=True):
-    """What is known once the inputs are in place: image -> digest or id, and lines for system_logs."""
+    """What is known once the inputs are in place: image -> digest or id, and lines for system_logs.
+
+    `boot` tells in which life of the machine they were placed: they are not synced, and hold only for that one.
+    """
 
     images: dict[str, str]
     notices: tuple[str, ...]
+    boot: str = ""
+
+
+def boot_id() -> str:
+    """The kernel's name for the time since the machine was started; new after each restart."""
+    return BOOT.read_text().strip()
 
 
 class Attempt:

@@ -10,22 +10,24 @@ from __future__ import annotations
 import datetime
 import logging
 import os
-import pathlib
 import threading
+import time
 from collections.abc import Callable
 
 import msgspec
 
 from tes_server import errors, telemetry
-from tes_server.filer import transfer
-from tes_server.filer.manifest import Access, Collected
-from tes_server.model import run
+from tes_server.filer import transfer, wording
+from tes_server.filer.manifest import Collected
 from tes_server.model.run import Phase, Reason, Report
 from tes_server.model.task import ExecutorLog, OutputFileLog
-from tes_server.plan.paths import below
-from tes_server.plan.steps import MountKind, Plan
-from tes_server.runner.attempt import Attempt, Staged
+from tes_server.plan.steps import Plan
+from tes_server.runner import site
+from tes_server.runner.attempt import Attempt, Staged, boot_id
 from tes_server.runner.engine import Cell, CellState, Engine, Exit
+from tes_server.runner.halt import Halt
+from tes_server.runner.reach import Reach
+from tes_server.runner.site import Site
 from tes_server.telemetry import Code
 
 logger = logging.getLogger(__name__)
@@ -33,14 +35,8 @@ logger = logging.getLogger(__name__)
 Clock = Callable[[], datetime.datetime]
 
 
-class Site(msgspec.Struct, frozen=True, kw_only=True):
-    """What every attempt on this machine shares: `grace` in seconds between TERM and KILL, bounds, file access."""
-
-    access: Access
-    live_roots: tuple[str, ...] = ()
-    tail_bytes: int = 10240
-    grace: float = 10.0
-    labels: dict[str, str] = {}
+FULL_PAUSE = 1.0
+"""Seconds between two tries to write a report to a disk that is full."""
 
 
 class _Failure(msgspec.Struct, frozen=True):
@@ -55,33 +51,39 @@ class _Failure(msgspec.Struct, frozen=True):
 class Interpreter:
     """One attempt. `run` in one thread; `stop`, `phase` and `logs` from any other. `changed` is called when the phase moves."""
 
-    def __init__(self, attempt: Attempt, plan: Plan, engine: Engine, site: Site, clock: Clock, changed: Callable[[], None]) -> None:
+    def __init__(self, attempt: Attempt, plan: Plan, engine: Engine, shared: Site, clock: Clock, changed: Callable[[], None]) -> None:
         self.plan = plan
         self.phase = Phase.PENDING
         self.start_time: datetime.datetime | None = None
         self._attempt = attempt
         self._engine = engine
-        self._site = site
+        self._site = shared
         self._clock = clock
         self._changed = changed
-        self._lock = threading.Lock()
         self._current: Cell | None = None
-        self._halt: Reason | None = Reason.CANCELED if attempt.canceled else None
+        self._halt = Halt(Reason.CANCELED if attempt.canceled else None)
+        self._reach = Reach(changed)
+        self._stopper: threading.Thread | None = None
+        self._timer: threading.Timer | None = None
         self._exits: list[tuple[Cell, Exit]] = []
         self._notices: list[str] = []
         self._staged: Staged | None = None
 
     # -- from other threads -----------------------------------------------------------------------------------------
 
+    @property
+    def silence(self) -> str:
+        """Why the engine cannot be asked at the moment, "" if it can."""
+        return self._reach.silence
+
     def stop(self, reason: Reason = Reason.CANCELED) -> None:
-        """End the attempt soon: nothing new is started, and the running executor gets TERM, after the grace KILL."""
-        with self._lock:
-            # A cancel beats a time-out; neither is taken back.
-            if self._halt is not Reason.CANCELED:
-                self._halt = reason
-            cell = self._current
-        if cell is not None:
-            self._engine.stop(cell, self._site.grace)
+        """End the attempt soon: nothing new is started, and the running executor gets TERM, after the grace KILL. Never waits."""
+        self._halt.wish(reason)
+        cell = self._current
+        if cell is not None and (self._stopper is None or not self._stopper.is_alive()):
+            # The engine may not answer for a while, and whoever stops one attempt has others to look after.
+            self._stopper = threading.Thread(target=self._stop, args=(cell,), name=f"{cell.name}-stop", daemon=True)
+            self._stopper.start()
 
     def logs(self) -> tuple[ExecutorLog, ...]:
         """Executor logs so far, the running one with its output up to now."""
@@ -100,17 +102,15 @@ class Interpreter:
         if report is not None:
             self._move(Phase.ENDED)
             return report
-        self.start_time = self._attempt.started(self._clock())
-        timer = self._timer()
         try:
             failure = self._work()
         finally:
-            if timer is not None:
-                timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
         outputs: tuple[OutputFileLog, ...] = ()
-        if self._staged is not None and self._halt is not Reason.CANCELED:
+        if self._staged is not None and not self._canceled():
             outputs, failure = self._stage_out(failure)
-        if self._halt is Reason.CANCELED:
+        if self._canceled():
             failure = _Failure(Reason.CANCELED, Code.CANCELED, "stopped")
         report = Report(
             executors=tuple(self._log(cell, ended) for cell, ended in self._exits),
@@ -124,24 +124,36 @@ class Interpreter:
             end_time=self._clock(),
             images=self._staged.images if self._staged else {},
         )
-        self._attempt.keep_report(report)
+        self._publish(report)
         self._move(Phase.ENDED)
         return report
+
+    def _publish(self, report: Report) -> None:
+        """Late is better than lost, where the disk is full: most likely of the task's own files, which nobody needs any more."""
+        while True:
+            try:
+                return self._attempt.keep_report(report)
+            except OSError as cause:
+                if cause.errno not in wording.FULL:
+                    raise
+                telemetry.log(logger, logging.ERROR, "runner.report.late", attempt=self._attempt.name, error=str(cause))
+            self._reach(lambda: self._engine.wipe(self._attempt.volume), stubborn=True)
+            time.sleep(FULL_PAUSE)
 
     def _work(self) -> _Failure | None:
         """Stage in and execute; what went wrong, or None."""
         try:
-            for mount in self.plan.mounts:
-                if mount.kind is MountKind.LIVE:
-                    self._check_live(mount.source)
+            self.start_time = self._attempt.started(self._clock())
+            self._start_timer()
+            all_cells = site.cells(self._attempt, self.plan, self._site)
             self._staged = self._attempt.staged()
+            if self._staged is not None and self._staged.boot != boot_id():
+                self._staged = None
+                if self._begun(all_cells[0]):
+                    return self._lost_with_the_machine(all_cells)
             if self._staged is None:
-                self._move(Phase.STAGING)
-                images = self._prepare()
-                notices = transfer.stage_in(self.plan.stage_in, self._attempt.volume, self._site.access, self._stopped)
-                self._staged = Staged(images, notices)
-                self._attempt.set_staged(self._staged)
-            return self._execute(cells(self._attempt, self.plan, self._site))
+                self._stage_in()
+            return self._execute(all_cells)
         except errors.Canceled:
             return self._halted()
         except errors.StagingError as cause:
@@ -151,50 +163,87 @@ class Interpreter:
             return _Failure(reason, cause.code, cause.public, cause.transient)
         except OSError as cause:
             telemetry.log(logger, logging.ERROR, "runner.failed", attempt=self._attempt.name, error=str(cause))
-            return _Failure(Reason.BACKEND, Code.ENGINE_ERROR, f"the runner failed: {os.strerror(cause.errno or 0)}", transient=True)
+            code = Code.DISK_FULL if cause.errno in wording.FULL else Code.ENGINE_ERROR
+            return _Failure(Reason.BACKEND, code, f"the runner failed: {os.strerror(cause.errno or 0)}", transient=True)
 
-    def _prepare(self) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for image in dict.fromkeys(step.image for step in self.plan.executors):
-            if self._stopped():
-                raise errors.Canceled("stopped")
-            found[image] = self._engine.prepare(image)
-        return found
+    def _stage_in(self) -> None:
+        self._move(Phase.STAGING)
+        site.check_live(self.plan, self._site)
+        images = {image: self._prepare(image) for image in dict.fromkeys(step.image for step in self.plan.executors)}
+        notices = transfer.stage_in(self.plan.stage_in, self._attempt.volume, self._site.access, self._stopped)
+        self._staged = Staged(images, notices, boot_id())
+        self._attempt.set_staged(self._staged)
+
+    def _prepare(self, image: str) -> str:
+        """A pull may hang on a registry for minutes. One that is abandoned does no harm: the image is there the next time."""
+        return self._reach(lambda: self._halt.unless(lambda: self._engine.prepare(image)), self._halt.pause)
+
+    def _begun(self, cell: Cell) -> bool:
+        return self._attempt.exit(cell.step.index) is not None or self._reach(lambda: self._engine.state(cell)) is not CellState.ABSENT
+
+    def _lost_with_the_machine(self, all_cells: list[Cell]) -> _Failure:
+        """The volume was not synced before the machine went down: neither results nor inputs in it can be trusted."""
+        for cell in all_cells:
+            if cell.record.exists():
+                self._remove(cell)
+        return _Failure(Reason.LOST, Code.LOST, "the machine was restarted while the task ran")
 
     def _execute(self, all_cells: list[Cell]) -> _Failure | None:
         for cell in all_cells:
             ended = self._attempt.exit(cell.step.index)
             if ended is None:
-                if not self._start(cell):
+                if not self._may_go_on(cell):
                     return self._halted()
-                self._move(Phase.RUNNING)
-                ended = self._engine.wait(cell)
-                if ended is None:
-                    self._current = None
-                    self._engine.remove(cell)
-                    return _Failure(Reason.LOST, Code.LOST, f"executor {cell.step.index} vanished without a record of its end")
-                self._attempt.keep_exit(cell.step.index, ended)
-            self._exits.append((cell, ended))
-            self._current = None
-            self._engine.remove(cell)
-            if self._halt is not None:
+                try:
+                    ended = self._command(cell)
+                except (errors.EngineError, OSError):
+                    self._remove(cell)  # when the end of the attempt is told, nothing of it may run
+                    raise
+            if ended is not None:
+                self._exits.append((cell, ended))
+            self._remove(cell)
+            if self._stopped():
                 return self._halted()
+            if ended is None:
+                return _Failure(Reason.LOST, Code.LOST, f"executor {cell.step.index} vanished without a record of its end")
             if ended.code != 0 and not cell.step.ignore_error:
                 return _failed(cell, ended)
         return None
 
-    def _start(self, cell: Cell) -> bool:
-        """Start or adopt the cell; False if the attempt is to stop and this cell has not begun."""
-        with self._lock:
-            if self._halt is not None and self._engine.state(cell) is CellState.ABSENT:
-                return False
-            cell.record.mkdir(exist_ok=True)
-            self._engine.start(cell)
-            self._current = cell
-            stop = self._halt is not None
-        if stop:
-            self._engine.stop(cell, self._site.grace)
-        return True
+    def _may_go_on(self, cell: Cell) -> bool:
+        """False if the attempt is to stop and this cell has not begun. One that has begun is always seen to its end."""
+        if not (self._stopped() or site.live(self.plan)) or self._begun(cell):
+            return True
+        site.check_live(self.plan, self._site)
+        return not self._stopped()
+
+    def _command(self, cell: Cell) -> Exit | None:
+        """Start or adopt the cell and wait for its end, which is kept; None = LOST."""
+        cell.record.mkdir(exist_ok=True)
+        self._current = cell
+        self._reach(lambda: self._engine.start(cell))
+        self._move(Phase.RUNNING)
+        if self._stopped():  # a wish that came before the start found nothing to stop
+            self._stop(cell)
+        ended = self._reach(lambda: self._engine.wait(cell))
+        if ended is not None:
+            self._attempt.keep_exit(cell.step.index, ended)
+        return ended
+
+    def _stop(self, cell: Cell) -> None:
+        try:
+            self._reach(lambda: self._engine.stop(cell, self._site.grace))
+        except errors.EngineError as cause:
+            # It cannot be asked (a hostile task can spoil its record): it is ended without being asked.
+            telemetry.log(logger, logging.WARNING, "runner.stop.failed", cell=cell.name, error=str(cause))
+            self._remove(cell)
+
+    def _remove(self, cell: Cell) -> None:
+        self._current = None
+        try:
+            self._reach(lambda: self._engine.remove(cell), stubborn=True)
+        except errors.EngineError as cause:  # tried again with the attempt's directory
+            telemetry.log(logger, logging.WARNING, "runner.cell.kept", cell=cell.name, error=str(cause))
 
     def _stage_out(self, failure: _Failure | None) -> tuple[tuple[OutputFileLog, ...], _Failure | None]:
         """Take the outputs, after failures too; an earlier failure is never hidden by one of the transfer."""
@@ -213,32 +262,23 @@ class Interpreter:
 
     # -- the parts --------------------------------------------------------------------------------------------------
 
-    def _check_live(self, source: str) -> None:
-        """A live mount is read-write: another task may have put a link there that leads out of the allowed directories."""
-        real = os.path.realpath(source)
-        if real != source or not any(below(real, root) for root in self._site.live_roots):
-            raise errors.StagingError(f"{source} leads out of the directories that may be mounted live", Code.INPUT_DENIED)
-        if not pathlib.Path(real).is_dir():
-            raise errors.StagingError(f"{source} is not a directory on this machine", Code.INPUT_NOT_FOUND)
-
-    def _timer(self) -> threading.Timer | None:
+    def _start_timer(self) -> None:
         if not self.plan.limits.max_runtime or self.start_time is None:
-            return None
+            return
         left = self.plan.limits.max_runtime - (self._clock() - self.start_time).total_seconds()
-        timer = threading.Timer(max(0.0, left), self.stop, [Reason.TIMEOUT])
-        timer.daemon = True
-        timer.start()
-        return timer
+        self._timer = threading.Timer(max(0.0, left), self.stop, [Reason.TIMEOUT])
+        self._timer.daemon = True
+        self._timer.start()
 
     def _stopped(self) -> bool:
-        return self._halt is not None
+        return self._halt.reason is not None
 
     def _canceled(self) -> bool:
         # A time-out still takes its outputs; only a cancel does without.
-        return self._halt is Reason.CANCELED
+        return self._halt.reason is Reason.CANCELED
 
     def _halted(self) -> _Failure:
-        if self._halt is Reason.TIMEOUT:
+        if self._halt.reason is Reason.TIMEOUT:
             return _Failure(Reason.TIMEOUT, Code.TIMEOUT, f"stopped after max_runtime of {self.plan.limits.max_runtime:g} s")
         return _Failure(Reason.CANCELED, Code.CANCELED, "stopped")
 
@@ -250,24 +290,6 @@ class Interpreter:
         if self.phase is not phase:
             self.phase = phase
             self._changed()
-
-
-def cells(attempt: Attempt, plan: Plan, site: Site) -> list[Cell]:
-    """The cells of an attempt, in order. Named after the plan, so that they are found wherever its directory was moved."""
-    name = run.job_name(plan.task_id, plan.attempt)
-    return [
-        Cell(
-            name=f"{name}-{step.index}",
-            step=step,
-            mounts=plan.mounts,
-            limits=plan.limits,
-            volume=attempt.volume,
-            record=attempt.record(step.index),
-            labels=site.labels,
-            tail_bytes=site.tail_bytes,
-        )
-        for step in plan.executors
-    ]
 
 
 def _failed(cell: Cell, ended: Exit) -> _Failure:

@@ -17,8 +17,8 @@ from tes_server.model.run import Handle, Reason
 from tes_server.plan.policy import Capabilities
 from tes_server.runner.docker import DockerEngine
 from tes_server.runner.engine import Engine
-from tes_server.runner.interpreter import Site
 from tes_server.runner.sandbox import SandboxEngine
+from tes_server.runner.site import Site
 from tests.clock import utc
 from tests.contract.backend_contract import BackendContract, Driven
 from tests.integration.conftest import unreachable

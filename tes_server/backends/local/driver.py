@@ -6,11 +6,11 @@ not durable, nor forget one whose directory is there.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import pathlib
 import queue
-import shutil
 import socket
 import threading
 import uuid
@@ -24,7 +24,8 @@ from tes_server.plan.policy import Capabilities
 from tes_server.plan.steps import Limits, Plan
 from tes_server.runner.attempt import Attempt
 from tes_server.runner.engine import Engine
-from tes_server.runner.interpreter import Interpreter, Site, cells
+from tes_server.runner.interpreter import Interpreter
+from tes_server.runner.site import Site, cells
 from tes_server.telemetry import Code
 
 logger = logging.getLogger(__name__)
@@ -120,22 +121,33 @@ class LocalBackend:
         for handle in handles:
             interpreter = self._interpreter(handle.name)
             if interpreter is not None and interpreter.phase is Phase.RUNNING:
-                found[handle] = Tails(interpreter.plan.attempt, interpreter.logs())
+                with contextlib.suppress(errors.EngineError):  # one task that spoiled its record blinds nobody else's readers
+                    found[handle] = Tails(interpreter.plan.attempt, interpreter.logs())
         return found
 
     def cancel(self, handles: Sequence[Handle]) -> None:
         """The wish is kept on disk first, so that a restart does not lose it."""
+        kept = True
         for handle in handles:
-            self.attempt(handle.name).set_canceled()
+            try:
+                self.attempt(handle.name).set_canceled()
+            except OSError as cause:  # the disk is full: this process stops it nevertheless
+                telemetry.log(logger, logging.ERROR, "cancel.not.kept", attempt=handle.name, error=str(cause))
+                kept = False
             interpreter = self._interpreter(handle.name)
             if interpreter is not None:
                 interpreter.stop()
+        if not kept:
+            raise errors.Unavailable("the data directory cannot be written to")
 
     def release(self, handles: Sequence[Handle]) -> None:
         """Move each directory out of the way; its files are deleted in the background. What still runs is left to a later call."""
         for handle in handles:
             if self._interpreter(handle.name) is None:
-                self._throw_away(self._attempts / handle.name)
+                try:
+                    self._throw_away(self._attempts / handle.name)
+                except OSError as cause:
+                    raise errors.Unavailable(f"the data directory cannot be written to: {cause.strerror}") from cause
 
     def survey(self) -> Iterator[Handle]:
         """Every attempt directory."""
@@ -154,6 +166,8 @@ class LocalBackend:
             total_cpus=whole.cpus,
             total_ram_bytes=whole.ram_bytes,
             total_disk_bytes=whole.disk_bytes,
+            gpus=(whole.gpus or 0) - sum(limits.gpus for limits in taken),
+            total_gpus=whole.gpus or 0,
         )
 
     def attempt(self, name: str) -> Attempt:
@@ -209,7 +223,10 @@ class LocalBackend:
         if interpreter is not None:
             # ENDED is told only once the thread is gone, so that a release that follows finds nothing running.
             phase = Phase.RUNNING if interpreter.phase is Phase.ENDED else interpreter.phase
-            return Observation(phase=phase, start_time=interpreter.start_time, where=self._where)
+            silence = interpreter.silence
+            return Observation(
+                phase=phase, start_time=interpreter.start_time, where=self._where, code=Code.ENGINE_UNAVAILABLE if silence else "", message=silence
+            )
         attempt = self.attempt(name)
         report = attempt.report()
         if report is not None:
@@ -253,10 +270,10 @@ class LocalBackend:
         try:
             plan = attempt.plan()
             for cell in cells(attempt, plan, self._site) if plan else ():
-                if cell.record.exists() and attempt.exit(cell.step.index) is None:
-                    self._engine.remove(cell)  # it was started and its end was never taken
-            self._engine.wipe(directory / "volume")
-            shutil.rmtree(directory)
+                if cell.record.exists():
+                    self._engine.remove(cell)  # where the interpreter could not
+            # All of it by the engine: containers write to records too, as whatever user they run.
+            self._engine.wipe(directory)
         except (OSError, errors.EngineError) as cause:
             telemetry.log(logger, logging.WARNING, "trash.kept", directory=directory.name, error=str(cause))
             return False

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import pathlib
+import shutil
+import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
@@ -16,9 +21,14 @@ from tes_server.model.task import Task
 from tes_server.plan import compiler
 from tes_server.plan.paths import Sites
 from tes_server.plan.policy import Capabilities, Policy
+from tes_server.plan.steps import Mount, MountKind
+from tes_server.runner import attempt as attempts
+from tes_server.runner import interpreter, reach
 from tes_server.runner.attempt import Attempt
 from tes_server.runner.engine import Cell, CellState, Exit
-from tes_server.runner.interpreter import Interpreter, Site
+from tes_server.runner.interpreter import Interpreter
+from tes_server.runner.site import Site
+from tes_server.telemetry import Code
 from tests.scripted import T0, Clock
 
 
@@ -45,14 +55,20 @@ class MemoryEngine:
         self.at = at
         self.points = 0
         self.stopped: list[str] = []
+        self.away: Counter[str] = Counter()  # calls that will find no daemon
+        self.hook: Callable[[str, Cell | None], None] = lambda _call, _cell: None
 
-    def _point(self) -> None:
+    def _point(self, call: str = "", cell: Cell | None = None) -> None:
         self.points += 1
         if self.points == self.at:
             raise Killed
+        if self.away[call] > 0:
+            self.away[call] -= 1
+            raise errors.EngineError("no daemon", Code.ENGINE_UNAVAILABLE, transient=True)
+        self.hook(call, cell)
 
     def prepare(self, image: str) -> str:
-        self._point()
+        self._point("prepare")
         if image == "missing":
             raise errors.EngineError("there is no such image: missing", "IMAGE_NOT_FOUND")
         return f"sha256:{image}"
@@ -63,7 +79,7 @@ class MemoryEngine:
         return CellState.ENDED if self.machine.codes[cell.step.index] else CellState.LOST
 
     def start(self, cell: Cell) -> None:
-        self._point()
+        self._point("start", cell)
         if cell.name not in self.machine.started:
             self.machine.started[cell.name] += 1
             with (cell.volume / "work" / "log").open("a") as log:
@@ -71,7 +87,7 @@ class MemoryEngine:
         self._point()
 
     def wait(self, cell: Cell) -> Exit | None:
-        self._point()
+        self._point("wait", cell)
         return self.machine.codes[cell.step.index]
 
     def stop(self, cell: Cell, grace: float) -> None:
@@ -81,9 +97,12 @@ class MemoryEngine:
         return f"out {cell.step.index}", "err"
 
     def remove(self, cell: Cell) -> None:
-        self._point()
+        self._point("remove", cell)
         self.machine.removed.add(cell.name)
         self._point()
+
+    def wipe(self, path: pathlib.Path) -> None:
+        shutil.rmtree(path)
 
 
 def ended(code: int, *, oom: bool = False) -> Exit:
@@ -111,9 +130,9 @@ class Bench:
         self.attempt.create(render.render(self.plan).body)
         self.phases: list[Phase] = []
 
-    def interpreter(self, engine: MemoryEngine) -> Interpreter:
-        site = Site(access=Access(roots=(str(self.site),)))
-        made = Interpreter(self.attempt, self.plan, engine, site, Clock(), lambda: self.phases.append(made.phase))  # type: ignore[arg-type]
+    def interpreter(self, engine: MemoryEngine, changed: Callable[[], None] | None = None, live: tuple[str, ...] = ()) -> Interpreter:
+        site = Site(access=Access(roots=(str(self.site),)), live_roots=live)
+        made = Interpreter(self.attempt, self.plan, engine, site, Clock(), changed or (lambda: self.phases.append(made.phase)))  # type: ignore[arg-type]
         return made
 
     def run(self) -> Report:
@@ -201,3 +220,176 @@ def test_a_kill_at_every_point_runs_nothing_twice(tmp_path: pathlib.Path, codes:
         assert set(bench.machine.started.values()) == {1}
         assert bench.machine.removed == set(bench.machine.started)
         assert (bench.site / "log").read_text() == "".join(f"{number}\n" for number in range(len(bench.machine.started)))
+
+
+@pytest.fixture
+def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is waited for between two tries."""
+    monkeypatch.setattr(reach, "FIRST_DELAY", 0.0)
+    monkeypatch.setattr(interpreter, "FULL_PAUSE", 0.0)
+
+
+@contextlib.contextmanager
+def running(runner: Interpreter) -> Iterator[list[Report]]:
+    """`runner` in a thread; its report is there after the block, within which it must be brought to its end."""
+    reports: list[Report] = []
+    thread = threading.Thread(target=lambda: reports.append(runner.run()))
+    thread.start()
+    yield reports
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.usefixtures("prompt")
+def test_an_engine_that_is_away_for_a_while_changes_nothing(tmp_path: pathlib.Path) -> None:
+    bench = Bench(tmp_path, {0: ended(0), 1: ended(3)})
+    engine = MemoryEngine(bench.machine)
+    engine.away.update(prepare=2, start=3, wait=4, remove=5)
+    said: list[str] = []
+    runner = bench.interpreter(engine, lambda: said.append(runner.silence))
+    report = runner.run()
+    assert (report.reason, [log.exit_code for log in report.executors]) == (Reason.EXIT, [0, 3])
+    assert set(bench.machine.started.values()) == {1}
+    assert bench.machine.removed == set(bench.machine.started)
+    assert "no daemon" in said, "clients are told why nothing moves"
+    assert said[-1] == ""
+
+
+@pytest.mark.parametrize("call", ["start", "wait"])
+def test_nothing_runs_when_the_end_is_told(tmp_path: pathlib.Path, call: str) -> None:
+    bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
+    engine = MemoryEngine(bench.machine)
+
+    def refuse(name: str, cell: Cell | None) -> None:
+        assert bench.attempt.report() is None
+        if name == call:
+            raise errors.EngineError("the daemon has a fault", Code.ENGINE_ERROR, transient=True)
+
+    engine.hook = refuse
+    report = bench.interpreter(engine).run()
+    assert (report.reason, report.code, report.transient) == (Reason.BACKEND, "ENGINE_ERROR", True)
+    assert bench.machine.removed == {"t-1-0"}
+
+
+def test_a_cancel_does_not_wait_for_a_pull(tmp_path: pathlib.Path) -> None:
+    bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
+    engine = MemoryEngine(bench.machine)
+    pulling, pulled = threading.Event(), threading.Event()
+    engine.hook = gate("prepare", pulling, pulled)
+    runner = bench.interpreter(engine)
+    with running(runner) as reports:
+        assert pulling.wait(10)
+        runner.stop()
+    pulled.set()
+    assert reports[0].reason is Reason.CANCELED
+    assert not bench.machine.started
+
+
+def test_a_cancel_does_not_wait_for_an_engine_that_starts_something(tmp_path: pathlib.Path) -> None:
+    bench = Bench(tmp_path, {0: ended(143), 1: ended(0)})
+    engine = MemoryEngine(bench.machine)
+    starting, go_on = threading.Event(), threading.Event()
+    engine.hook = gate("start", starting, go_on)
+    runner = bench.interpreter(engine)
+    with running(runner) as reports:
+        assert starting.wait(10)
+        runner.stop()  # returns, though the engine is busy
+        go_on.set()
+    assert reports[0].reason is Reason.CANCELED
+    assert "t-1-0" in engine.stopped, "what was started in spite of it is stopped"
+    assert set(bench.machine.started) == bench.machine.removed == {"t-1-0"}
+
+
+def test_what_ran_when_the_machine_went_down_is_lost(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its volume was never synced: the files may be torn, whatever the records say."""
+    bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
+    engine = MemoryEngine(bench.machine)
+    engine.hook = lambda name, cell: kill() if name == "wait" and cell is not None and cell.step.index == 1 else None
+    with pytest.raises(Killed):
+        bench.interpreter(engine).run()
+    (tmp_path / "boot").write_text("another life\n")
+    monkeypatch.setattr(attempts, "BOOT", tmp_path / "boot")
+    report = bench.run()
+    assert (report.reason, report.code) == (Reason.LOST, "LOST")
+    assert "restarted" in report.message
+    assert report.outputs == ()
+    assert bench.machine.removed == {"t-1-0", "t-1-1"}
+
+
+def test_inputs_of_another_life_of_the_machine_are_placed_again(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
+    engine = MemoryEngine(bench.machine)
+    engine.hook = lambda name, _: kill() if name == "start" else None
+    with pytest.raises(Killed):
+        bench.interpreter(engine).run()
+    (bench.attempt.volume / "work" / "in").write_text("")  # torn
+    (tmp_path / "boot").write_text("another life\n")
+    monkeypatch.setattr(attempts, "BOOT", tmp_path / "boot")
+    report = bench.run()
+    assert report.reason is None
+    assert (bench.attempt.volume / "work" / "in").read_text() == "x"
+
+
+def kill() -> None:
+    raise Killed
+
+
+def gate(call: str, reached: threading.Event, opened: threading.Event) -> Callable[[str, Cell | None], None]:
+    """A hook that holds `call` until `opened`."""
+
+    def hook(name: str, _: Cell | None) -> None:
+        if name == call:
+            reached.set()
+            opened.wait(10)
+
+    return hook
+
+
+@pytest.mark.usefixtures("prompt")
+def test_a_report_waits_for_room_on_the_disk(tmp_path: pathlib.Path) -> None:
+    class Full(Attempt):
+        tries = 0
+
+        def keep_report(self, report: Report) -> None:
+            self.tries += 1
+            if self.tries < 3:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().keep_report(report)
+
+    bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
+    bench.attempt = Full(bench.attempt.directory)
+    engine = MemoryEngine(bench.machine)
+    engine.wipe = lambda path: shutil.rmtree(path, ignore_errors=True)  # type: ignore[method-assign]
+    assert bench.interpreter(engine).run().reason is None
+    assert bench.attempt.report() is not None
+    assert not bench.attempt.volume.exists(), "its own files made way"
+
+
+def test_a_disk_that_is_full_is_named(tmp_path: pathlib.Path) -> None:
+    class Full(Attempt):
+        def set_staged(self, staged: attempts.Staged) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
+    bench.attempt = Full(bench.attempt.directory)
+    report = bench.run()
+    assert (report.reason, report.code, report.transient) == (Reason.BACKEND, "DISK_FULL", True)
+
+
+def test_a_live_directory_is_looked_at_before_each_executor(tmp_path: pathlib.Path) -> None:
+    """Another task that sees it may put a link in its place while the first executor runs."""
+    bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
+    live = bench.site / "live"
+    live.mkdir()
+    bench.plan = msgspec.structs.replace(bench.plan, mounts=(*bench.plan.mounts, Mount("/live", MountKind.LIVE, str(live))))
+    engine = MemoryEngine(bench.machine)
+
+    def replace(name: str, cell: Cell | None) -> None:
+        if name == "wait" and live.is_dir() and not live.is_symlink():
+            live.rmdir()
+            live.symlink_to("/etc")
+
+    engine.hook = replace
+    report = bench.interpreter(engine, live=(str(live),)).run()
+    assert (report.reason, report.code) == (Reason.STAGING, "INPUT_DENIED")
+    assert list(bench.machine.started) == ["t-1-0"]

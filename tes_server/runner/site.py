@@ -1,0 +1,63 @@
+"""What all attempts on this machine share, and what follows from it for one: its cells, and the live directories it may see."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import msgspec
+
+from tes_server import errors
+from tes_server.filer.manifest import Access
+from tes_server.model import run
+from tes_server.plan.paths import below
+from tes_server.plan.steps import Mount, MountKind, Plan
+from tes_server.runner.attempt import Attempt
+from tes_server.runner.engine import Cell
+from tes_server.telemetry import Code
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """What every attempt on this machine shares: `grace` in seconds between TERM and KILL, bounds, file access."""
+
+    access: Access
+    live_roots: tuple[str, ...] = ()
+    tail_bytes: int = 10240
+    grace: float = 10.0
+    labels: dict[str, str] = {}
+
+
+def cells(attempt: Attempt, plan: Plan, site: Site) -> list[Cell]:
+    """The cells of an attempt, in order. Named after the plan, so that they are found wherever its directory was moved."""
+    name = run.job_name(plan.task_id, plan.attempt)
+    return [
+        Cell(
+            name=f"{name}-{step.index}",
+            step=step,
+            mounts=plan.mounts,
+            limits=plan.limits,
+            volume=attempt.volume,
+            record=attempt.record(step.index),
+            labels=site.labels,
+            tail_bytes=site.tail_bytes,
+        )
+        for step in plan.executors
+    ]
+
+
+def live(plan: Plan) -> tuple[Mount, ...]:
+    """The live mounts of a plan."""
+    return tuple(mount for mount in plan.mounts if mount.kind is MountKind.LIVE)
+
+
+def check_live(plan: Plan, site: Site) -> None:
+    """A live mount is read-write: another task may have put a link in its way that leads out of the allowed directories.
+
+    Raises `errors.StagingError`. Called before every executor, since that may happen at any time.
+    """
+    for mount in live(plan):
+        real = os.path.realpath(mount.source)
+        if real != mount.source or not any(below(real, root) for root in site.live_roots):
+            raise errors.StagingError(f"{mount.source} leads out of the directories that may be mounted live", Code.INPUT_DENIED)
+        if not pathlib.Path(real).is_dir():
+            raise errors.StagingError(f"{mount.source} is not a directory on this machine", Code.INPUT_NOT_FOUND)
