@@ -6,6 +6,7 @@ The same function checks a task when it is created and compiles it when it is su
 
 from __future__ import annotations
 
+import functools
 import math
 import posixpath
 
@@ -58,7 +59,7 @@ def compile_task(task: Task, task_id: str, attempt: int, owner: str, policy: Pol
         attempt=attempt,
         stage_in=StageIn(directories=layout.directories(), inputs=tuple(layout.fetches)),
         executors=tuple(layout.executions()),
-        stage_out=StageOut(outputs=tuple(layout.collects())),
+        stage_out=StageOut(outputs=layout.collects),
         mounts=layout.mounts(),
         limits=reserve(task.resources, given, policy, capabilities),
         placement=_placement(task.resources, given),
@@ -193,34 +194,33 @@ class _Layout:
         source = paths.file_path(url)
         return source if any(paths.below(source, prefix) for prefix in self.policy.live_mounts) else None
 
-    def _merged_roots(self) -> tuple[str, ...]:
+    # What follows may be asked for only when every field has been gathered.
+
+    @functools.cached_property
+    def roots(self) -> frozenset[str]:
         return mounts.merge(self._roots)
 
-    def _inside(self, path: str) -> bool:
-        return mounts.covered(path, self._merged_roots())
-
-    def collects(self) -> list[Collect]:
-        roots = self._merged_roots()
-        return [msgspec.structs.replace(item, inside=bool(item.prefix) or mounts.covered(item.path, roots)) for item in self._outputs]
+    @functools.cached_property
+    def collects(self) -> tuple[Collect, ...]:
+        return tuple(msgspec.structs.replace(item, inside=bool(item.prefix) or mounts.covered(item.path, self.roots)) for item in self._outputs)
 
     def executions(self) -> list[Execute]:
-        copies = tuple(item.path for item in self.collects() if not item.inside)
+        copies = tuple(item.path for item in self.collects if not item.inside)
         return [msgspec.structs.replace(step, copies=copies) for step in self._executors] if copies else self._executors
 
     def directories(self) -> tuple[str, ...]:
         """Directories to make before the first executor (row 24): never an output, nor an output's parent that is covered."""
-        made = set(self._made) | set(self._merged_roots())
+        made = self._made | self.roots
         # A root that exists only because it is a mount point does not count as made by an input, stdio or workdir.
         for item in self._outputs:
             parent = wildcards.literal_parent(item.path) if item.prefix else posixpath.dirname(item.path)
-            if not mounts.covered(parent, self._made) and self._inside(parent):
+            if not mounts.covered(parent, self._made) and mounts.covered(parent, self.roots):
                 made.add(parent)
         return tuple(sorted(made))
 
     def mounts(self) -> tuple[Mount, ...]:
-        roots = self._merged_roots()
-        files = (path for path in self._file_mounts if not mounts.covered(path, roots))
-        return mounts.mounts(roots, files, self._live)
+        files = (path for path in self._file_mounts if not mounts.covered(path, self.roots))
+        return mounts.mounts(self.roots, files, self._live)
 
 
 def _check_executor(executor: Executor, pointer: str, capabilities: Capabilities) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 from tes_server.errors import Invalid
-from tes_server.plan.paths import below
 from tes_server.plan.steps import Mount, MountKind
 
 TEMPORARY = "/tmp"  # noqa: S108 - the container's path, not this machine's
@@ -64,25 +64,28 @@ def check_directory(path: str, pointer: str) -> None:
         raise Invalid(f"{path} is a directory that images own; name a directory below it or another one", pointer)
 
 
-def merge(roots: Iterable[str]) -> tuple[str, ...]:
-    """Roots without those that lie inside another, sorted; the fresh /tmp is always one of them."""
-    merged: list[str] = []
-    for root in sorted({*roots, TEMPORARY}):
-        # Sorted order puts a directory before what is below it, but "/a-b" between "/a" and "/a/b".
-        if not any(below(root, kept) for kept in merged):
-            merged.append(root)
-    return tuple(merged)
+def merge(roots: Iterable[str]) -> frozenset[str]:
+    """Roots without those that lie inside another; the fresh /tmp is always one of them."""
+    merged: set[str] = set()
+    for root in sorted({*roots, TEMPORARY}):  # a directory comes before all that is below it
+        if not covered(root, merged):
+            merged.add(root)
+    return frozenset(merged)
 
 
-def mounts(roots: tuple[str, ...], files: Iterable[str], live: dict[str, str]) -> tuple[Mount, ...]:
+def mounts(roots: Iterable[str], files: Iterable[str], live: dict[str, str]) -> tuple[Mount, ...]:
     """The mounts of a plan: merged roots, single input files outside of them, live directories (container path -> host path)."""
     return (
-        *(Mount(root) for root in roots),
+        *(Mount(root) for root in sorted(roots)),
         *(Mount(path, MountKind.FILE) for path in sorted(files)),
         *(Mount(path, MountKind.LIVE, source) for path, source in sorted(live.items())),
     )
 
 
-def covered(path: str, made: Iterable[str]) -> bool:
-    """True if one of the directories `made` is `path` or above it."""
-    return any(below(path, directory) for directory in made)
+def covered(path: str, directories: AbstractSet[str]) -> bool:
+    """True if one of `directories` is `path` or above it (all normalised). Costs the path's depth, however many directories there are."""
+    while path not in directories:
+        if path == "/":
+            return False
+        path = posixpath.dirname(path)
+    return True

@@ -15,6 +15,9 @@ from tes_server.errors import Invalid
 
 Direction = Literal["in", "out"]
 
+LONGEST_PATH = 4000
+"""Bytes: Linux takes 4095 (PATH_MAX), of which the place of a task's volume needs some."""
+
 
 class SitePath(msgspec.Struct, frozen=True):
     """A path prefix that engines name files by, and the URL prefix that stands for it (no trailing slash in either)."""
@@ -43,6 +46,8 @@ def container_path(path: str, pointer: str) -> str:
         raise Invalid(f"must be an absolute path, not {shorten(path)}", pointer)
     if "\0" in path:
         raise Invalid("must not hold a NUL character", pointer)
+    if len(path.encode()) > LONGEST_PATH:
+        raise Invalid(f"is longer than the {LONGEST_PATH} bytes that a path may have: {shorten(path)}", pointer)
     if "/.." in path and ".." in path.split("/"):
         raise Invalid(f"must not hold '..': {shorten(path)}", pointer)
     # normpath keeps two leading slashes (POSIX lets them differ); no container does.
@@ -62,8 +67,8 @@ def resolve(url: str, sites: Sites, direction: Direction, pointer: str) -> str:
     scheme = scheme.lower()
     if not colon or not rest.startswith("/"):
         raise Invalid(f"is neither an absolute path nor a URL: {shorten(url)}", pointer)
+    parts = _split(url, pointer)
     if scheme == "file":
-        parts = urllib.parse.urlsplit(url)
         if parts.netloc not in ("", "localhost"):
             raise Invalid(f"names another host; file URLs start with file:///: {shorten(url)}", pointer)
         return _site_url(urllib.parse.unquote(parts.path), sites, direction, pointer)
@@ -71,9 +76,18 @@ def resolve(url: str, sites: Sites, direction: Direction, pointer: str) -> str:
     if scheme not in allowed:
         verb = "read from" if direction == "in" else "write to"
         raise Invalid(f"this server cannot {verb} '{scheme}://'; it knows {', '.join(sorted(allowed))} and absolute paths", pointer)
-    if not rest.startswith("//") or not rest[2:].partition("/")[0]:
+    if not parts.hostname:
         raise Invalid(f"has no host: {shorten(url)}", pointer)
     return url
+
+
+def _split(url: str, pointer: str) -> urllib.parse.SplitResult:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        _ = parts.port  # read for its check: a port beyond 65535, or one that is no number
+    except ValueError:
+        raise Invalid(f"is no URL: its host or port cannot be read: {shorten(url)}", pointer) from None
+    return parts
 
 
 def _site_url(path: str, sites: Sites, direction: Direction, pointer: str) -> str:

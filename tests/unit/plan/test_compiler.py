@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -58,6 +59,11 @@ def one(**fields: Any) -> list[dict[str, Any]]:
         ({"volumes": ["/proc/x"]}, "/volumes/0", "kernel"),
         ({"inputs": [{"path": "a", "url": "/data/a"}]}, "/inputs/0/path", "absolute"),
         ({"inputs": [{"path": "/a"}]}, "/inputs/0", "url or content"),
+        ({"inputs": [{"path": "/a/" * 2000, "content": ""}]}, "/inputs/0/path", "4000 bytes"),
+        ({"inputs": [{"path": "/a", "url": "file://[bad/x"}]}, "/inputs/0/url", "is no URL"),
+        ({"inputs": [{"path": "/a", "url": "http://[::1/x"}]}, "/inputs/0/url", "is no URL"),
+        ({"inputs": [{"path": "/a", "url": "http://h:99999/x"}]}, "/inputs/0/url", "is no URL"),
+        ({"inputs": [{"path": "/a", "url": "http://:80/x"}]}, "/inputs/0/url", "no host"),
         ({"inputs": [{"path": "/a/b", "content": "x"}, {"path": "//a/./b/", "content": "y"}]}, "/inputs/1/path", "/inputs/0"),
         ({"inputs": [{"path": "/a/b", "content": "x", "type": "DIRECTORY"}]}, "/inputs/0/type", "FILE"),
         ({"inputs": [{"path": "/a/b", "url": "/elsewhere/x"}]}, "/inputs/0/url", "/data, /site"),
@@ -165,3 +171,14 @@ def test_outputs_in_the_images_own_directories_are_copied_out() -> None:
 def test_a_missing_prefix_is_the_deepest_literal_parent() -> None:
     outputs = plan(outputs=[{"path": "/w/a/*/x[12].txt", "url": "/data/o"}, {"path": "/w/a[1.txt", "url": "/data/o"}]).stage_out.outputs
     assert [item.prefix for item in outputs] == ["/w/a", ""]
+
+
+def test_many_directories_cost_no_more_than_many_files() -> None:
+    many = 3000
+    began = time.perf_counter()
+    made = plan(
+        inputs=[{"path": f"/in{number}/x", "content": ""} for number in range(many)],
+        outputs=[{"path": f"/out{number}/x", "url": f"/data/{number}"} for number in range(many)],
+    )
+    assert time.perf_counter() - began < 10, "a second at most; with every root compared to every other it is an hour, on the event loop"
+    assert len(made.mounts) == 2 * many + 1
