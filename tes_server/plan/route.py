@@ -28,7 +28,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
     def words(self) -> str:
         """The rule's conditions, for people."""
-        given = {name: value for name, value in msgspec.to_builtins(self).items() if name != "backend" and value not in ("", {}, (), [], 0.0, None)}
+        given = {name: value for name, value in msgspec.to_builtins(self).items() if name != "backend" and (value or value is False)}
         return ", ".join(f"{name}={value}" for name, value in given.items()) or "always"
 
 

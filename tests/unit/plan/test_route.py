@@ -43,6 +43,11 @@ def test_each_condition(rule: dict[str, Any], fields: dict[str, Any], holds: boo
     assert chosen.rule.startswith("routes[0]: " if holds else "default")
 
 
+def test_a_rule_in_words_names_every_condition_and_no_other() -> None:
+    assert Rule(backend="b").words() == "always"
+    assert Rule(backend="b", gpus=False, max_cpus=2, tags={"p": "x*"}).words() == "tags={'p': 'x*'}, max_cpus=2, gpus=False"
+
+
 def test_the_first_rule_that_holds_decides_and_a_named_backend_beats_all() -> None:
     rules = [Rule(backend="kubernetes"), Rule(backend="local")]
     assert route(task(), "o", rules, BACKENDS).rule == "routes[0]: always"
