@@ -14,7 +14,7 @@ import pathlib
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 import msgspec
 
@@ -240,7 +240,8 @@ def load(file: pathlib.Path | None, environment: Mapping[str, str], flags: Mappi
             raise errors.SettingsError(f"is not TOML: {cause}", str(file)) from cause
     for name, text in environment.items():
         if name.startswith(PREFIX):
-            _put(tree, [part.lower() for part in name.removeprefix(PREFIX).split("__")], _value(text), name)
+            path = [part.lower() for part in name.removeprefix(PREFIX).split("__")]
+            _put(tree, path, _value(text, _kind(path)), name)
     for dotted, value in flags.items():
         _put(tree, dotted.split("."), value, dotted)
     try:
@@ -249,12 +250,26 @@ def load(file: pathlib.Path | None, environment: Mapping[str, str], flags: Mappi
         raise _worded(cause) from cause
 
 
-def _value(text: str) -> Any:
-    """An environment value: TOML where it is TOML (lists, tables, numbers, booleans), else the text itself."""
+def _kind(path: list[str]) -> Any:
+    """The type of the setting at `path`; None where there is none."""
+    kind: Any = Settings
+    for name in path:
+        known = {field.name: field.type for field in msgspec.structs.fields(kind)} if isinstance(kind, type) and issubclass(kind, _Part) else {}
+        kind = known.get(name)
+    return kind
+
+
+def _value(text: str, kind: Any) -> Any:
+    """An environment value: TOML where it is TOML (lists, tables, numbers, booleans), else the text itself.
+
+    A setting that is a text gets the text: `1.1` and `2024` are numbers only where a number is wanted.
+    """
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    wants_text = kind is str or get_origin(kind) is Literal
+    return text if wants_text and not isinstance(value, str) else value
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Any, name: str) -> None:
