@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -85,7 +86,7 @@ def _rendered(task: Brief, view: View, compat: str, tails: Tails | None) -> _Min
     state = shown(task.state, task.canceling, compat)
     if view is View.MINIMAL or not isinstance(task, Record) or task.task is None:
         return _Minimal(task.id, state)
-    spec = task.task
+    spec = _known_to_1_0(task.task) if compat == CLIENTS else task.task
     return _Task(
         id=task.id,
         state=state,
@@ -100,6 +101,27 @@ def _rendered(task: Brief, view: View, compat: str, tails: Tails | None) -> _Min
         logs=_logs(task, view, compat, tails),
         creation_time=task.created,
     )
+
+
+T = TypeVar("T", Input, Output, Executor)
+
+
+def _known_to_1_0(task: Task) -> Task:
+    """The task without what TES 1.1 added: one such key in a list breaks 1.0-era clients for the whole list (clients.md section 3)."""
+    resources = task.resources
+    if resources is not None:
+        resources = msgspec.structs.replace(resources, backend_parameters=None, backend_parameters_strict=None)
+    return msgspec.structs.replace(
+        task,
+        inputs=_without(task.inputs, "streamable") if task.inputs else task.inputs,
+        outputs=_without(task.outputs, "path_prefix") if task.outputs else task.outputs,
+        executors=_without(task.executors, "ignore_error"),
+        resources=resources,
+    )
+
+
+def _without(items: tuple[T, ...], field: str) -> tuple[T, ...]:
+    return tuple(item if getattr(item, field) is None else msgspec.structs.replace(item, **{field: None}) for item in items)
 
 
 def _resources(resources: Resources | None, compat: str) -> _Resources | None:
@@ -124,7 +146,7 @@ def _logs(task: Record, view: View, compat: str, tails: Tails | None) -> tuple[_
         if tails is not None and not executors and tails.attempt == status.attempt and task.state not in ENDS:
             executors = tails.executors
         elif detail.streams:
-            executors = tuple(msgspec.structs.replace(log, stdout=out, stderr=err) for log, (out, err) in zip(executors, detail.streams, strict=False))
+            executors = tuple(msgspec.structs.replace(log, stdout=out, stderr=err) for log, (out, err) in zip(executors, detail.streams, strict=True))
     if not (status.start_time or executors or system_logs or task.state in ENDS):
         return None
     metadata = status.metadata
