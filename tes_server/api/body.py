@@ -84,7 +84,8 @@ def _parsed(raw: bytes) -> Any:
     except UnicodeDecodeError:
         raise errors.Invalid("the body is not UTF-8") from None
     except msgspec.DecodeError as cause:
-        raise errors.Invalid(f"the body is not JSON: {str(cause).removeprefix('JSON is malformed: ')}") from None
+        sentence = str(cause).removeprefix("JSON is malformed: ").partition(" - at `")[0]
+        raise errors.Invalid(f"the body is not JSON: {sentence}") from None
     return _without_nulls(value) if b"null" in raw else value
 
 

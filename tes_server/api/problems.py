@@ -37,7 +37,10 @@ GONE = 499
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The body of every error answer. `pointer` is a place in the body, `parameter` the name of a query parameter or header."""
+    """The body of every error answer. `pointer` is a place in the body, `parameter` the name of a query parameter or header.
+
+    `detail` does not repeat the place: whoever shows a problem to a person puts it in front.
+    """
 
     status: int
     title: str
@@ -65,16 +68,9 @@ def problem_of(cause: Exception) -> Problem:
         return Problem(status, title, "the server failed at this request; its log says why")
     if isinstance(cause, HTTPException):
         return Problem(status, title, {404: "there is nothing at this path", 405: "this path does not take this method"}.get(status, title))
-    pointer = cause.pointer if isinstance(cause, errors.Invalid | errors.TooLarge) else ""
-    if pointer.startswith("/"):
-        return Problem(status, title, f"{pointer}: {_public(cause)}", pointer=pointer)
-    if pointer:
-        return Problem(status, title, f"{pointer}: {_public(cause)}", parameter=pointer)
-    return Problem(status, title, _public(cause))
-
-
-def _public(cause: Exception) -> str:
-    return cause.public if isinstance(cause, errors.TesServerError) else ""
+    place = cause.pointer if isinstance(cause, errors.Invalid | errors.TooLarge) else ""
+    detail = cause.public if isinstance(cause, errors.TesServerError) else title
+    return Problem(status, title, detail, **({"pointer" if place.startswith("/") else "parameter": place} if place else {}))
 
 
 def log_failure(cause: Exception, method: str, path: str) -> None:

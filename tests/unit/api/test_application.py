@@ -74,7 +74,7 @@ def test_a_conflict_comes_through_the_future(app: ASGIApp) -> None:
 
 def test_a_refusal_of_the_service_keeps_its_pointer(app: ASGIApp) -> None:
     answer = asgi.post(app, "/v1/tasks", b'{"executors":[]}')
-    assert answer.json == {"status": 400, "title": "Bad Request", "detail": "/executors: needs at least one executor", "pointer": "/executors"}
+    assert answer.json == {"status": 400, "title": "Bad Request", "detail": "needs at least one executor", "pointer": "/executors"}
 
 
 def test_a_failure_is_logged_and_not_shown(app: ASGIApp, caplog: pytest.LogCaptureFixture) -> None:

@@ -149,3 +149,7 @@ def test_problems_are_pages_too(app: ASGIApp, target: str, status: int) -> None:
 @pytest.mark.parametrize("target", ["/ui?name_prefix=%C3%A9", "/ui?%FF=%zz", "/ui/tasks/é", "/ui?name_prefix=%00"])
 def test_odd_urls_do_no_harm(app: ASGIApp, target: str) -> None:
     assert asgi.get(app, target).status in (200, 404)
+
+
+def test_a_problem_page_names_the_parameter(app: ASGIApp) -> None:
+    assert b"<code>state</code> is not a state" in asgi.get(app, "/ui?state=x").body
