@@ -55,7 +55,7 @@ def refusal(rules: Rules, host: str | None, origin: str | None, fetch_site: str 
         return "the request needs one Host header that names this server"
     if not _is_ours(rules, here[0]):
         return f"this server is not known as {here[0]}; whoever runs it can add the name to auth.hosts"
-    if fetch_site in ("cross-site", "same-site"):
+    if fetch_site not in (None, "none", "same-origin"):
         return "requests from other sites are not served (Sec-Fetch-Site)"
     if origin is not None and not _is_same(origin, here):
         return "requests from other sites are not served (Origin)"
