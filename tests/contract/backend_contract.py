@@ -347,30 +347,6 @@ class BackendContract:
         driven.backend.cancel([handle])
         driven.backend.release([handle])
 
-    def test_another_process_adopts_what_runs(self, driven: Driven, make: Callable[[], Backend], policy: Policy, site: pathlib.Path) -> None:
-        """The first backend object is left as a killed process leaves it; a second one sees the task through."""
-        fields: dict[str, Any] = {"outputs": [{"path": "/work/ran", "url": f"{site}/ran"}]}
-        handle = driven.start(
-            driven.executor("echo ran >> /work/ran; while [ ! -e /work/go ]; do sleep 0.05; done", workdir="/work"),
-            driven.executor("echo second >> /work/ran"),
-            **fields,
-        )
-        driven.until(handle, lambda seen: seen.phase is Phase.RUNNING)
-        second = Driven(make(), policy, driven.image)
-        try:
-            assert second.backend.observe([handle])[handle].phase in (Phase.PENDING, Phase.STAGING, Phase.RUNNING)
-            self.signal(driven, handle, "/work/go")
-            report = second.end(handle)
-            driven.end(handle)
-        finally:
-            second.backend.close()
-        assert report.reason is None, report
-        assert (site / "ran").read_text() == "ran\nsecond\n"
-
-    def signal(self, driven: Driven, handle: Handle, path: str) -> None:
-        """Make a file in the task's volume from outside."""
-        raise NotImplementedError
-
     def test_many_at_once(self, driven: Driven) -> None:
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             handles = list(pool.map(lambda number: driven.start(driven.executor(f"echo {number}")), range(12)))

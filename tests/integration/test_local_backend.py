@@ -13,7 +13,7 @@ import pytest
 from tes_server import errors
 from tes_server.backends.local.driver import LocalBackend
 from tes_server.filer.manifest import Access
-from tes_server.model.run import Handle, Reason
+from tes_server.model.run import Reason
 from tes_server.plan.policy import Capabilities
 from tes_server.runner.docker import DockerEngine
 from tes_server.runner.engine import Engine
@@ -76,11 +76,6 @@ class LocalContract(BackendContract):
             return backend
 
         return made
-
-    def signal(self, driven: Driven, handle: Handle, path: str) -> None:
-        backend = driven.backend
-        assert isinstance(backend, LocalBackend)
-        backend.attempt(handle.name).volume.joinpath(path.lstrip("/")).touch()
 
     def test_room_is_what_is_left(self, driven: Driven) -> None:
         handle = driven.start(driven.executor("sleep 1000"), resources={"cpu_cores": 1.5, "ram_gb": 1, "disk_gb": 0.25})
