@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 # The suite must not depend on how this machine is set up.
 for name in [name for name in os.environ if name.startswith(("TES_", "DOCKER_TLS", "PROMETHEUS_"))]:
     del os.environ[name]
+
+# Under `nohup`, or in the background of a script, these come ignored, and commands that tests start would inherit that;
+# a handler is not inherited, and one that does nothing ignores them here as before.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
