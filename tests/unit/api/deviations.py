@@ -19,7 +19,7 @@ RESPONSES: dict[str, str] = {
     "nulls": "row 6: null for a field or in a map is a field not given, so it is accepted where the schema has no null",
     "content types": "row 5: a body is JSON whatever its Content-Type says",
     "read-only": "fields that the server sets are ignored in bodies, whatever they hold",
-    "meaning": "what a schema cannot say is refused too: an empty list of executors, a page_token of another list, a tag_value without tag_key",
+    "meaning": "what a schema cannot say is refused too: no executors, paths, images and sizes that this site cannot serve, a page_token of another list",
     "cancel": "a GET of `/tasks/x:cancel` is a GetTask of the id `x:cancel`, as in stock connexion; so 405 names GET for that path",
     "trailing slash": "a trailing slash names the same resource; stock connexion answers 307",
 }
