@@ -135,7 +135,7 @@ class TaskSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     tail_bytes: int = 10240
     """Bytes of head, and as many of tail, kept of each executor's stdout and stderr."""
     max_inputs: int = 100_000
-    """Inputs and outputs that one task may name."""
+    """Inputs, outputs and volumes together that one task may name."""
 
 
 class RetrySettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -41,8 +41,9 @@ def compile_task(task: Task, task_id: str, attempt: int, owner: str, policy: Pol
     if not task.executors:
         raise Invalid("must hold at least one executor", "/executors")
     inputs, outputs, volumes = task.inputs or (), task.outputs or (), task.volumes or ()
-    if len(inputs) + len(outputs) > policy.max_files:
-        raise Invalid(f"a task may name {policy.max_files} inputs and outputs together, this one has {len(inputs) + len(outputs)}", "/inputs")
+    named = len(inputs) + len(outputs) + len(volumes)
+    if named > policy.max_files:
+        raise Invalid(f"a task may name {policy.max_files} inputs, outputs and volumes together, this one has {named}", "/inputs")
     given = parameters.read(task.resources, capabilities.parameters)
     layout = _Layout(policy)
     for number, volume in enumerate(volumes):
@@ -197,8 +198,8 @@ class _Layout:
     # What follows may be asked for only when every field has been gathered.
 
     @functools.cached_property
-    def roots(self) -> frozenset[str]:
-        return mounts.merge(self._roots)
+    def roots(self) -> tuple[str, ...]:
+        return mounts.merge({*self._roots, mounts.TEMPORARY})
 
     @functools.cached_property
     def collects(self) -> tuple[Collect, ...]:
@@ -210,11 +211,12 @@ class _Layout:
 
     def directories(self) -> tuple[str, ...]:
         """Directories to make before the first executor (row 24): never an output, nor an output's parent that is covered."""
-        made = self._made | self.roots
+        made = {*self._made, *self.roots}
+        given = mounts.merge(self._made)
         # A root that exists only because it is a mount point does not count as made by an input, stdio or workdir.
         for item in self._outputs:
             parent = wildcards.literal_parent(item.path) if item.prefix else posixpath.dirname(item.path)
-            if not mounts.covered(parent, self._made) and mounts.covered(parent, self.roots):
+            if not mounts.covered(parent, given) and mounts.covered(parent, self.roots):
                 made.add(parent)
         return tuple(sorted(made))
 

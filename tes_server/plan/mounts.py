@@ -5,14 +5,16 @@ Pure. The rules and their reasons are in DESIGN section 5 ("Mounts") and clients
 
 from __future__ import annotations
 
+import bisect
 import posixpath
-from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Sequence
 
 from tes_server.errors import Invalid
+from tes_server.plan.paths import below
 from tes_server.plan.steps import Mount, MountKind
 
 TEMPORARY = "/tmp"  # noqa: S108 - the container's path, not this machine's
+"""Always a root: every task has a fresh one."""
 
 IMAGE_TREES = frozenset({"/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/sbin", "/sys", "/usr"})
 """Trees that belong to images: any directory below may hold programs, so none is mounted over for the sake of a file in it."""
@@ -64,13 +66,24 @@ def check_directory(path: str, pointer: str) -> None:
         raise Invalid(f"{path} is a directory that images own; name a directory below it or another one", pointer)
 
 
-def merge(roots: Iterable[str]) -> frozenset[str]:
-    """Roots without those that lie inside another; the fresh /tmp is always one of them."""
-    merged: set[str] = set()
-    for root in sorted({*roots, TEMPORARY}):  # a directory comes before all that is below it
-        if not covered(root, merged):
-            merged.add(root)
-    return frozenset(merged)
+def merge(directories: Iterable[str]) -> tuple[str, ...]:
+    """The directories without those that lie inside another, in an order that `covered` can search."""
+    merged: list[str] = []
+    for directory in sorted(directories, key=_order):
+        if not merged or not below(directory, merged[-1]):
+            merged.append(directory)
+    return tuple(merged)
+
+
+def covered(path: str, merged: Sequence[str]) -> bool:
+    """True if one of the directories is `path` or above it. `merged` comes from `merge`: only the last one up to `path` can be."""
+    position = bisect.bisect_right(merged, _order(path), key=_order)
+    return position > 0 and below(path, merged[position - 1])
+
+
+def _order(path: str) -> str:
+    """A sorting key that puts all that is below a directory right behind it ("/a-b" would come between "/a" and "/a/b")."""
+    return path.replace("/", "\0")
 
 
 def mounts(roots: Iterable[str], files: Iterable[str], live: dict[str, str]) -> tuple[Mount, ...]:
@@ -80,12 +93,3 @@ def mounts(roots: Iterable[str], files: Iterable[str], live: dict[str, str]) -> 
         *(Mount(path, MountKind.FILE) for path in sorted(files)),
         *(Mount(path, MountKind.LIVE, source) for path, source in sorted(live.items())),
     )
-
-
-def covered(path: str, directories: AbstractSet[str]) -> bool:
-    """True if one of `directories` is `path` or above it (all normalised). Costs the path's depth, however many directories there are."""
-    while path not in directories:
-        if path == "/":
-            return False
-        path = posixpath.dirname(path)
-    return True

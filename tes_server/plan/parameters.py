@@ -18,6 +18,9 @@ from tes_server.telemetry import Code, line
 COMMON = ("backend", "gpus", "gpu_type", "max_runtime", "spot_attempts")
 """Listed in service-info; every backend takes them."""
 
+SHOWN = 20
+"""Unknown keys that a message names at most."""
+
 POINTER = "/resources/backend_parameters"
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", re.ASCII)
@@ -65,7 +68,7 @@ def read(resources: Resources | None, platform_keys: frozenset[str]) -> Paramete
         spot_attempts=_count(lowered, "spot_attempts"),
         platform={key: lowered[key] for key in sorted(platform_keys & lowered.keys())},
         kept={key: value for key, value in resources.backend_parameters.items() if key.lower() in known},
-        warnings=tuple(line(Code.PARAMETER_UNKNOWN, f"backend_parameters {_quoted([key])} not supported here") for key in unknown),
+        warnings=(line(Code.PARAMETER_UNKNOWN, f"backend_parameters {_quoted(unknown)} not supported here"),) if unknown else (),
     )
 
 
@@ -90,8 +93,10 @@ def _count(lowered: Mapping[str, str], key: str) -> int | None:
 
 
 def _quoted(keys: list[str]) -> str:
-    names = ", ".join(repr(key[:60]) for key in keys[:20])
-    return f"{names} {'is' if len(keys) == 1 else 'are'}"
+    """The keys in a sentence, however many and long they are."""
+    names = ", ".join(repr(key[:60]) for key in keys[:SHOWN])
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return f"{names}{more} {'is' if len(keys) == 1 else 'are'}"
 
 
 _NONE = Parameters()

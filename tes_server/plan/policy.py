@@ -38,4 +38,4 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     default_ram_gb: float = 1.0
     default_max_runtime: float = 0.0
     max_files: int = 100_000
-    """inputs and outputs that one task may name, together"""
+    """inputs, outputs and volumes that one task may name, together"""

@@ -112,6 +112,11 @@ def test_unknown_parameters_are_warned_of_and_not_kept() -> None:
     assert done.warnings[0].startswith("PARAMETER_UNKNOWN: backend_parameters 'vm_size'")
 
 
+def test_unknown_parameters_are_one_warning_however_many_they_are() -> None:
+    (warning,) = compiled(resources={"backend_parameters": {f"{number:05d}": "" for number in range(10_000)}}).warnings
+    assert "'00019' and 9980 more are not supported here" in warning
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5s", 1.5), ("10m", 600), ("1h30m", 5400), ("2d", 172800), (" 5M ", 300)])
 def test_durations(text: str, seconds: float) -> None:
     assert parameters.duration(text, "") == seconds
