@@ -32,10 +32,10 @@ class Body(Generic[T]):
         self._kind = kind
         self._limit = limit
 
-    async def read(self, scope: Scope, receive: Receive) -> T:
-        """The body as a struct. Raises `errors.Invalid` with a pointer, or `errors.TooLarge`."""
+    async def read(self, scope: Scope, receive: Receive) -> tuple[T, int]:
+        """The body as a struct, and its size in bytes. Raises `errors.Invalid` with a pointer, or `errors.TooLarge`."""
         raw = await self._received(scope, receive)
-        return self.decode(raw) if len(raw) <= SMALL else await run_in_threadpool(self.decode, raw)
+        return self.decode(raw) if len(raw) <= SMALL else await run_in_threadpool(self.decode, raw), len(raw)
 
     async def _received(self, scope: Scope, receive: Receive) -> bytes:
         # An announced length saves reading what will be refused; the count is what holds (chunked bodies announce none).

@@ -32,12 +32,13 @@ from tes_server.model.principal import Principal
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A request that keeps the contract, as handlers see it. `body` is None where the operation takes none."""
+    """A request that keeps the contract, as handlers see it. `body` is None where the operation takes none; `size` is its bytes as it came."""
 
     principal: Principal
     path: Mapping[str, str]
     query: Mapping[str, Any]
     body: Any
+    size: int
     headers: Sequence[answers.Header]
 
 
@@ -93,8 +94,8 @@ class Endpoint:
         status = 200
         try:
             query = self._query.parse(scope["query_string"])
-            body = await self._body.read(scope, receive) if self._body is not None else None
-            answer = await self._handler(Call(scope["principal"], scope["path_params"], query, body, scope["headers"]))
+            body, size = await self._body.read(scope, receive) if self._body is not None else (None, 0)
+            answer = await self._handler(Call(scope["principal"], scope["path_params"], query, body, size, scope["headers"]))
             await answers.send_json(send, 200, answer)
         except Exception as cause:
             status = problems.status_of(cause)

@@ -16,7 +16,7 @@ import pytest
 from starlette.types import ASGIApp, Message
 
 from tes_server import settings
-from tes_server.api import application, handlers, site
+from tes_server.api import application, body, site
 from tests.unit.api import asgi
 from tests.unit.api.service import TASK, MemoryService
 
@@ -95,10 +95,9 @@ def test_reads_leave_the_event_loop_only_where_they_block(app: ASGIApp, service:
     assert [thread != "MainThread" for thread in service.threads] == [blocking, blocking]
 
 
-@pytest.mark.parametrize(("files", "away"), [(handlers.FEW, False), (handlers.FEW + 1, True)])
-def test_a_task_of_many_files_is_checked_off_the_event_loop(app: ASGIApp, service: MemoryService, files: int, away: bool) -> None:
-    body = {**msgspec.json.decode(TASK), "inputs": [{"path": f"/{number}", "content": "x"} for number in range(files)]}
-    assert asgi.post(app, "/v1/tasks", msgspec.json.encode(body)).status == 200
+@pytest.mark.parametrize(("size", "away"), [(body.SMALL, False), (body.SMALL + 1, True)])
+def test_a_large_task_is_checked_off_the_event_loop(app: ASGIApp, service: MemoryService, size: int, away: bool) -> None:
+    assert asgi.post(app, "/v1/tasks", TASK.ljust(size)).status == 200
     assert [thread != "MainThread" for thread in service.threads] == [away]
 
 

@@ -102,7 +102,10 @@ def test_pages_of_other_origins_are_refused(origin: str) -> None:
     assert auth.refusal(CLOSED, "127.0.0.1:8000", origin, None)
 
 
-@pytest.mark.parametrize(("site", "served"), [(None, True), ("none", True), ("same-origin", True), ("same-site", False), ("cross-site", False), ("CROSS-SITE", False), ("new", False)])
+@pytest.mark.parametrize(
+    ("site", "served"),
+    [(None, True), ("none", True), ("same-origin", True), ("same-site", False), ("cross-site", False), ("CROSS-SITE", False), ("new", False)],
+)
 def test_fetch_metadata(site: str | None, served: bool) -> None:
     assert (auth.refusal(CLOSED, "localhost", None, site) is None) is served
 
