@@ -25,7 +25,7 @@ from tes_server.filer.manifest import Access
 from tes_server.model.run import Reason
 from tes_server.plan import parameters, route
 from tes_server.plan.compiler import GB
-from tes_server.plan.paths import SitePath, Sites
+from tes_server.plan.paths import SitePath, Sites, below, file_path
 from tes_server.plan.policy import Capabilities, Policy
 from tes_server.runner.engine import Engine
 from tes_server.runner.site import Site
@@ -61,10 +61,12 @@ def check(settings: Settings) -> None:
     if not settings.auth.allow_open and not _loopback(host):
         raise errors.SettingsError(f"{host} is not a loopback address; there is no sign-in yet, so this needs auth.allow_open = true", "server.host")
     for number, site in enumerate(settings.paths):
-        if not site.path.startswith("/") or posixpath.normpath(site.path) == "/":
+        if not site.path.startswith("/") or _directory(site.path) == "/":
             raise errors.SettingsError("must be an absolute path below /", f"paths[{number}].path")
         if urllib.parse.urlsplit(site.url).scheme != "file":
             raise errors.SettingsError("only file:/// can be written to so far", f"paths[{number}].url")
+        if not any(below(file_path(site.url), root) for root in _roots(settings)):
+            raise errors.SettingsError("must be at or below one of files.roots", f"paths[{number}].url")
     for number, root in enumerate((*settings.files.roots, *settings.files.live_mounts)):
         if not root.startswith("/"):
             raise errors.SettingsError(f"{root} must be an absolute path", f"files.roots[{number}]")
@@ -146,7 +148,7 @@ def policy(settings: Settings) -> Policy:
     tasks = settings.tasks
     return Policy(
         sites=Sites(
-            paths=tuple(SitePath(posixpath.normpath(site.path), site.url.rstrip("/")) for site in settings.paths),
+            paths=tuple(SitePath(_directory(site.path), site.url.rstrip("/")) for site in settings.paths),
             roots=_roots(settings),
             readable=frozenset({"file", "http", "https"} if settings.files.http else {"file"}),
         ),
@@ -164,7 +166,12 @@ def _roots(settings: Settings) -> tuple[str, ...]:
 
 
 def _normal(directories: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(posixpath.normpath(directory) for directory in directories))
+    return tuple(dict.fromkeys(map(_directory, directories)))
+
+
+def _directory(path: str) -> str:
+    # normpath keeps two leading slashes (POSIX lets them differ); no path of a task has them.
+    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def service(settings: Settings, kept: Store) -> Service:
