@@ -31,14 +31,15 @@ def _load(config: pathlib.Path | None, flags: Mapping[str, Any]) -> Settings:
 
 def _site_options(command: Command) -> Command:
     """Options that say what this site is; all commands that need the settings take them."""
-    for option in (
+    options = (
         click.option("--config", type=click.Path(path_type=pathlib.Path), help="TOML file with settings (or TES_SERVER_CONFIG)."),
         click.option("--data", help="Directory of the embedded store and of local tasks."),
         click.option("--engine", type=click.Choice(["auto", "docker", "sandbox"]), help="What runs tasks on this machine."),
         click.option("--root", "roots", multiple=True, help="Directory whose files tasks may read and write; may be given several times."),
         click.option("--allow-host", is_flag=True, help="Sandbox: allow the image 'host', this machine's own programs."),
         click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Events below it are left out."),
-    ):
+    )
+    for option in reversed(options):  # as stacked decorators are applied, so that --help lists them in this order
         command = option(command)
     return command
 
@@ -73,11 +74,11 @@ def main() -> None:
     """A GA4GH Task Execution Service (TES 1.1)."""
 
 
-@main.command()
+@main.command(short_help="Serve the API and run tasks.")
 @_site_options
 @click.option("--host", help="Address to listen on (default 127.0.0.1).")
-@click.option("--port", type=int, help="Port to listen on (default 8000; 0 takes a free one).")
-@click.option("--workers", type=int, help="API processes (default 1).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (default 8000; 0 takes a free one).")
+@click.option("--workers", type=click.IntRange(min=1), help="API processes (default 1).")
 @click.option("--api-only", is_flag=True, help="Only the API; `tes-server reconcile` runs the tasks.")
 def serve(host: str | None, port: int | None, workers: int | None, api_only: bool, **site: Any) -> None:
     """Serve the API and run tasks, until TERM or Ctrl-C."""
@@ -100,6 +101,8 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
         click.echo(f"tes-server {tes_server.__version__} listens on http://{where}:{port} (engine {settings.local.engine}, data in {data})")
         if settings.auth.allow_open:
             click.echo("WARNING: there is no sign-in: everybody who reaches this port can run programs here", err=True)
+        for root in _absent(settings):
+            click.echo(f"WARNING: the file root {root} is not a directory", err=True)
 
     try:
         sys.exit(processes.serve(settings, listener, api_only=api_only, ready=ready))
@@ -108,7 +111,7 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
             os.close(held)
 
 
-@main.command()
+@main.command(short_help="Run the tasks of a store served by another process.")
 @_site_options
 def reconcile(**site: Any) -> None:
     """Run the tasks of a store whose API is served by another process, until TERM or Ctrl-C."""
@@ -123,6 +126,11 @@ def reconcile(**site: Any) -> None:
     processes.reconcile(settings)
 
 
+def _absent(settings: Settings) -> list[str]:
+    """File roots that are not there: a slip of the pen, or a file system that is mounted later."""
+    return [root for root in settings.files.roots if not pathlib.Path(root).is_dir()]
+
+
 def _with_metrics(settings: Settings) -> pathlib.Path:
     """Prepare the directory that lets several processes share one /metrics, before anything imports the metrics."""
     data = settings.data_directory(pathlib.Path.home(), os.environ.get("XDG_DATA_HOME", ""))
@@ -135,7 +143,7 @@ def _with_metrics(settings: Settings) -> pathlib.Path:
     return data
 
 
-@main.command()
+@main.command(short_help="Print where and how a task would run.")
 @_site_options
 @click.argument("task", type=click.File("rb"))
 @click.option("--owner", default="anonymous", show_default=True, help="Owner to route and plan for.")
@@ -159,7 +167,7 @@ def plan(task: Any, owner: str, **site: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2))
 
 
-@main.command()
+@main.command(short_help="Print the settings in force, or all there are.")
 @click.option("--markdown", "form", flag_value="markdown", help="As a table, the text of docs/settings.md.")
 @click.option("--schema", "form", flag_value="schema", help="As a JSON schema of the TOML file.")
 @click.option("--config", type=click.Path(path_type=pathlib.Path), help="TOML file with settings (or TES_SERVER_CONFIG).")
@@ -175,7 +183,7 @@ def settings(form: str | None, config: pathlib.Path | None) -> None:
         click.echo(msgspec.json.format(msgspec.json.encode(_load(config, {})), indent=2))
 
 
-@main.command()
+@main.command(short_help="Say what works on this machine.")
 @_site_options
 def doctor(**site: Any) -> None:
     """Say what works on this machine, what does not, and what to do about it. Exit code 1 if tasks cannot run."""
@@ -201,4 +209,6 @@ def doctor(**site: Any) -> None:
         click.echo("note  the sandbox runs no image unless sandbox.allow_host = true (--allow-host)")
     if not settings.files.roots:
         click.echo("note  no file roots: tasks cannot name files of this machine (--root DIR, files.roots)")
+    for root in _absent(settings):
+        click.echo(f"note  the file root {root} is not a directory")
     sys.exit(0 if works else 1)

@@ -45,9 +45,10 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError as cause:
+    except (OSError, OverflowError) as cause:
         listener.close()
-        raise errors.SettingsError(f"cannot listen on {host} port {port}: {cause.strerror}", "server.port") from cause
+        why = cause.strerror if isinstance(cause, OSError) else "there are ports from 0 to 65535"
+        raise errors.SettingsError(f"cannot listen on {host} port {port}: {why} (0 takes a free port)", "server.port") from cause
     listener.listen(2048)
     return listener
 

@@ -77,12 +77,13 @@ def flask_app(service: Service) -> flask.Flask:
     @app.get("/ui/tasks/<task_id>")
     def task(task_id: str) -> str:
         found: dict[str, Any] = msgspec.json.decode(service.get_json(_principal(), task_id, View.FULL))
-        return flask.render_template("task.html", task=found, ended=found["state"] in ENDS)
+        ended = found["state"] in ENDS
+        return flask.render_template("task.html", task=found, ended=ended, canceling="canceling" in flask.request.args and not ended)
 
     @app.post("/ui/tasks/<task_id>/cancel")
     def cancel(task_id: str) -> Any:
         service.cancel(_principal(), task_id)
-        return flask.redirect(flask.url_for("task", task_id=task_id), http.HTTPStatus.SEE_OTHER)
+        return flask.redirect(flask.url_for("task", task_id=task_id, canceling=""), http.HTTPStatus.SEE_OTHER)
 
     @app.errorhandler(Exception)
     def failed(cause: Exception) -> tuple[str, int]:

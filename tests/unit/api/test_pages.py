@@ -130,10 +130,18 @@ def test_nothing_comes_from_elsewhere_nor_needs_javascript(app: ASGIApp, task_id
 def test_the_cancel_button_works(app: ASGIApp, service: MemoryService, task_id: str) -> None:
     same = {**asgi.LOOPBACK, "origin": "http://127.0.0.1:8000", "sec-fetch-site": "same-origin", "content-type": "application/x-www-form-urlencoded"}
     answer = asgi.post(app, f"/ui/tasks/{task_id}/cancel", headers=same)
-    assert (answer.status, answer.headers["location"]) == (303, f"/ui/tasks/{task_id}")
+    assert (answer.status, answer.headers["location"]) == (303, f"/ui/tasks/{task_id}?canceling=")
     assert service.states[task_id] == "CANCELED"
+    assert b"refresh" not in asgi.get(app, f"/ui/tasks/{task_id}?canceling=").body
     assert "form" not in Links(asgi.get(app, f"/ui/tasks/{task_id}").body).tags
     assert asgi.get(app, f"/ui/tasks/{task_id}/cancel").status == 405
+
+
+def test_a_page_says_that_cancel_was_asked_for_until_it_shows(app: ASGIApp, task_id: str) -> None:
+    page = asgi.get(app, f"/ui/tasks/{task_id}?canceling=")
+    assert b"asked to stop" in page.body
+    assert b'http-equiv="refresh"' in page.body
+    assert "form" not in Links(page.body).tags
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,47 @@
+"""The `tes-server` command: what it says of mistakes before anything is started."""
+
+from __future__ import annotations
+
+import pathlib
+import socket
+
+import click.testing
+import pytest
+
+from tes_server import cli, errors, processes
+
+
+def said(*words: str) -> tuple[int, str]:
+    done = click.testing.CliRunner().invoke(cli.main, words)
+    return done.exit_code, done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [(("serve", "--port", "99999"), "0<=x<=65535"), (("serve", "--workers", "0"), "x>=1"), (("serv",), "serve"), (("serve", "--prot", "1"), "--port")],
+)
+def test_a_slip_in_the_flags_is_answered_with_what_is_meant(words: tuple[str, ...], answer: str) -> None:
+    code, text = said(*words)
+    assert code == 2
+    assert answer in text
+
+
+def test_help_lists_commands_whole_and_options_in_order() -> None:
+    assert not any(line.endswith("...") for line in said("--help")[1].partition("Commands:")[2].splitlines())
+    options = said("serve", "--help")[1]
+    assert options.index("--config") < options.index("--data") < options.index("--log-level") < options.index("--host")
+
+
+def test_a_file_root_that_is_not_there_is_noted(tmp_path: pathlib.Path) -> None:
+    code, text = said("doctor", "--data", str(tmp_path / "data"), "--engine", "sandbox", "--root", str(tmp_path), "--root", str(tmp_path / "typo"))
+    assert code == 1  # no image is allowed
+    assert [line for line in text.splitlines() if "not a directory" in line] == [f"note  the file root {tmp_path / 'typo'} is not a directory"]
+
+
+def test_a_port_that_cannot_be_had_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(errors.SettingsError, match=f"server.port: .* port {port}: Address already in use"):
+            processes.listen("127.0.0.1", port)
+    with pytest.raises(errors.SettingsError, match="from 0 to 65535"):
+        processes.listen("127.0.0.1", 65536)
