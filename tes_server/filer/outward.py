@@ -22,6 +22,7 @@ from tes_server.filer.schemes import Directory, Entry, Failed, Left, Link, Schem
 from tes_server.filer.tree import TreeFile
 from tes_server.filer.wording import OUTPUT, Notices
 from tes_server.model.task import OutputFileLog
+from tes_server.plan.paths import below
 from tes_server.plan.steps import Collect
 from tes_server.telemetry import Code
 
@@ -38,11 +39,26 @@ class _Taken(NamedTuple):
     shown: str
 
 
-class Outward:
-    """One stage-out. Errors are kept, not raised: the other outputs still go."""
+class View(NamedTuple):
+    """What executors see at the container path `shown` and below ("" = everywhere): a realm of its own."""
 
-    def __init__(self, realm: Realm, access: Access, control: Control, attempt: str) -> None:
-        self._realm = realm
+    realm: Realm
+    shown: str = ""
+
+    def inner(self, path: str) -> str:
+        """A container path as a path of the realm."""
+        return path.removeprefix(self.shown) or "/"
+
+    def find(self, pattern: str, control: Control) -> list[str]:
+        """Container paths that match, see `finding.find`."""
+        return [self.shown + path for path in finding.find(self.realm, self.inner(pattern), control)]
+
+
+class Outward:
+    """One stage-out. Errors are kept, not raised: the other outputs still go. `views`: the first that shows a path counts."""
+
+    def __init__(self, views: Sequence[View], access: Access, control: Control, attempt: str) -> None:
+        self._views = views
         self._control = control
         self._writers = Schemes(schemes.WRITERS, access, control, attempt)
         self._notices = Notices()
@@ -56,7 +72,7 @@ class Outward:
             if not collect.prefix:
                 self._take(order, collect, collect.path, crew)
                 return
-            found = finding.find(self._realm, collect.path, self._control)
+            found = self._view(collect.prefix).find(collect.path, self._control)
         except (OSError, StagingError) as cause:
             self._fail(order, collect.field, collect.path, cause)
             return
@@ -89,8 +105,9 @@ class Outward:
         return Collected(outputs=tuple(log for _, log in logs), notices=self._notices.lines(), error=first[1] if first else None)
 
     def _take(self, order: int, collect: Collect, path: str, crew: Crew) -> None:
+        view = self._view(path)
         try:
-            place = self._realm.find(path)
+            place = view.realm.find(view.inner(path))
         except OSError as cause:
             if cause.errno not in _NOTHING_THERE:
                 raise
@@ -98,13 +115,16 @@ class Outward:
             return
         taken = self._destination(order, collect, path, is_file=bool(place.rest))
         batches = Batches[TreeFile](crew, functools.partial(self._put, taken))
-        for entry in tree.walk(self._realm, path, keep_links=taken.writer.keeps_links):
+        for entry in tree.walk(view.realm, view.inner(path), keep_links=taken.writer.keeps_links):
             self._control.check()
             try:
                 self._entry(taken, entry, batches)
             except (OSError, StagingError) as cause:
                 self._fail(order, taken.field, wording.join(path, entry.name), cause)
         batches.flush()
+
+    def _view(self, path: str) -> View:
+        return next(view for view in self._views if below(path, view.shown))
 
     def _destination(self, order: int, collect: Collect, path: str, *, is_file: bool) -> _Taken:
         try:

@@ -57,10 +57,17 @@ class Place(NamedTuple):
 class Realm:
     """A root, and the directories below it that may be used. Thread-safe."""
 
-    def __init__(self, root: str, allowed: Iterable[str] = ("/",)) -> None:
+    def __init__(self, root: str | Descriptor, allowed: Iterable[str] = ("/",)) -> None:
         """`allowed` are real absolute paths as seen from `root`."""
-        self.root = Descriptor(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        self.root = root if isinstance(root, Descriptor) else Descriptor(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         self._allowed = tuple(allowed)
+
+    def inner(self, path: str) -> Realm:
+        """The directory at `path` as a realm of its own, all of which may be used. OSError as in `find`."""
+        place = self.find(path)
+        if place.rest:
+            raise NotADirectoryError(errno.ENOTDIR, "is not a directory")
+        return Realm(place.folder)
 
     def find(self, path: str) -> Place:
         """What is at `path`. Raises FileNotFoundError, `Outside` (whether or not anything is there), or another OSError."""

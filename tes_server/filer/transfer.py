@@ -7,17 +7,20 @@ with how many hands, and how it all ends. This module must never open a file.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 
 from tes_server.filer import wording
 from tes_server.filer.control import Control
 from tes_server.filer.crew import Crew
 from tes_server.filer.inward import Inward
 from tes_server.filer.manifest import Access, Collected
-from tes_server.filer.outward import Outward
+from tes_server.filer.outward import Outward, View
 from tes_server.filer.rooted import Realm
 from tes_server.filer.wording import INPUT, OUTPUT, Side
 from tes_server.plan.steps import StageIn, StageOut
+
+_NONE: Mapping[str, str] = types.MappingProxyType({})
 
 
 def stage_in(step: StageIn, volume: pathlib.Path, access: Access, stopped: Callable[[], bool]) -> tuple[str, ...]:
@@ -41,14 +44,18 @@ def stage_in(step: StageIn, volume: pathlib.Path, access: Access, stopped: Calla
     return inward.notices.lines()
 
 
-def stage_out(step: StageOut, volume: pathlib.Path, access: Access, stopped: Callable[[], bool]) -> Collected:
+def stage_out(step: StageOut, volume: pathlib.Path, access: Access, stopped: Callable[[], bool], live: Mapping[str, str] = _NONE) -> Collected:
     """Take the outputs from `volume` to their urls, as many as can be taken; durable when it returns.
+
+    `live`: container directories that were not in the volume, and where they are on this machine. They are shared with
+    other tasks, so links in them, and on the way to them, may not lead out.
 
     May be run again, also after it was done. Missing outputs are notices, everything else that goes wrong is in the
     answer's `error`. Raises Canceled soon after `stopped` answers True, and StagingError if there is no volume.
     """
     control = Control(stopped)
-    outward = Outward(_opened(volume, OUTPUT), access, control, str(volume))
+    views = [View(_opened_live(shown, source), shown) for shown, source in sorted(live.items(), reverse=True)]  # inner ones first
+    outward = Outward([*views, View(_opened(volume, OUTPUT))], access, control, str(volume))
     try:
         with Crew(control, access.workers, "tes-out") as crew:
             claims = _Claims()
@@ -66,6 +73,14 @@ def _opened(volume: pathlib.Path, side: Side) -> Realm:
         return Realm(str(volume))
     except OSError as cause:
         raise wording.failure(cause, side, "/", "the task's volume") from cause
+
+
+def _opened_live(shown: str, source: str) -> Realm:
+    """Not through a link: whoever shares the directory may have put one in its place."""
+    try:
+        return Realm("/", [source]).inner(source)
+    except OSError as cause:
+        raise wording.failure(cause, OUTPUT, shown, "the directory mounted there") from cause
 
 
 class _Claims:

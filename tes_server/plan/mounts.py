@@ -88,8 +88,9 @@ def _order(path: str) -> str:
 
 def mounts(roots: Iterable[str], files: Iterable[str], live: dict[str, str]) -> tuple[Mount, ...]:
     """The mounts of a plan: merged roots, single input files outside of them, live directories (container path -> host path)."""
+    hidden = merge(live)  # what the task writes there is in the live directory: a root would cover it
     return (
-        *(Mount(root) for root in sorted(roots)),
+        *(Mount(root) for root in sorted(roots) if not covered(root, hidden)),
         *(Mount(path, MountKind.FILE) for path in sorted(files)),
         *(Mount(path, MountKind.LIVE, source) for path, source in sorted(live.items())),
     )

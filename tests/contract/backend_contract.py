@@ -14,6 +14,7 @@ import pathlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -317,6 +318,29 @@ class BackendContract:
         assert report.reason is None, report
         assert report.executors[0].stdout == "in"
         assert (live / "out").read_text() == "out\n"
+
+    def test_outputs_of_a_live_directory_are_taken(self, driven: Driven, site: pathlib.Path) -> None:
+        live = site / "live" / "store[1]"
+        live.mkdir(parents=True)
+        live.chmod(0o777)
+        (live / "secret").symlink_to(site / "unseen")
+        (site / "unseen").write_text("of this machine, not of the task")
+        report = driven.run(
+            driven.executor("echo a > /jobs/a.txt; echo b > /jobs/b.txt; ln -s /etc/hostname /jobs/c.txt"),
+            inputs=[{"path": "/jobs", "url": f"file://{quote(str(live))}", "type": "DIRECTORY"}],
+            outputs=[
+                {"path": "/jobs/a.txt", "url": f"file://{site}/a"},
+                {"path": "/jobs/*.txt", "path_prefix": "/jobs", "url": f"file://{site}/all"},
+                {"path": "/jobs/secret", "url": f"file://{site}/stolen"},
+            ],
+        )
+        assert report.reason is None, report
+        assert (site / "a").read_text() == "a\n"
+        assert [(output.path, output.size_bytes) for output in report.outputs] == [("/jobs/a.txt", "2"), ("/jobs/a.txt", "2"), ("/jobs/b.txt", "2")]
+        assert (site / "all" / "b.txt").read_text() == "b\n"
+        assert not (site / "stolen").exists()
+        assert not (site / "all" / "c.txt").exists()
+        assert any(line.startswith("OUTPUT_MISSING: /outputs/2") for line in report.notices), "links mean what they mean in the task"
 
     def test_a_live_directory_cannot_lead_elsewhere(self, driven: Driven, site: pathlib.Path) -> None:
         (site / "live").mkdir()
