@@ -227,8 +227,16 @@ class Interpreter:
             self._stop(cell)
         ended = self._reach(lambda: self._engine.wait(cell))
         if ended is not None:
-            self._attempt.keep_exit(cell.step.index, ended)
+            self._keep_exit(cell, ended)
         return ended
+
+    def _keep_exit(self, cell: Cell, ended: Exit) -> None:
+        try:
+            self._attempt.keep_exit(cell.step.index, ended)
+        except OSError as cause:
+            # The command may have filled the disk. Its own record, which had its room from the start, tells nearly as much.
+            if cause.errno not in wording.FULL:
+                raise
 
     def _stop(self, cell: Cell) -> None:
         try:
@@ -248,7 +256,8 @@ class Interpreter:
     def _stage_out(self, failure: _Failure | None) -> tuple[tuple[OutputFileLog, ...], _Failure | None]:
         """Take the outputs, after failures too; an earlier failure is never hidden by one of the transfer."""
         try:
-            collected = transfer.stage_out(self.plan.stage_out, self._attempt.volume, self._site.access, self._canceled)
+            shared = {mount.path: mount.source for mount in site.live(self.plan)}
+            collected = transfer.stage_out(self.plan.stage_out, self._attempt.volume, self._site.access, self._canceled, shared)
         except errors.Canceled:
             return (), failure
         except errors.StagingError as cause:

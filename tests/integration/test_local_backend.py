@@ -11,6 +11,7 @@ import docker.errors
 import pytest
 
 from tes_server import errors
+from tes_server.backends.local import driver as local_driver
 from tes_server.backends.local.driver import LocalBackend
 from tes_server.filer.manifest import Access
 from tes_server.model.run import Reason
@@ -87,6 +88,29 @@ class LocalContract(BackendContract):
         room = driven.backend.room()
         assert room is not None
         assert room.cpus == 2
+
+    def test_a_full_disk_is_cleared_of_what_has_ended(self, driven: Driven, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The store could not save the end, and the attempt would never be released."""
+        monkeypatch.setattr(local_driver, "LOW", 1 << 62)
+        handle = driven.start(driven.executor("echo kept > /work/big", workdir="/work"))
+        assert driven.end(handle).reason is None
+        backend = driven.backend
+        assert isinstance(backend, LocalBackend)
+        assert not backend.attempt(handle.name).volume.exists()
+
+    def test_a_spoiled_record_blinds_only_its_own_readers(self, driven: Driven) -> None:
+        good, bad = (driven.start(driven.executor(f"echo {name}; sleep 1000")) for name in ("good", "bad"))
+        backend = driven.backend
+        assert isinstance(backend, LocalBackend)
+        driven.until(good, lambda _: len(backend.tail([good, bad])) == 2)
+        driven.until(bad, lambda _: (backend.attempt(bad.name).record(0) / "stdout").exists())
+        ring = backend.attempt(bad.name).record(0) / "stdout"
+        ring.rename(ring.with_name("aside"))
+        ring.symlink_to("/etc/passwd")
+        assert set(backend.tail([good, bad])) == {good}
+        ring.unlink()
+        backend.cancel([good, bad])
+        assert {driven.end(good).reason, driven.end(bad).reason} == {Reason.CANCELED}
 
     def test_out_of_memory(self, driven: Driven, engine: Engine) -> None:
         if not self.limits_memory(engine):

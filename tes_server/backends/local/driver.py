@@ -11,6 +11,7 @@ import datetime
 import logging
 import pathlib
 import queue
+import shutil
 import socket
 import threading
 import uuid
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 RETRY_TRASH = 60.0
 """Seconds after which what could not be deleted is tried again."""
+
+LOW = 1 << 28
+"""Bytes of free disk below which files of attempts that have ended are not kept until the end is saved: see `_make_way`."""
 
 News = Callable[[Collection[str]], None]
 
@@ -69,6 +73,8 @@ class LocalBackend:
                 self._throw_away(directory)  # submit was cut off before its plan was whole: nothing ran
             elif attempt.report() is None:
                 self._launch(attempt, plan)
+            else:
+                self._make_way(attempt)
         for directory in self._trash.iterdir():
             self._clean(directory)
 
@@ -198,6 +204,7 @@ class LocalBackend:
     def _run(self, attempt: Attempt, interpreter: Interpreter) -> None:
         try:
             interpreter.run()
+            self._make_way(attempt)
         except Exception:
             logger.exception("runner.failed", extra={"fields": {"attempt": attempt.name}})
             self._give_up(attempt)
@@ -244,6 +251,11 @@ class LocalBackend:
         except FileNotFoundError:
             return
         self._clean(target)
+
+    def _make_way(self, attempt: Attempt) -> None:
+        """On a full disk the store cannot save that an attempt has ended, and it would never be released: its volume goes at once."""
+        if shutil.disk_usage(attempt.directory).free < LOW:
+            self._throw_away(attempt.volume)
 
     def _clean(self, directory: pathlib.Path) -> None:
         if self._cleaner is None:
