@@ -95,6 +95,12 @@ def test_reads_leave_the_event_loop_only_where_they_block(app: ASGIApp, service:
     assert [thread != "MainThread" for thread in service.threads] == [blocking, blocking]
 
 
+@pytest.mark.parametrize(("view", "away"), [("MINIMAL", False), ("BASIC", True), ("FULL", True)])
+def test_whole_tasks_are_listed_off_the_event_loop(app: ASGIApp, service: MemoryService, view: str, away: bool) -> None:
+    assert asgi.get(app, f"/v1/tasks?view={view}").status == 200
+    assert [thread != "MainThread" for thread in service.threads] == [away]
+
+
 @pytest.mark.parametrize(("size", "away"), [(body.SMALL, False), (body.SMALL + 1, True)])
 def test_a_large_task_is_checked_off_the_event_loop(app: ASGIApp, service: MemoryService, size: int, away: bool) -> None:
     assert asgi.post(app, "/v1/tasks", TASK.ljust(size)).status == 200
