@@ -116,14 +116,18 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
 def reconcile(**site: Any) -> None:
     """Run the tasks of a store whose API is served by another process, until TERM or Ctrl-C."""
     settings = _settings(site)
-    _with_metrics(settings)
+    data = _with_metrics(settings)
     from tes_server import app, processes, telemetry
 
     app.check(settings)
     telemetry.set_up_logging(settings.log.level)
+    held = processes.own(data)  # two that resume the same attempts would run them both
     settings = app.engine_settings(settings)
     app.engine(settings, settings.local.engine).check()
-    processes.reconcile(settings)
+    try:
+        processes.reconcile(settings)
+    finally:
+        os.close(held)
 
 
 def _absent(settings: Settings) -> list[str]:

@@ -29,6 +29,9 @@ PATIENCE = 15.0
 RESPAWN = 1.0
 """Seconds between two starts of a child that keeps dying."""
 
+HANDOVER = 1.0
+"""Seconds for which the children of a server that was killed just now may still hold its data directory."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -56,12 +59,17 @@ def listen(host: str, port: int) -> socket.socket:
 def own(data: pathlib.Path) -> int:
     """Take the data directory for this server; returns the descriptor that holds it. Raises SettingsError if another has it."""
     held = os.open(data / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as cause:
-        os.close(held)
-        raise errors.SettingsError(f"{data} is in use by another tes-server", "data") from cause
-    return held
+    until = time.monotonic() + HANDOVER
+    while True:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as cause:
+            if time.monotonic() > until:
+                os.close(held)
+                raise errors.SettingsError(f"{data} is in use by another tes-server", "data") from cause
+            time.sleep(0.05)
+        else:
+            return held
 
 
 _ASKED = {signal.SIGTERM, signal.SIGINT}

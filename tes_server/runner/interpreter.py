@@ -241,8 +241,8 @@ class Interpreter:
     def _stop(self, cell: Cell) -> None:
         try:
             self._reach(lambda: self._engine.stop(cell, self._site.grace))
-        except errors.EngineError as cause:
-            # It cannot be asked (a hostile task can spoil its record): it is ended without being asked.
+        except (errors.EngineError, OSError) as cause:
+            # It cannot be asked (as root of its container it can take its record from us): it is ended without being asked.
             telemetry.log(logger, logging.WARNING, "runner.stop.failed", cell=cell.name, error=str(cause))
             self._remove(cell)
 

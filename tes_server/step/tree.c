@@ -135,6 +135,9 @@ static void open_to_others(int directory, const char *name, const struct stat *f
 void open_tree_to_others(const char *path)
 {
     uid_t us = geteuid();
+    struct stat found;
+    if (lstat(path, &found) == 0) /* else we could not even list what its owner closed */
+        open_to_others(AT_FDCWD, path, &found, &us);
     walk_path(path, open_to_others, &us);
 }
 

@@ -158,9 +158,10 @@ def test_metrics_count_over_all_processes(server: Server) -> None:
     assert 'tes_tasks_ended_total{reason="",state="COMPLETE"} 1.0' in answer
 
 
-def test_a_second_server_on_the_same_data_is_refused(server: Server) -> None:
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["reconcile"]], ids=["serve", "reconcile"])
+def test_a_second_server_on_the_same_data_is_refused(server: Server, command: list[str]) -> None:
     second = subprocess.run(
-        [BIN / "tes-server", "serve", "--data", server.data, "--port", "0", "--engine", "sandbox", "--allow-host"], capture_output=True, text=True, check=False
+        [BIN / "tes-server", *command, "--data", server.data, "--engine", "sandbox", "--allow-host"], capture_output=True, text=True, check=False, timeout=30
     )
     assert second.returncode == 2
     assert "in use by another tes-server" in second.stderr

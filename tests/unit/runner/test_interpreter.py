@@ -300,6 +300,32 @@ def test_a_cancel_does_not_wait_for_an_engine_that_starts_something(tmp_path: pa
     assert set(bench.machine.started) == bench.machine.removed == {"t-1-0"}
 
 
+def test_a_task_that_cannot_be_asked_to_end_is_ended(tmp_path: pathlib.Path) -> None:
+    """As root of its container it can take its record away from a server that is not root."""
+    bench = Bench(tmp_path, {0: None, 1: ended(0)})
+    engine = MemoryEngine(bench.machine)
+    waiting, removed = threading.Event(), threading.Event()
+
+    def hook(name: str, cell: Cell | None) -> None:
+        if name == "wait":
+            waiting.set()
+            assert removed.wait(10)
+        elif name == "remove":
+            removed.set()
+
+    def refuse(cell: Cell, grace: float) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    engine.hook = hook
+    engine.stop = refuse  # type: ignore[method-assign]
+    runner = bench.interpreter(engine)
+    with running(runner) as reports:
+        assert waiting.wait(10)
+        runner.stop()
+    assert reports[0].reason is Reason.CANCELED
+    assert bench.machine.removed == {"t-1-0"}
+
+
 def test_what_ran_when_the_machine_went_down_is_lost(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its volume was never synced: the files may be torn, whatever the records say."""
     bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})

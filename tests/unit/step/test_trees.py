@@ -111,7 +111,8 @@ def test_open_gives_others_access_and_no_more(run: Run, tmp_path: pathlib.Path, 
     top = tree(tmp_path / "top", outside)
     (top / "deep/er/file").chmod(0o4700)
     (top / "deep/er").chmod(0o700)
-    run("--open", top, "--", "true")
+    run("--open", top, "--", "chmod", "0", top)
+    assert top.stat().st_mode & 0o7777 == 0o707, "the directory itself, which the command closed"
     assert [(top / name).stat().st_mode & 0o7777 for name in ("deep/er", "deep/er/file", "program")] == [0o707, 0o706, 0o706]
     assert untouched(outside)
 
