@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 STAMP := $(VENV)/.stamp
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .PHONY: help demo test lint format serve wheel check-wheel clean
 .DEFAULT_GOAL := help
@@ -10,15 +12,20 @@ STAMP := $(VENV)/.stamp
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(STAMP): pyproject.toml hatch_build.py $(wildcard tes_server/step/*.c tes_server/step/*.h)
+$(INSTALLED): pyproject.toml hatch_build.py $(wildcard tes_server/step/*.c tes_server/step/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit("make: Python 3.11 or newer is needed; this is " + sys.version.split()[0] + " (set PYTHON=...)" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(PIP) install --upgrade pip
+	@$(PIP) install --editable .
 	@touch $@
 
-demo: $(STAMP) ## run a real task end to end in the sandbox and show its outputs
+$(STAMP): $(INSTALLED)
+	@echo "adding what tests and checks need ..."
+	@$(PIP) install --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## run a real task end to end in the sandbox and show its outputs
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
 test: $(STAMP) ## lint, types, structure and tests (integration tests run where their services answer)
@@ -35,11 +42,11 @@ format: $(STAMP) ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-serve: $(STAMP) ## a server on http://127.0.0.1:8000 for this directory's files
+serve: $(INSTALLED) ## a server on http://127.0.0.1:8000 for this directory's files
 	$(BIN)/tes-server serve --allow-host --root "$(CURDIR)" $(ARGS)
 
-wheel: $(STAMP) ## build the wheel into dist/
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+wheel: $(INSTALLED) ## build the wheel into dist/
+	$(PIP) wheel --no-deps --wheel-dir dist .
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache tes_server/step/bin

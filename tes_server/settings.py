@@ -14,13 +14,20 @@ import pathlib
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
 from tes_server import errors
 
 PREFIX = "TES_SERVER__"
+
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Number = Annotated[int, msgspec.Meta(ge=1)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Amount = Annotated[float, msgspec.Meta(ge=0)]
+Pause = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,13 +39,13 @@ class ServerSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     host: str = "127.0.0.1"
     """Address to listen on. Other than loopback only with sign-in, or with `auth.allow_open`."""
-    port: int = 8000
+    port: Port = 8000
     """TCP port; 0 takes a free one and prints it."""
-    workers: int = 1
+    workers: Number = 1
     """API processes. One serves some 10,000 reads a second; more than cores is never better."""
     compat: Literal["clients", "1.1"] = "clients"
     """What answers look like: "clients" keeps to states and keys that TES 1.0-era clients survive, "1.1" shows all of TES 1.1."""
-    body_limit: int = 16 * 1024 * 1024
+    body_limit: Number = 16 * 1024 * 1024
     """Largest request body in bytes; beyond it 413."""
     id: str = "org.example.tes-server"
     """service-info `id`: reverse domain name of this installation."""
@@ -48,7 +55,7 @@ class ServerSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """service-info `organization.name`."""
     organization_url: str = "https://example.org"
     """service-info `organization.url`."""
-    timeout: float = 60.0
+    timeout: Pause = 60.0
     """Seconds after which a worker that does not answer its supervisor is replaced."""
 
 
@@ -93,15 +100,15 @@ class LocalSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     engine: Literal["auto", "docker", "sandbox"] = "auto"
     """What runs executors: Docker over its API, or the sandbox (bubblewrap). "auto" takes Docker where it answers."""
-    cpus: float = 0.0
+    cpus: Amount = 0.0
     """Cores that tasks may use together; 0 = all of this machine."""
-    ram_gb: float = 0.0
+    ram_gb: Amount = 0.0
     """Memory (10^9 bytes) that tasks may use together; 0 = this machine's less a reserve of a tenth."""
-    disk_gb: float = 0.0
+    disk_gb: Amount = 0.0
     """Disk (10^9 bytes) that tasks may ask for together; 0 = what is free in the data directory at start."""
-    gpus: int = 0
+    gpus: Count = 0
     """GPUs that one task may ask for (Docker engine with its GPU runtime)."""
-    grace: float = 10.0
+    grace: Amount = 10.0
     """Seconds between TERM and KILL when a task is stopped."""
 
 
@@ -126,30 +133,30 @@ class SandboxSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class TaskSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Defaults and bounds of tasks."""
 
-    default_cpus: float = 1.0
+    default_cpus: Pause = 1.0
     """Cores of a task that names none."""
-    default_ram_gb: float = 1.0
+    default_ram_gb: Pause = 1.0
     """Memory (10^9 bytes) of a task that names none."""
-    default_max_runtime: float = 0.0
+    default_max_runtime: Amount = 0.0
     """Seconds after which an attempt without `max_runtime` is stopped; 0 = never."""
-    tail_bytes: int = 10240
+    tail_bytes: Number = 10240
     """Bytes of head, and as many of tail, kept of each executor's stdout and stderr."""
-    max_inputs: int = 100_000
+    max_inputs: Number = 100_000
     """Inputs, outputs and volumes together that one task may name."""
 
 
 class RetrySettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How often an attempt that failed for no fault of the task's is made again."""
 
-    lost: int = 3
+    lost: Count = 3
     """New attempts after LOST (node or supervisor vanished)."""
-    staging: int = 3
+    staging: Count = 3
     """New attempts after a transfer failed for a passing reason."""
-    backend: int = 5
+    backend: Count = 5
     """New attempts after the engine, the platform or an image registry failed for a passing reason."""
-    first_delay: float = 2.0
+    first_delay: Pause = 2.0
     """Seconds before the first repeat; doubled each time, with jitter."""
-    longest_delay: float = 300.0
+    longest_delay: Pause = 300.0
     """Bound of that delay."""
 
 
@@ -166,13 +173,13 @@ class RouteSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True
     """backend_parameters that the task must name; values are shell patterns."""
     schemes: tuple[str, ...] = ()
     """Schemes of which at least one input must be (`s3`, `file`, `https`, ...)."""
-    min_cpus: float = 0.0
+    min_cpus: Amount = 0.0
     """The task asks for at least so many cores."""
-    max_cpus: float = 0.0
+    max_cpus: Amount = 0.0
     """The task asks for at most so many cores; 0 = any."""
-    min_ram_gb: float = 0.0
+    min_ram_gb: Amount = 0.0
     """The task asks for at least so much memory (10^9 bytes)."""
-    max_ram_gb: float = 0.0
+    max_ram_gb: Amount = 0.0
     """The task asks for at most so much memory; 0 = any."""
     gpus: bool | None = None
     """The task asks for GPUs (true) or for none (false)."""
@@ -181,11 +188,11 @@ class RouteSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True
 class ControlSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The reconciler."""
 
-    interval: float = 15.0
+    interval: Pause = 15.0
     """Seconds between two looks at a running attempt that sent no news. Shorter finds lost ones sooner and costs more."""
-    batch: int = 200
+    batch: Number = 200
     """Records handled in one pass."""
-    poll: float = 1.0
+    poll: Pause = 1.0
     """Longest sleep between two passes, in seconds."""
 
 
@@ -316,6 +323,10 @@ def fields(part: type[_Part] = Settings, prefix: str = "") -> Iterator[Field]:
 
 
 def _type_name(kind: Any) -> str:
+    if get_origin(kind) is Annotated:
+        inner, meta = get_args(kind)
+        bounds = {">=": meta.ge, ">": meta.gt, "<=": meta.le}
+        return " ".join([_type_name(inner), *(f"{sign} {bound}" for sign, bound in bounds.items() if bound is not None)])
     return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind).replace("typing.", "").replace(f"{__name__}.", "")
 
 

@@ -96,8 +96,7 @@ class Reconciler:
 
     def loop(self) -> None:
         """Run until `stop`. An error of one pass is logged and the next one tries again."""
-        listener = threading.Thread(target=self._listen, name="store-listener", daemon=True)
-        listener.start()
+        threading.Thread(target=self._listen, name="store-listener", daemon=True).start()
         while not self._stopped.is_set():
             self._wake.clear()
             try:
@@ -108,7 +107,6 @@ class Reconciler:
                 busy = False
             if not busy:
                 self._wake.wait(WATCHED_PAUSE if self._upkeep.watching else self._pace.poll)
-        listener.join(timeout=2 * self._pace.poll)
 
     def _listen(self) -> None:
         while not self._stopped.is_set():

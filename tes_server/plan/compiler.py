@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import posixpath
+import re
 
 import msgspec
 
@@ -23,6 +24,15 @@ LONGEST_ARGUMENT = 128 * 1024 - 1
 
 LONGEST_COMMAND = 3 * 512 * 1024
 """Arguments and environment together: Linux allows a quarter of the stack, 2 MiB by default, less what wrappers add."""
+
+_NAME = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_HOST = r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?"
+_DIGEST = r"[A-Za-z][A-Za-z0-9+._-]*:[0-9a-fA-F]{32,}"
+IMAGE = re.compile(rf"(?:{_HOST}/)?{_NAME}(?:/{_NAME})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@{_DIGEST})?")
+"""Names of images as registries and engines take them: [host[:port]/]path[:tag][@digest] (OCI distribution, "Pulling manifests")."""
+
+LONGEST_IMAGE = 500
+"""Characters; registries take 255 for the path alone."""
 
 GB = 1_000_000_000
 """TES 1.1 writes GB; ram and disk are counted in 10^9 bytes."""
@@ -55,6 +65,7 @@ def compile_task(task: Task, task_id: str, attempt: int, owner: str, policy: Pol
         layout.executor(executor, f"/executors/{number}")
     for number, output in enumerate(outputs):
         layout.output(output, f"/outputs/{number}")
+    layout.check()
     plan = Plan(
         task_id=task_id,
         attempt=attempt,
@@ -81,6 +92,7 @@ class _Layout:
         self._file_mounts: set[str] = set()
         self._live: dict[str, str] = {}
         self._taken: dict[str, str] = {}  # input path -> pointer
+        self._literal: dict[str, str] = {}  # the same of inputs with content, which are files for certain
         self._executors: list[Execute] = []
         self._outputs: list[Collect] = []
 
@@ -90,7 +102,7 @@ class _Layout:
         self._directory(path)
 
     def input(self, item: Input, pointer: str) -> None:
-        path = paths.container_path(item.path, f"{pointer}/path")
+        path = paths.file_name(item.path, f"{pointer}/path")
         mounts.check_stageable(path, f"{pointer}/path")
         if path in self._taken:
             raise Invalid(f"{path} is already the path of {self._taken[path]}", f"{pointer}/path")
@@ -103,6 +115,7 @@ class _Layout:
             if kind is FileType.DIRECTORY:
                 raise Invalid("an input with content is a FILE", f"{pointer}/type")
             fetch = Fetch(path=path, content=item.content, field=pointer)
+            self._literal[path] = pointer
         else:
             url = paths.resolve(item.url, self.policy.sites, "in", f"{pointer}/url")
             if kind is FileType.DIRECTORY and (source := self._live_source(url)):
@@ -133,7 +146,7 @@ class _Layout:
             path: str | None = getattr(executor, name)
             if not path:
                 continue
-            stdio[name] = path = paths.container_path(path, f"{pointer}/{name}")
+            stdio[name] = path = paths.file_name(path, f"{pointer}/{name}")
             root = mounts.root_for_file(path)
             if root is not None:
                 self._roots.add(root)
@@ -153,7 +166,7 @@ class _Layout:
         )
 
     def output(self, output: Output, pointer: str) -> None:
-        path = paths.container_path(output.path, f"{pointer}/path")
+        path = paths.file_name(output.path, f"{pointer}/path")
         mounts.check_stageable(path, f"{pointer}/path")
         url = paths.resolve(output.url, self.policy.sites, "out", f"{pointer}/url")
         prefix = ""
@@ -195,6 +208,15 @@ class _Layout:
         source = paths.file_path(url)
         return source if any(paths.below(source, prefix) for prefix in self.policy.live_mounts) else None
 
+    def check(self) -> None:
+        """Raise Invalid where a directory that has to be made is, or lies below, a file with literal content."""
+        for directory in self._made if self._literal else ():
+            above = directory
+            while above != "/":
+                if above in self._literal:
+                    raise Invalid(f"{above} is a file, and {directory} is used as a directory", f"{self._literal[above]}/path")
+                above = posixpath.dirname(above)
+
     # What follows may be asked for only when every field has been gathered.
 
     @functools.cached_property
@@ -227,7 +249,7 @@ class _Layout:
 
 def _check_executor(executor: Executor, pointer: str, capabilities: Capabilities) -> None:
     image = executor.image
-    if not image.strip() or image != image.strip() or any(ord(letter) < 33 for letter in image):
+    if len(image) > LONGEST_IMAGE or not IMAGE.fullmatch(image):
         raise Invalid(f"is not the name of an image: {paths.shorten(image)}", f"{pointer}/image")
     if image == HOST_IMAGE and not capabilities.host_image:
         raise Invalid("the image 'host' (this machine's own programs) is only for the sandbox engine with sandbox.allow_host = true", f"{pointer}/image")

@@ -54,6 +54,14 @@ def container_path(path: str, pointer: str) -> str:
     return "/" + posixpath.normpath(path).lstrip("/")
 
 
+def file_name(path: str, pointer: str) -> str:
+    """As `container_path`, for what cannot be the root directory itself."""
+    normal = container_path(path, pointer)
+    if normal == "/":
+        raise Invalid("names the root directory; name a file or directory below it", pointer)
+    return normal
+
+
 def resolve(url: str, sites: Sites, direction: Direction, pointer: str) -> str:
     """The URL of an input or output with site paths replaced: `file:///abs` (percent-encoded) or `scheme://...` as given.
 

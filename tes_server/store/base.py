@@ -29,7 +29,10 @@ class Store(Protocol):
         """One task, or None if there is none in `scope`. Reads no more than the view needs; a `Record` for BASIC and FULL."""
 
     def page(self, query: Query) -> Page:
-        """A page, newest first (created, then id, both descending), stable under inserts."""
+        """A page, newest first (created, then id, both descending), stable under inserts.
+
+        BASIC and FULL pages may end before `size` tasks, so that large tasks do not make an answer without bound.
+        """
 
     def hold(self, who: str, now: datetime.datetime) -> frozenset[int]:
         """The shards (`record.shard_of`) that this reconciler owns now. Renews what it holds; call it at every tick."""

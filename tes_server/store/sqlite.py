@@ -21,6 +21,9 @@ from tes_server.model.run import Tails
 from tes_server.model.states import State
 from tes_server.store import sqlite_changes, sqlite_lists, sqlite_peers, sqlite_queue, sqlite_rows, sqlite_schema, sqlite_writer
 
+PAGE_BYTES = 16 * 1024 * 1024
+"""A page of whole tasks ends once it holds so much: a task may have megabytes of contents, and a page 2,047 tasks."""
+
 
 class SqliteStore:
     """The store in the file `path`; beside it live SQLite's own files, two locks and a FIFO (`.lock`, `.reconciler`, `.hint`).
@@ -86,7 +89,8 @@ class SqliteStore:
             if query.view == model.View.MINIMAL:
                 tasks = [sqlite_rows.brief_of(row.id, row.state, row.canceling) for row in shown]
             else:
-                tasks = [*sqlite_queue.by_seq(connection, [row.seq for row in shown], sqlite_rows.BY_VIEW[query.view])]
+                tasks = [*sqlite_queue.by_seq(connection, [row.seq for row in shown], sqlite_rows.BY_VIEW[query.view], PAGE_BYTES)]
+                shown = shown[: len(tasks)]
         return model.Page(tasks, (sqlite_rows.moment(shown[-1].created), shown[-1].id) if len(found) > len(shown) > 0 else None)
 
     def hold(self, who: str, now: datetime.datetime) -> frozenset[int]:  # noqa: ARG002 - the kernel knows who and until when

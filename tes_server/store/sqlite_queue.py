@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 
@@ -21,9 +22,9 @@ def _shard_check(shards: Collection[int]) -> str:
     return f"AND shard IN ({', '.join(map(str, sorted(shards) or [-1]))})"
 
 
-def by_seq(connection: sqlite3.Connection, seqs: Collection[int], parts: tuple[str, ...]) -> list[model.Record]:
-    """The records with these row numbers, in this order."""
-    return _each(connection, f"{rows.select(parts)} WHERE t.seq = ?", seqs)
+def by_seq(connection: sqlite3.Connection, seqs: Collection[int], parts: tuple[str, ...], most: float = math.inf) -> list[model.Record]:
+    """The records with these row numbers, in this order; after `most` bytes of them no more are read."""
+    return _each(connection, f"{rows.select(parts)} WHERE t.seq = ?", seqs, most)
 
 
 def by_id(connection: sqlite3.Connection, ids: Collection[str], parts: tuple[str, ...]) -> list[model.Record]:
@@ -31,10 +32,18 @@ def by_id(connection: sqlite3.Connection, ids: Collection[str], parts: tuple[str
     return _each(connection, f"{rows.select(parts)} WHERE t.id = ?", ids)
 
 
-def _each(connection: sqlite3.Connection, statement: str, keys: Iterable[object]) -> list[model.Record]:
+def _each(connection: sqlite3.Connection, statement: str, keys: Iterable[object], most: float = math.inf) -> list[model.Record]:
     # One prepared statement run for each key costs no more than a join with a list of them, and keeps the order.
-    found = (connection.execute(statement, (key,)).fetchone() for key in keys)
-    return [rows.record_of(row) for row in found if row is not None]
+    found: list[model.Record] = []
+    size = 0
+    for key in keys:
+        if size > most:
+            break
+        row = connection.execute(statement, (key,)).fetchone()
+        if row is not None:
+            size += sum(len(part) for part in row if isinstance(part, bytes))
+            found.append(rows.record_of(row))
+    return found
 
 
 def due_active(connection: sqlite3.Connection, shards: Collection[int], now: int, limit: int) -> list[int]:

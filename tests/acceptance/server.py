@@ -89,9 +89,18 @@ class Server:
         return str(answer["id"])
 
     def get(self, task_id: str, view: str = "FULL") -> Any:
-        status, answer = self.ask(f"/v1/tasks/{task_id}?view={view}")
+        status, answer = self._ask_again(f"/v1/tasks/{task_id}?view={view}")
         assert status == 200, answer
         return answer
+
+    def _ask_again(self, path: str) -> tuple[int, Any]:
+        """A GET repeated where its connection broke: the API may just have been killed by a test, and comes back."""
+        for _ in range(100):
+            try:
+                return self.ask(path)
+            except (ConnectionError, urllib.error.URLError):
+                time.sleep(0.1)
+        return self.ask(path)
 
     def until(self, task_id: str, *states: str, patience: float = 60.0) -> Any:
         """Poll as clients do until the task is in one of `states` (default: any end)."""
@@ -118,11 +127,7 @@ class Server:
         found: dict[str, str] = {}
         token = ""
         while True:
-            try:
-                _, page = self.ask(f"/v1/tasks?page_size=2000{token}")
-            except OSError:
-                time.sleep(0.1)  # killed right now by a test; it comes back
-                continue
+            _, page = self._ask_again(f"/v1/tasks?page_size=2000{token}")
             found.update({task["id"]: task["state"] for task in page["tasks"]})
             if "next_page_token" not in page:
                 return found

@@ -40,6 +40,15 @@ def one(**fields: Any) -> list[dict[str, Any]]:
     [
         ({"executors": []}, "/executors", "at least one"),
         ({"executors": one(image=" ")}, "/executors/0/image", "not the name of an image"),
+        ({"executors": one(image="UPPER/Case")}, "/executors/0/image", "not the name of an image"),
+        ({"executors": one(image="a:b:c")}, "/executors/0/image", "not the name of an image"),
+        ({"executors": one(image="-rf")}, "/executors/0/image", "not the name of an image"),
+        ({"executors": one(image="a@sha256:12")}, "/executors/0/image", "not the name of an image"),
+        ({"inputs": [{"path": "/", "content": ""}]}, "/inputs/0/path", "root directory"),
+        ({"executors": one(stdout="/")}, "/executors/0/stdout", "root directory"),
+        ({"inputs": [{"path": "/a/b", "content": ""}, {"path": "/a/b/c/d", "content": ""}]}, "/inputs/0/path", "used as a directory"),
+        ({"inputs": [{"path": "/a/b", "content": ""}], "volumes": ["/a/b"]}, "/inputs/0/path", "used as a directory"),
+        ({"inputs": [{"path": "/a/b", "content": ""}], "executors": one(workdir="/a/b")}, "/inputs/0/path", "used as a directory"),
         ({"executors": one(image="a b")}, "/executors/0/image", "not the name of an image"),
         ({"executors": one(image="host")}, "/executors/0/image", "sandbox.allow_host"),
         ({"executors": one(command=[])}, "/executors/0/command", "argv"),
@@ -96,6 +105,14 @@ def test_mistakes_are_named_at_their_field(fields: dict[str, Any], pointer: str,
         compiled(**fields)
     assert raised.value.pointer == pointer
     assert words in raised.value.public
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["ubuntu", "a/b-c__d.e:1.0_x", "Host.example:5000/x/y@sha256:" + "a" * 64, "[::1]:5000/x", "localhost/x:latest", "sha256:" + "b" * 64, "127.0.0.1:5000/a"],
+)
+def test_names_of_images_that_are_taken(image: str) -> None:
+    assert plan(executors=one(image=image)).executors[0].image == image
 
 
 def test_the_sandbox_never_runs_a_wrong_image_in_silence() -> None:
