@@ -306,7 +306,7 @@ def _again(record: Record, report: Report, now: datetime.datetime, rules: Rules,
         not_before=now + _delay(spent + 1, rules, jitter),
         waiting="",
     )
-    message = f"attempt {record.status.attempt} ended: {report.message or reason}; attempt {status.attempt} follows"
+    message = f"attempt {record.status.attempt} ended with {reason}; attempt {status.attempt} follows"
     lines = (*report.notices, *_said(report), telemetry.line(Code.RETRY, message))
     # With something to clean up the record stays ACTIVE; `released` then queues it for `not_before`.
     lane, due = (Lane.ACTIVE, now) if status.release else (Lane.WAITING, status.not_before)
