@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 Clock = Callable[[], datetime.datetime]
 
+
+FULL_BYTES = 1 << 20
+"""Free bytes of a disk that counts as full."""
 
 FULL_PAUSE = 1.0
 """Seconds between two tries to write a report to a disk that is full."""
@@ -160,11 +164,18 @@ class Interpreter:
             return _Failure(Reason.STAGING, cause.code, cause.public, cause.transient)
         except errors.EngineError as cause:
             reason = Reason.IMAGE if cause.code.startswith("IMAGE_") else Reason.BACKEND
-            return _Failure(reason, cause.code, cause.public, cause.transient)
+            # On a full disk engines and supervisors fail in ways, and without words, that do not tell it.
+            full = cause.code == Code.ENGINE_ERROR and shutil.disk_usage(self._attempt.directory).free < FULL_BYTES
+            code = Code.DISK_FULL if full else cause.code
+            return _Failure(reason, code, cause.public, cause.transient and not self._fills(code))
         except OSError as cause:
             telemetry.log(logger, logging.ERROR, "runner.failed", attempt=self._attempt.name, error=str(cause))
             code = Code.DISK_FULL if cause.errno in wording.FULL else Code.ENGINE_ERROR
-            return _Failure(Reason.BACKEND, code, f"the runner failed: {os.strerror(cause.errno or 0)}", transient=True)
+            return _Failure(Reason.BACKEND, code, f"the runner failed: {os.strerror(cause.errno or 0)}", transient=not self._fills(code))
+
+    def _fills(self, code: str) -> bool:
+        """The disk is full after an executor has run: most likely its doing, which it would only do again."""
+        return code == Code.DISK_FULL and bool(self._exits)
 
     def _stage_in(self) -> None:
         self._move(Phase.STAGING)

@@ -410,6 +410,21 @@ def test_a_disk_that_is_full_is_named(tmp_path: pathlib.Path) -> None:
     assert (report.reason, report.code, report.transient) == (Reason.BACKEND, "DISK_FULL", True)
 
 
+@pytest.mark.parametrize(("full_at", "transient"), [(0, True), (1, False)])
+def test_a_task_that_fills_the_disk_is_not_run_again(tmp_path: pathlib.Path, full_at: int, transient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, "FULL_BYTES", 1 << 62)
+    bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
+    engine = MemoryEngine(bench.machine)
+
+    def full(name: str, cell: Cell | None) -> None:
+        if name == "start" and cell is not None and cell.step.index == full_at:
+            raise errors.EngineError("no word from its supervisor", Code.ENGINE_ERROR, transient=True)
+
+    engine.hook = full
+    report = bench.interpreter(engine).run()
+    assert (report.code, report.transient) == ("DISK_FULL", transient)
+
+
 def test_a_live_directory_is_looked_at_before_each_executor(tmp_path: pathlib.Path) -> None:
     """Another task that sees it may put a link in its place while the first executor runs."""
     bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
