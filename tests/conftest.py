@@ -7,6 +7,10 @@ import signal
 
 import pytest
 
+from tes_server import errors
+from tes_server.runner.sandbox import SandboxEngine
+from tests.integration.conftest import unreachable
+
 # The suite must not depend on how this machine is set up.
 for name in [name for name in os.environ if name.startswith(("TES_", "DOCKER_TLS", "PROMETHEUS_"))]:
     del os.environ[name]
@@ -20,3 +24,12 @@ for number in (signal.SIGINT, signal.SIGHUP):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files instead of comparing with them")
+
+
+@pytest.fixture(scope="session")
+def sandbox_works(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """bubblewrap runs a program here."""
+    try:
+        SandboxEngine(data=tmp_path_factory.mktemp("check"), allow_host=True, network=True).check()
+    except errors.EngineError as why:
+        unreachable("the sandbox", why)

@@ -7,7 +7,6 @@ import subprocess
 
 import pytest
 
-from tests.acceptance.conftest import sandbox_works  # noqa: F401
 from tests.acceptance.server import served
 from tests.clients import packages
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tes_server import errors
 from tes_server.backends.local import driver as local_driver
 from tes_server.backends.local.driver import LocalBackend
 from tes_server.filer.manifest import Access
@@ -21,7 +20,6 @@ from tes_server.runner.sandbox import SandboxEngine
 from tes_server.runner.site import Site
 from tests.clock import utc
 from tests.contract.backend_contract import BackendContract, Driven
-from tests.integration.conftest import unreachable
 
 IMAGE = "tes-test/busybox"
 
@@ -30,15 +28,6 @@ IMAGE = "tes-test/busybox"
 def busybox(docker_client: Any) -> str:
     """An image with a shell."""
     return IMAGE
-
-
-@pytest.fixture(scope="session")
-def sandbox_works(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """bubblewrap runs a program here."""
-    try:
-        SandboxEngine(data=tmp_path_factory.mktemp("check"), allow_host=True, network=True).check()
-    except errors.EngineError as why:
-        unreachable("the sandbox", why)
 
 
 class LocalContract(BackendContract):
