@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 Settle = Callable[[Record], Change | None]
 """Turns an answer into a Change of a record; called again on a newer revision if the save loses."""
 
+Step = Callable[[Backend, Sequence[Record], datetime.datetime], None]
+"""One platform call for a group of records with the same need, and what becomes of its answers."""
+
 
 WATCHED_PAUSE = 0.25
 """Longest sleep in seconds while somebody reads live output: `tes logs -f` should feel live."""
@@ -157,14 +160,26 @@ class Reconciler:
             if backend is None:
                 telemetry.log(logger, logging.ERROR, "backend.missing", backend=name, tasks=len(group))
                 continue
-            try:
-                step(backend, group, now)
-                outcome = "ok"
-            except errors.TesServerError as cause:
-                outcome = "failed"
-                telemetry.log(logger, logging.WARNING, "backend.call.failed", backend=name, call=need.lower(), tasks=len(group), error=str(cause))
-                self._commit([(record, self._postpone(now)) for record in group if record.due is not None and record.due <= now])
-            telemetry.BACKEND_CALLS.labels(name, need.lower(), outcome).inc()
+            self._take(step, backend, need, group, now)
+
+    def _take(self, step: Step, backend: Backend, need: Need, group: Sequence[Record], now: datetime.datetime) -> None:
+        """One step for a group; what fails is postponed. A fault of ours on one record must not stop the others: they go one by one."""
+        try:
+            step(backend, group, now)
+            outcome = "ok"
+        except errors.TesServerError as cause:
+            outcome = "failed"
+            telemetry.log(logger, logging.WARNING, "backend.call.failed", backend=backend.name, call=need.lower(), tasks=len(group), error=str(cause))
+            self._commit([(record, self._postpone(now)) for record in group if record.due is not None and record.due <= now])
+        except Exception:
+            if len(group) > 1:
+                for record in group:
+                    self._take(step, backend, need, [record], now)
+                return
+            outcome = "broken"
+            logger.exception("reconciler.step.failed", extra={"fields": {"task": group[0].id, "call": need.lower()}})
+            self._commit([(group[0], self._postpone(now))])
+        telemetry.BACKEND_CALLS.labels(backend.name, need.lower(), outcome).inc()
 
     def _postpone(self, now: datetime.datetime) -> Settle:
         return lambda record: decide.postponed(record, now, self._rules, self._random())

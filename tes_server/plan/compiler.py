@@ -10,6 +10,7 @@ import functools
 import math
 import posixpath
 import re
+from collections.abc import Mapping
 
 import msgspec
 
@@ -209,13 +210,14 @@ class _Layout:
         return source if any(paths.below(source, prefix) for prefix in self.policy.live_mounts) else None
 
     def check(self) -> None:
-        """Raise Invalid where a directory that has to be made is, or lies below, a file with literal content."""
+        """Raise Invalid where fields contradict each other: an input below a live mount, a file that is used as a directory."""
+        for fetch in self.fetches if self._live else ():
+            if _at_or_above(fetch.path, self._live):
+                raise Invalid(f"{fetch.path} lies in a directory that is mounted live and would hide it", f"{fetch.field}/path")
         for directory in self._made if self._literal else ():
-            above = directory
-            while above != "/":
-                if above in self._literal:
-                    raise Invalid(f"{above} is a file, and {directory} is used as a directory", f"{self._literal[above]}/path")
-                above = posixpath.dirname(above)
+            file = _at_or_above(directory, self._literal)
+            if file:
+                raise Invalid(f"{file} is a file, and {directory} is used as a directory", f"{self._literal[file]}/path")
 
     # What follows may be asked for only when every field has been gathered.
 
@@ -245,6 +247,15 @@ class _Layout:
     def mounts(self) -> tuple[Mount, ...]:
         files = (path for path in self._file_mounts if not mounts.covered(path, self.roots))
         return mounts.mounts(self.roots, files, self._live)
+
+
+def _at_or_above(path: str, places: Mapping[str, str]) -> str:
+    """The deepest of `places` that is `path` or above it, or ""."""
+    while path not in places:
+        if path == "/":
+            return ""
+        path = posixpath.dirname(path)
+    return path
 
 
 def _check_executor(executor: Executor, pointer: str, capabilities: Capabilities) -> None:

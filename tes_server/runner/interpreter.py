@@ -316,7 +316,9 @@ def _failed(cell: Cell, ended: Exit) -> _Failure:
     what = f"executor {cell.step.index} ({cell.step.argv[0][:100]})"
     if ended.oom:
         return _Failure(Reason.OOM, Code.OOM, f"{what} was killed: it used more than {cell.limits.ram_bytes / 1e9:g} GB of memory")
-    if ended.code in (126, 127):
+    if ended.code == 127:
         return _Failure(Reason.EXIT, Code.COMMAND_NOT_FOUND, f"{what} could not be run: exit code {ended.code}")
+    if ended.code == 126:
+        return _Failure(Reason.EXIT, Code.EXECUTOR_FAILED, f"{what} could not be run, or its stdin, stdout, stderr or workdir not be used: exit code 126")
     by = f" (signal {ended.signal})" if ended.signal else ""
     return _Failure(Reason.EXIT, Code.EXECUTOR_FAILED, f"{what} ended with exit code {ended.code}{by}")

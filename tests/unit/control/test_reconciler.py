@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from tes_server.control.service import ListRequest
 from tes_server.model.principal import ALL, ANONYMOUS, Principal
 from tes_server.model.record import Change, Record, View
-from tes_server.model.run import Later, Observation, Phase, Reason, Refusal, Report, Room
+from tes_server.model.run import Handle, Later, Observation, Phase, Reason, Refusal, Report, Room
 from tes_server.model.states import ENDS, State
 from tes_server.model.task import Executor, ExecutorLog, Resources, Task
 from tes_server.store.base import Store
@@ -321,3 +321,27 @@ def test_a_kill_at_every_driver_call_and_after_every_save(tmp_path: Any) -> None
         world = World(tmp_path / f"{point}.sqlite")
         live_with_a_kill_at(world, point)
         world.store.close()
+
+
+class Spoiled(ScriptedBackend):
+    """A driver with a fault on one attempt, as a damaged file makes one."""
+
+    bad = ""
+
+    def observe(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
+        if any(handle.name == self.bad for handle in handles):
+            raise KeyError(self.bad)
+        return super().observe(handles)
+
+
+def test_a_fault_on_one_record_stops_no_other(world: World) -> None:
+    bad, *others = [create(world) for _ in range(4)]
+    backend = Spoiled(world.platform)
+    backend.bad = f"{bad}-1"
+    loop = world.reconciler(backend)
+    world.settle(loop, lambda: ended(world, *others))
+    assert {record(world, task_id).state for task_id in others} == {State.COMPLETE}
+    assert record(world, bad).state not in ENDS
+    backend.bad = ""
+    world.settle(loop, lambda: ended(world, bad))
+    assert record(world, bad).state is State.COMPLETE

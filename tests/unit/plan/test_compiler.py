@@ -145,6 +145,14 @@ def test_defaults_never_ask_for_more_than_there_is() -> None:
     assert (limits.cpus, limits.ram_bytes) == (0.5, compiler.GB // 2)
 
 
+def test_an_input_below_a_live_mount_would_be_hidden() -> None:
+    live = msgspec.structs.replace(POLICY, live_mounts=("/data/live",))
+    inputs = [{"path": "/jobs", "url": "/data/live/a", "type": "DIRECTORY"}, {"path": "/jobs/x", "content": ""}]
+    with pytest.raises(Invalid, match="mounted live") as raised:
+        compiler.compile_task(msgspec.convert({"executors": [COMMAND], "inputs": inputs}, Task), "t", 1, "o", live, CAPABILITIES)
+    assert raised.value.pointer == "/inputs/1/path"
+
+
 def test_zero_means_not_given() -> None:
     limits = plan(resources={"cpu_cores": 0, "ram_gb": 0, "disk_gb": 0}).limits
     assert (limits.cpus, limits.ram_bytes, limits.disk_bytes) == (1.0, compiler.GB, 0)
