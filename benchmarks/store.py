@@ -133,7 +133,6 @@ def run(directory: pathlib.Path, tasks: int) -> dict[str, object]:
         figures[f"list_{name}"] = seconds(lambda query=query: store.page(query), 200)  # type: ignore[misc]
     now = START + datetime.timedelta(days=10000)
     figures["due_waiting_100_of_20000"] = seconds(lambda: store.due(model.Lane.WAITING, model.ALL_SHARDS, now, 100), 50)
-    figures["next_due"] = seconds(lambda: store.next_due(model.Lane.WAITING, model.ALL_SHARDS), 1000)
     changes = [
         model.Change(id=each.id, revision=0, state=State.RUNNING, canceling=False, lane=model.Lane.ACTIVE, due=now, status=each.status)
         for each in store.due(model.Lane.WAITING, model.ALL_SHARDS, now, 2000)

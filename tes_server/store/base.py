@@ -51,9 +51,6 @@ class Store(Protocol):
     def sweep(self, shards: frozenset[int], after: str, limit: int) -> list[Record]:
         """A walk over the ACTIVE lane in the order of ids, from behind `after`, with the parts that `due(ACTIVE)` reads."""
 
-    def next_due(self, lane: Lane, shards: frozenset[int]) -> datetime.datetime | None:
-        """The earliest due time in `lane`, so that the loop can sleep exactly until then."""
-
     def save(self, changes: Sequence[Change]) -> set[str]:
         """Compare-and-swap on the revision, each change by itself. Durable when it returns; returns the ids that LOST."""
 

@@ -113,12 +113,6 @@ class SqliteStore:
         with self._reading() as connection, _snapshot(connection):
             return sqlite_queue.by_seq(connection, sqlite_queue.sweep(connection, shards, after, limit), sqlite_rows.BY_LANE[model.Lane.ACTIVE])
 
-    def next_due(self, lane: model.Lane, shards: frozenset[int]) -> datetime.datetime | None:
-        """`Store.next_due`."""
-        with self._reading() as connection:
-            due = sqlite_queue.next_due(connection, lane, shards)
-        return None if due is None else sqlite_rows.moment(due)
-
     def wait(self, seconds: float) -> None:
         """`Store.wait`. For one thread of one process at a time, the reconciler; others would take its hints."""
         self._hint.wait(seconds)

@@ -92,13 +92,6 @@ def sweep(connection: sqlite3.Connection, shards: Collection[int], after: str, l
     return [seq for (seq,) in connection.execute(statement, (after, limit))]
 
 
-def next_due(connection: sqlite3.Connection, lane: model.Lane, shards: Collection[int]) -> int | None:
-    """The earliest due time of a lane."""
-    statement = f"SELECT due FROM tasks INDEXED BY queue WHERE lane = ? AND due IS NOT NULL {_shard_check(shards)} ORDER BY due LIMIT 1"
-    row = connection.execute(statement, (lane.value,)).fetchone()
-    return None if row is None else int(row[0])
-
-
 def census(connection: sqlite3.Connection) -> dict[states.State, int]:
     """Tasks that have not ended, by state; reads the index entries of these only."""
     statement = (

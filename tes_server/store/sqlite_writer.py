@@ -54,11 +54,6 @@ class Writer(Generic[Op]):
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    @property
-    def alive(self) -> bool:
-        """True until `close`."""
-        return self._thread.is_alive()
-
     def submit(self, op: Op) -> concurrent.futures.Future[Any]:
         """Have `op` written. The future fails with the op's own error, or with `errors.Unavailable` if the disk refuses."""
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()

@@ -407,19 +407,7 @@ class StoreContract:
             expected = {name for name in mine if model.shard_of(name) in half}
             assert set(ids_of(store.due(lane, half, NOW, 100))) == expected
             assert store.due(lane, frozenset(), NOW, 100) == []
-            assert store.next_due(lane, frozenset()) is None
-            assert store.next_due(lane, half) == NOW
         assert ids_of(store.sweep(half, "", 100)) == sorted(name for name in names[::2] if model.shard_of(name) in half)
-
-    def test_next_due(self, store: Store) -> None:
-        assert store.next_due(model.Lane.ACTIVE, model.ALL_SHARDS) is None
-        records = [a_record("a", due=NOW + SECOND), a_record("b", due=NOW + 2 * SECOND), a_record("c", due=None)]
-        store.insert(records).result()
-        assert store.next_due(model.Lane.WAITING, model.ALL_SHARDS) == NOW + SECOND
-        assert store.next_due(model.Lane.ACTIVE, model.ALL_SHARDS) is None
-        store.save([a_change(records[0], lane=model.Lane.ACTIVE, due=NOW + 5 * SECOND)])
-        assert store.next_due(model.Lane.WAITING, model.ALL_SHARDS) == NOW + 2 * SECOND
-        assert store.next_due(model.Lane.ACTIVE, model.ALL_SHARDS) == NOW + 5 * SECOND
 
     def test_load_reads_any_lane(self, store: Store) -> None:
         detail = model.Detail(system_logs=("x",))
