@@ -15,8 +15,7 @@ from typing import Any
 import click
 
 import tes_server
-from tes_server import errors
-from tes_server import settings as configuration
+from tes_server import configuration, errors
 from tes_server.settings import Settings
 
 Command = Callable[..., Any]

@@ -1,27 +1,11 @@
-"""The whole configuration: one frozen tree, a docstring under each field.
-
-Sources, later ones win: defaults, a TOML file, the environment (`TES_SERVER__STORE__URL=...`, values as TOML or plain
-text), flags. Unknown keys are named and refused. `tes-server settings --markdown | --schema` prints this file's words.
-This module must never read anything but the file and the environment that it is given.
-"""
+"""The whole configuration: one frozen tree, a docstring under each field. Data only; `configuration` reads it and prints it."""
 
 from __future__ import annotations
 
-import ast
-import inspect
-import itertools
 import pathlib
-import textwrap
-import tomllib
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Literal
 
 import msgspec
-
-from tes_server import errors
-
-PREFIX = "TES_SERVER__"
-
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Number = Annotated[int, msgspec.Meta(ge=1)]
@@ -30,11 +14,11 @@ Amount = Annotated[float, msgspec.Meta(ge=0)]
 Pause = Annotated[float, msgspec.Meta(gt=0)]
 
 
-class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the configuration."""
 
 
-class ServerSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ServerSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The HTTP side."""
 
     host: str = "127.0.0.1"
@@ -59,7 +43,7 @@ class ServerSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Seconds after which a worker that does not answer its supervisor is replaced."""
 
 
-class AuthSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class AuthSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Who may ask. Sign-in comes with a later release; without it the server trusts whoever reaches it."""
 
     hosts: tuple[str, ...] = ()
@@ -68,14 +52,14 @@ class AuthSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Allow listening on other than loopback addresses without sign-in. Everybody who reaches the port can run programs."""
 
 
-class StoreSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class StoreSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where tasks are kept."""
 
     url: str = "sqlite:"
     """`sqlite:` is a file in the data directory."""
 
 
-class PathSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PathSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One site path that engines name their files by, and where it is kept."""
 
     path: str
@@ -84,7 +68,7 @@ class PathSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """What stands for it: `file:///shared/cromwell` (its root must be allowed in `files.roots`) or an object store prefix."""
 
 
-class FilesSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class FilesSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Files of this machine that tasks may name."""
 
     roots: tuple[str, ...] = ()
@@ -95,7 +79,7 @@ class FilesSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Allow http:// and https:// inputs."""
 
 
-class LocalSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LocalSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Running tasks on this machine."""
 
     engine: Literal["auto", "docker", "sandbox"] = "auto"
@@ -112,7 +96,7 @@ class LocalSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Seconds between TERM and KILL when a task is stopped."""
 
 
-class DockerSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DockerSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The Docker engine."""
 
     url: str = ""
@@ -121,7 +105,7 @@ class DockerSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Network of executors. "host" (clients.md row 29) gives tasks this machine's own network: opt-in."""
 
 
-class SandboxSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SandboxSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The sandbox engine (bubblewrap)."""
 
     allow_host: bool = False
@@ -130,7 +114,7 @@ class SandboxSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Tasks may use the network. The sandbox shares this machine's network; False leaves them only a loopback of their own."""
 
 
-class TaskSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TaskSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Defaults and bounds of tasks."""
 
     default_cpus: Pause = 1.0
@@ -145,7 +129,7 @@ class TaskSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Inputs, outputs and volumes together that one task may name."""
 
 
-class RetrySettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RetrySettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How often an attempt that failed for no fault of the task's is made again."""
 
     lost: Count = 3
@@ -160,7 +144,7 @@ class RetrySettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Bound of that delay."""
 
 
-class RouteSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RouteSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One routing rule. All conditions that are given must hold; the first rule that holds decides."""
 
     backend: str
@@ -185,7 +169,7 @@ class RouteSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True
     """The task asks for GPUs (true) or for none (false)."""
 
 
-class ControlSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ControlSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The reconciler."""
 
     interval: Pause = 15.0
@@ -196,14 +180,14 @@ class ControlSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Longest sleep between two passes, in seconds."""
 
 
-class LogSettings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LogSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The server's own log, JSON lines on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Events below this level are left out."""
 
 
-class Settings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Settings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All settings of a server."""
 
     data: str = ""
@@ -230,131 +214,3 @@ class Settings(_Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
             return pathlib.Path(self.data).expanduser().absolute()
         base = pathlib.Path(xdg_data_home) if xdg_data_home else home / ".local" / "share"
         return base / "tes-server"
-
-
-def load(file: pathlib.Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
-    """Settings from a TOML file (or None), the environment and flags (dotted keys: `{"server.port": 1}`).
-
-    Raises `errors.SettingsError` that names the key at fault.
-    """
-    tree: dict[str, Any] = {}
-    if file is not None:
-        try:
-            tree = tomllib.loads(file.read_text())
-        except OSError as cause:
-            raise errors.SettingsError(f"cannot be read: {cause.strerror}", str(file)) from cause
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
-            raise errors.SettingsError(f"is not TOML: {cause}", str(file)) from cause
-    for name, text in environment.items():
-        if name.startswith(PREFIX):
-            path = [part.lower() for part in name.removeprefix(PREFIX).split("__")]
-            _put(tree, path, _value(text, _kind(path)), name)
-    for dotted, value in flags.items():
-        _put(tree, dotted.split("."), value, dotted)
-    try:
-        return msgspec.convert(tree, Settings, strict=False)
-    except msgspec.ValidationError as cause:
-        raise _worded(cause) from cause
-
-
-def _kind(path: list[str]) -> Any:
-    """The type of the setting at `path`; None where there is none."""
-    kind: Any = Settings
-    for name in path:
-        known = {field.name: field.type for field in msgspec.structs.fields(kind)} if isinstance(kind, type) and issubclass(kind, _Part) else {}
-        kind = known.get(name)
-    return kind
-
-
-def _value(text: str, kind: Any) -> Any:
-    """An environment value: TOML where it is TOML (lists, tables, numbers, booleans), else the text itself.
-
-    A setting that is a text gets the text: `1.1` and `2024` are numbers only where a number is wanted.
-    """
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-    wants_text = kind is str or get_origin(kind) is Literal
-    return text if wants_text and not isinstance(value, str) else value
-
-
-def _put(tree: dict[str, Any], path: list[str], value: Any, name: str) -> None:
-    for key in path[:-1]:
-        branch = tree.setdefault(key, {})
-        if not isinstance(branch, dict):
-            raise errors.SettingsError("is a value, not a table", name)
-        tree = branch
-    tree[path[-1]] = value
-
-
-def _worded(cause: msgspec.ValidationError) -> errors.SettingsError:
-    """msgspec says "Object contains unknown field `x` - at `$.server`": put the key first."""
-    message, _, at = str(cause).partition(" - at `$")
-    where = at.rstrip("`").lstrip(".")
-    unknown = message.removeprefix("Object contains unknown field `").rstrip("`")
-    if unknown != message.rstrip("`"):
-        return errors.SettingsError("is not a setting; `tes-server settings` lists them all", f"{where}.{unknown}".lstrip("."))
-    return errors.SettingsError(message, where)
-
-
-class Field(msgspec.Struct, frozen=True):
-    """One setting, for the documentation."""
-
-    key: str
-    type: str
-    default: Any
-    text: str
-
-
-def fields(part: type[_Part] = Settings, prefix: str = "") -> Iterator[Field]:
-    """Every setting with its docstring, depth first. Reads this module's source."""
-    texts = _docstrings(part)
-    for field in msgspec.structs.fields(part):
-        key = f"{prefix}{field.name}"
-        if isinstance(field.type, type) and issubclass(field.type, _Part):
-            yield from fields(field.type, f"{key}.")
-            continue
-        default = None if field.default is msgspec.NODEFAULT else field.default
-        yield Field(key, _type_name(field.type), default, texts.get(field.name, ""))
-        inner = getattr(field.type, "__args__", (None,))[0]
-        if isinstance(inner, type) and issubclass(inner, _Part):
-            yield from fields(inner, f"{key}[].")
-
-
-def _type_name(kind: Any) -> str:
-    if get_origin(kind) is Annotated:
-        inner, meta = get_args(kind)
-        bounds = {">=": meta.ge, ">": meta.gt, "<=": meta.le}
-        return " ".join([_type_name(inner), *(f"{sign} {bound}" for sign, bound in bounds.items() if bound is not None)])
-    return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind).replace("typing.", "").replace(f"{__name__}.", "")
-
-
-def _docstrings(part: type[_Part]) -> dict[str, str]:
-    body = ast.parse(textwrap.dedent(inspect.getsource(part))).body[0]
-    found: dict[str, str] = {}
-    statements = body.body if isinstance(body, ast.ClassDef) else []
-    for before, after in itertools.pairwise(statements):
-        if (
-            isinstance(before, ast.AnnAssign)
-            and isinstance(before.target, ast.Name)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-            and isinstance(after.value.value, str)
-        ):
-            found[before.target.id] = after.value.value
-    return found
-
-
-def markdown() -> str:
-    """All settings as a Markdown table, for docs/settings.md."""
-    rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
-    for field in fields():
-        default = "" if field.default is None else msgspec.json.encode(field.default).decode()
-        rows.append(f"| `{field.key}` | {field.type.replace('|', 'or')} | `{default}` | {field.text} |")
-    return "\n".join(rows) + "\n"
-
-
-def schema() -> bytes:
-    """The JSON schema of the configuration file."""
-    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Settings)), indent=2)

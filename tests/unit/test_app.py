@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tes_server import app, errors, settings
+from tes_server import app, configuration, errors, settings
 
 
 def made(**tree: Any) -> settings.Settings:
-    return settings.load(None, {}, tree)
+    return configuration.load(None, {}, tree)
 
 
 @pytest.mark.parametrize(

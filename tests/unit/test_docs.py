@@ -7,7 +7,7 @@ import click
 import prometheus_client.metrics
 import pytest
 
-from tes_server import cli, client_cli, settings, telemetry
+from tes_server import cli, client_cli, configuration, telemetry
 
 HOME = pathlib.Path(__file__).parents[2]
 PAGES = [*sorted((HOME / "docs").rglob("*.md")), *(HOME / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
@@ -48,7 +48,7 @@ def test_each_log_event_is_explained() -> None:
 
 def test_the_settings_page_is_what_the_command_prints() -> None:
     # Made by: tes-server settings --markdown > docs/settings.md
-    assert page("docs/settings.md") == settings.markdown()
+    assert page("docs/settings.md") == configuration.markdown()
 
 
 @pytest.mark.parametrize(("group", "name"), [(client_cli.main, "docs/cli.md"), (cli.main, "docs/operations.md")])

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from tes_server import errors, settings
+from tes_server import configuration, errors, settings
 
 
 @pytest.fixture
@@ -18,23 +18,23 @@ def file(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def from_environment(**environment: str) -> settings.Settings:
-    return settings.load(None, environment, {})
+    return configuration.load(None, environment, {})
 
 
 def test_without_any_source_all_is_default() -> None:
-    assert settings.load(None, {"PATH": "/bin", "TES_SERVER_CONFIG": "x", "TES_URL": "y"}, {}) == settings.Settings()
+    assert configuration.load(None, {"PATH": "/bin", "TES_SERVER_CONFIG": "x", "TES_URL": "y"}, {}) == settings.Settings()
 
 
 def test_later_sources_win_key_by_key(file: pathlib.Path) -> None:
     file.write_text('[server]\nport = 1\nworkers = 2\nname = "file"\n[files]\nroots = ["/a"]\n')
-    made = settings.load(file, {"TES_SERVER__SERVER__PORT": "3", "TES_SERVER__SERVER__NAME": "environment"}, {"server.port": 4})
+    made = configuration.load(file, {"TES_SERVER__SERVER__PORT": "3", "TES_SERVER__SERVER__NAME": "environment"}, {"server.port": 4})
     assert made.server == settings.ServerSettings(port=4, workers=2, name="environment")
     assert made.files == settings.FilesSettings(roots=("/a",))
 
 
 def test_tables_of_a_file(file: pathlib.Path) -> None:
     file.write_text('[[paths]]\npath = "/p"\nurl = "file:///u"\n[[routes]]\nbackend = "local"\ngpus = false\ntags = {a = "b*"}\n')
-    made = settings.load(file, {}, {})
+    made = configuration.load(file, {}, {})
     assert made.paths == (settings.PathSettings(path="/p", url="file:///u"),)
     assert made.routes == (settings.RouteSettings(backend="local", gpus=False, tags={"a": "b*"}),)
 
@@ -59,7 +59,7 @@ def test_tables_of_a_file(file: pathlib.Path) -> None:
     ],
 )
 def test_the_environment(name: str, text: str, key: str, value: Any) -> None:
-    found: Any = from_environment(**{f"{settings.PREFIX}{name}": text})
+    found: Any = from_environment(**{f"{configuration.PREFIX}{name}": text})
     for part in key.split("."):
         found = getattr(found, part)
     assert found == value
@@ -84,7 +84,7 @@ def test_the_environment(name: str, text: str, key: str, value: Any) -> None:
 )
 def test_a_mistake_is_named_by_its_key(environment: dict[str, str], where: str, words: str) -> None:
     with pytest.raises(errors.SettingsError) as caught:
-        settings.load(None, environment, {})
+        configuration.load(None, environment, {})
     assert caught.value.where == where
     assert caught.value.public.startswith(f"{where}: ")
     assert words in caught.value.public
@@ -98,7 +98,7 @@ def test_a_file_that_is_none(file: pathlib.Path, text: bytes | None, words: str)
     if text is not None:
         file.write_bytes(text)
     with pytest.raises(errors.SettingsError, match=words) as caught:
-        settings.load(file, {}, {})
+        configuration.load(file, {}, {})
     assert caught.value.where == str(file)
 
 
@@ -111,16 +111,16 @@ def test_the_data_directory(tmp_path: pathlib.Path) -> None:
 
 
 def test_every_setting_is_explained() -> None:
-    fields = list(settings.fields())
+    fields = list(configuration.fields())
     assert {"data", "server.compat", "paths[].url", "routes[].gpus"} <= {field.key for field in fields}
     assert [field.key for field in fields if not field.text.endswith(".")] == []
-    table = settings.markdown().splitlines()
+    table = configuration.markdown().splitlines()
     assert len(table) == 2 + len(fields)
     assert all(line.count("|") == 5 for line in table[2:])
 
 
 def test_the_schema_takes_what_the_server_takes() -> None:
-    schema = jsonschema_rs.Draft202012Validator(json.loads(settings.schema()))
+    schema = jsonschema_rs.Draft202012Validator(json.loads(configuration.schema()))
     assert schema.is_valid({"server": {"port": 1, "compat": "1.1"}, "paths": [{"path": "/p", "url": "file:///u"}]})
     for wrong in ({"server": {"prot": 1}}, {"server": {"compat": "1.0"}}, {"paths": [{"path": "/p"}]}, {"port": 1}):
         assert not schema.is_valid(wrong), wrong

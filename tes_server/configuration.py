@@ -1,0 +1,152 @@
+"""Where settings come from, and how they are told: files, environment and flags to one `settings.Settings`, and back to words.
+
+Sources, later ones win: defaults, a TOML file, the environment (`TES_SERVER__STORE__URL=...`, values as TOML or plain
+text), flags. Unknown keys are named and refused. `tes-server settings --markdown | --schema` prints what there is.
+This module must never read anything but the file and the environment that it is given, and the source of `settings`.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import pathlib
+import textwrap
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+
+from tes_server import errors
+from tes_server.settings import Part, Settings
+
+PREFIX = "TES_SERVER__"
+
+
+def load(file: pathlib.Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+    """Settings from a TOML file (or None), the environment and flags (dotted keys: `{"server.port": 1}`).
+
+    Raises `errors.SettingsError` that names the key at fault.
+    """
+    tree: dict[str, Any] = {}
+    if file is not None:
+        try:
+            tree = tomllib.loads(file.read_text())
+        except OSError as cause:
+            raise errors.SettingsError(f"cannot be read: {cause.strerror}", str(file)) from cause
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
+            raise errors.SettingsError(f"is not TOML: {cause}", str(file)) from cause
+    for name, text in environment.items():
+        if name.startswith(PREFIX):
+            path = [part.lower() for part in name.removeprefix(PREFIX).split("__")]
+            _put(tree, path, _value(text, _kind(path)), name)
+    for dotted, value in flags.items():
+        _put(tree, dotted.split("."), value, dotted)
+    try:
+        return msgspec.convert(tree, Settings, strict=False)
+    except msgspec.ValidationError as cause:
+        raise _worded(cause) from cause
+
+
+def _kind(path: list[str]) -> Any:
+    """The type of the setting at `path`; None where there is none."""
+    kind: Any = Settings
+    for name in path:
+        known = {field.name: field.type for field in msgspec.structs.fields(kind)} if isinstance(kind, type) and issubclass(kind, Part) else {}
+        kind = known.get(name)
+    return kind
+
+
+def _value(text: str, kind: Any) -> Any:
+    """An environment value: TOML where it is TOML (lists, tables, numbers, booleans), else the text itself.
+
+    A setting that is a text gets the text: `1.1` and `2024` are numbers only where a number is wanted.
+    """
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    wants_text = kind is str or get_origin(kind) is Literal
+    return text if wants_text and not isinstance(value, str) else value
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any, name: str) -> None:
+    for key in path[:-1]:
+        branch = tree.setdefault(key, {})
+        if not isinstance(branch, dict):
+            raise errors.SettingsError("is a value, not a table", name)
+        tree = branch
+    tree[path[-1]] = value
+
+
+def _worded(cause: msgspec.ValidationError) -> errors.SettingsError:
+    """msgspec says "Object contains unknown field `x` - at `$.server`": put the key first."""
+    message, _, at = str(cause).partition(" - at `$")
+    where = at.rstrip("`").lstrip(".")
+    unknown = message.removeprefix("Object contains unknown field `").rstrip("`")
+    if unknown != message.rstrip("`"):
+        return errors.SettingsError("is not a setting; `tes-server settings` lists them all", f"{where}.{unknown}".lstrip("."))
+    return errors.SettingsError(message, where)
+
+
+class Field(msgspec.Struct, frozen=True):
+    """One setting, for the documentation."""
+
+    key: str
+    type: str
+    default: Any
+    text: str
+
+
+def fields(part: type[Part] = Settings, prefix: str = "") -> Iterator[Field]:
+    """Every setting with its docstring, depth first. Reads the source of `settings`."""
+    texts = _docstrings(part)
+    for field in msgspec.structs.fields(part):
+        key = f"{prefix}{field.name}"
+        if isinstance(field.type, type) and issubclass(field.type, Part):
+            yield from fields(field.type, f"{key}.")
+            continue
+        default = None if field.default is msgspec.NODEFAULT else field.default
+        yield Field(key, _type_name(field.type), default, texts.get(field.name, ""))
+        inner = getattr(field.type, "__args__", (None,))[0]
+        if isinstance(inner, type) and issubclass(inner, Part):
+            yield from fields(inner, f"{key}[].")
+
+
+def _type_name(kind: Any) -> str:
+    if get_origin(kind) is Annotated:
+        inner, meta = get_args(kind)
+        bounds = {">=": meta.ge, ">": meta.gt, "<=": meta.le}
+        return " ".join([_type_name(inner), *(f"{sign} {bound}" for sign, bound in bounds.items() if bound is not None)])
+    return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind).replace("typing.", "").replace(f"{Part.__module__}.", "")
+
+
+def _docstrings(part: type[Part]) -> dict[str, str]:
+    body = ast.parse(textwrap.dedent(inspect.getsource(part))).body[0]
+    found: dict[str, str] = {}
+    statements = body.body if isinstance(body, ast.ClassDef) else []
+    for before, after in itertools.pairwise(statements):
+        if (
+            isinstance(before, ast.AnnAssign)
+            and isinstance(before.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+            and isinstance(after.value.value, str)
+        ):
+            found[before.target.id] = after.value.value
+    return found
+
+
+def markdown() -> str:
+    """All settings as a Markdown table, for docs/settings.md."""
+    rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
+    for field in fields():
+        default = "" if field.default is None else msgspec.json.encode(field.default).decode()
+        rows.append(f"| `{field.key}` | {field.type.replace('|', 'or')} | `{default}` | {field.text} |")
+    return "\n".join(rows) + "\n"
+
+
+def schema() -> bytes:
+    """The JSON schema of the configuration file."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Settings)), indent=2)
