@@ -45,7 +45,7 @@ class Written:
             self._clear()
         if len(places) > FEW:
             for disk in disks.values():
-                _syncfs(disk.fd)
+                sync_disk(disk.fd)
             return
         for folder, name in places:
             if name:
@@ -59,7 +59,8 @@ class Written:
             os.fsync(folder.fd)
 
 
-def _syncfs(fd: int) -> None:
+def sync_disk(fd: int) -> None:
+    """Return when everything that was written to the file system of `fd`, by anybody, is durable."""
     # Since Linux 5.8 syncfs also reports writes that failed.
     if _libc.syncfs(fd) != 0:
         number = ctypes.get_errno()

@@ -15,18 +15,18 @@ class Calls:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.files: list[str] = []
         self.disks = 0
-        fsync, syncfs = os.fsync, durable._syncfs
+        fsync, syncfs = os.fsync, durable.sync_disk
 
         def counted_fsync(fd: int) -> None:
             self.files.append(pathlib.Path(f"/proc/self/fd/{fd}").readlink().name)
             fsync(fd)
 
-        def counted_syncfs(fd: int) -> None:
+        def counted_sync_disk(fd: int) -> None:
             self.disks += 1
             syncfs(fd)
 
         monkeypatch.setattr(os, "fsync", counted_fsync)
-        monkeypatch.setattr(durable, "_syncfs", counted_syncfs)
+        monkeypatch.setattr(durable, "sync_disk", counted_sync_disk)
 
 
 @pytest.mark.parametrize(("count", "single"), [(0, True), (3, True), (durable.FEW, True), (durable.FEW + 1, False), (100, False)])
@@ -48,4 +48,4 @@ def test_few_singly_many_at_once(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
 def test_what_can_not_be_synced_is_an_error(tmp_path: pathlib.Path) -> None:
     folder = Realm(str(tmp_path)).root  # O_PATH: the kernel refuses to sync through it
     with pytest.raises(OSError, match="Bad file descriptor"):
-        durable._syncfs(folder.fd)
+        durable.sync_disk(folder.fd)

@@ -1,0 +1,160 @@
+"""A blob on its way from a registry: one thread fills a file that has no name, another reads it as far as it is there.
+
+So layers come in parallel, and the lowest is unpacked while it still comes. A transfer that breaks off goes on where it
+was. Digest and size are checked as the bytes pass. This module must never know what is in a blob.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import re
+import tempfile
+import threading
+from typing import BinaryIO, Protocol
+
+import urllib3
+
+from tes_server import errors
+from tes_server.filer.control import Control
+from tes_server.runner import image_manifest, image_registry
+from tes_server.runner.image_manifest import Blob
+from tes_server.runner.image_names import Name
+from tes_server.runner.image_registry import Passing, Registry
+
+PIECE = 256 * 1024
+"""Bytes read at once."""
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
+
+
+class Bytes(Protocol):
+    """The bytes of a blob in order, from wherever they are."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; none only at the end. EngineError if the blob cannot be had, or is not what it should be."""
+
+
+class Download:
+    """One blob. `run` fetches it, in a thread; `read` gives what came, in another. `directory`: where the file is made."""
+
+    def __init__(self, registry: Registry, name: Name, blob: Blob, directory: pathlib.Path) -> None:
+        self._registry = registry
+        self._name = name
+        self._blob = blob
+        self._directory = directory
+        self._file: BinaryIO | None = None  # made when bytes come: an image may have more layers than we may have files open
+        self._hash = hashlib.sha256()
+        self._there = 0
+        self._taken = 0
+        self._complete = False
+        self._failure: BaseException | None = None
+        self._changed = threading.Condition()
+
+    def run(self, control: Control) -> None:
+        """Fetch the blob. Never raises: `read` tells the failure to whom it concerns."""
+        try:
+            self._fetch(control)
+        except BaseException as cause:  # noqa: BLE001 - told by read
+            self._end(cause)
+        else:
+            self._end(None)
+
+    def read(self, size: int, /) -> bytes:
+        """See `Bytes`. Waits for bytes that are still to come; the last are given only if the whole was right."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._there > self._taken or self._complete or self._failure is not None)
+            if self._failure is not None:
+                raise self._failure
+            there = self._there
+        if self._file is None:
+            return b""
+        data = os.pread(self._file.fileno(), min(size, there - self._taken), self._taken)
+        self._taken += len(data)
+        return data
+
+    def close(self) -> None:
+        """Give the disk back. After `run` has ended."""
+        if self._file is not None:
+            self._file.close()
+
+    def _end(self, failure: BaseException | None) -> None:
+        with self._changed:
+            self._failure = failure
+            self._complete = failure is None
+            self._changed.notify_all()
+
+    def _fetch(self, control: Control) -> None:
+        failures, mark = 0, 0
+        while True:
+            try:
+                with self._registry.blob(self._name, self._blob.digest, self._there) as response:
+                    control.on_end(lambda: _wake(response))
+                    self._receive(response, control)
+                break
+            except (Passing, urllib3.exceptions.HTTPError) as cause:
+                control.check()
+                if self._there > mark:
+                    failures, mark = 0, self._there
+                failures += 1
+                if failures >= self._registry.pace.tries:
+                    raise _final(cause) from cause
+                self._registry.wait(failures, cause.after if isinstance(cause, Passing) else 0.0, control.pause)
+        if f"sha256:{self._hash.hexdigest()}" != self._blob.digest:
+            raise Passing("the registry sent other bytes than its manifest promises: the digest of a blob is wrong")
+
+    def _receive(self, response: urllib3.BaseHTTPResponse, control: Control) -> None:
+        skip = self._begin(response)
+        while data := response.read(PIECE, decode_content=False):
+            control.check()
+            if skip:
+                skip, data = skip - min(skip, len(data)), data[skip:]
+            if self._there + len(data) > self._blob.size:
+                raise Passing("the registry sent more bytes than its manifest promises")
+            self._keep(data)
+        if self._there < self._blob.size:
+            raise Passing("the transfer broke off")
+
+    def _begin(self, response: urllib3.BaseHTTPResponse) -> int:
+        """How many bytes of this answer we have already."""
+        if response.status != 206:
+            return self._there
+        stated = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if stated is None or int(stated[1]) != self._there:
+            raise Passing("the registry sent another part of a blob than was asked for")
+        return 0
+
+    def _keep(self, data: bytes) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115 - until close
+        view = memoryview(data)
+        self._hash.update(view)
+        while view:
+            written = os.pwrite(self._file.fileno(), view, self._there)
+            view = view[written:]
+            with self._changed:
+                self._there += written
+                self._changed.notify_all()
+
+
+def whole(registry: Registry, name: Name, blob: Blob, largest: int, directory: pathlib.Path) -> bytes:
+    """A small blob in memory."""
+    if blob.size > largest:
+        raise image_manifest.unusable(f"its config is larger than {largest} bytes")
+    download = Download(registry, name, blob, directory)
+    with contextlib.closing(download):
+        download.run(Control(lambda: False))
+        return b"".join(iter(lambda: download.read(PIECE), b""))
+
+
+def _wake(response: urllib3.BaseHTTPResponse) -> None:
+    """Let a thread that waits for this answer see its end. An answer that was read to its end is nobody's any more."""
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        response.shutdown()
+
+
+def _final(cause: Exception) -> errors.EngineError:
+    failure = cause if isinstance(cause, errors.EngineError) else image_registry.failed(cause, "the registry")
+    return errors.EngineError(f"{failure.public}, several times in a row", failure.code, failure.transient)

@@ -1,0 +1,306 @@
+"""Requests to registries (OCI distribution 1.1, "Pulling"): mirrors first, sign-in, redirects, another try where that may help.
+
+TLS, except to this machine itself and to the registries that the settings name. A redirect to another host gets none of
+our secrets. What comes back is not believed here: digests and sizes are checked by whoever reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import pathlib
+import random
+import ssl
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+import urllib3
+
+import tes_server
+from tes_server import errors, telemetry
+from tes_server.runner import image_credentials, image_manifest, image_names
+from tes_server.runner.image_access import Access
+from tes_server.runner.image_names import Name
+from tes_server.telemetry import Code
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+HOPS = 5
+"""Redirects followed for one request: registries send blobs to one object store."""
+
+_HUB_HOST = "registry-1.docker.io"
+_ACCEPT = ", ".join((*image_manifest.INDEXES, *image_manifest.MANIFESTS))
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PASSING = frozenset({408, 425, 429})
+_LONGEST_ANSWER = 1024 * 1024
+"""Bytes read of an answer that is a token or an error."""
+
+
+class Mirror(msgspec.Struct, frozen=True):
+    """`url` stands for the registry or repositories `prefix` (`docker.io`, `ghcr.io/team`) and is asked first."""
+
+    prefix: str
+    url: str
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """Patience with registries, in seconds and tries."""
+
+    connect_timeout: float = 10.0
+    read_timeout: float = 60.0
+    """of silence"""
+    tries: int = 5
+    """that bring nothing, one after another"""
+    first_delay: float = 0.5
+    """between two of them: doubled each time"""
+    longest_delay: float = 30.0
+    """also where a registry asks for more"""
+
+
+ONCE = 1
+"""Tries, where something else can be done at once if a registry does not answer."""
+
+
+class Passing(errors.EngineError):
+    """Something that may go better the next time. `after`: the seconds that the registry asks us to wait."""
+
+    def __init__(self, public: str, after: float = 0.0) -> None:
+        super().__init__(public, Code.IMAGE_ERROR, transient=True)
+        self.after = after
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """Where a repository may be had: `origin` (scheme://host[:port]), and its name there."""
+
+    origin: str
+    repository: str
+    login: str
+    """the registry whose login serves"""
+
+
+class Registry:
+    """All registries. Thread-safe."""
+
+    def __init__(self, *, mirrors: tuple[Mirror, ...] = (), plain_http: frozenset[str] = frozenset(), docker_config: pathlib.Path | None, pace: Pace) -> None:
+        self.pace = pace
+        self._mirrors = mirrors
+        self._plain_http = plain_http
+        self._docker_config = docker_config
+        self._access = Access()
+        timeout = urllib3.Timeout(connect=pace.connect_timeout, read=pace.read_timeout)
+        self._proxies = urllib.request.getproxies_environment()
+        self._pools = {proxy: _pools(proxy, timeout) for proxy in {"", *self._proxies.values()}}
+
+    def digest(self, name: Name, tries: int = 0) -> str:
+        """The digest of the index or manifest that `name` leads to now, without its text."""
+        return self._ask(name, lambda place: self._digest(place, name), tries)
+
+    def manifest(self, name: Name, tries: int = 0) -> tuple[bytes, str]:
+        """The text of a manifest or index, and its media type."""
+        return self._ask(name, lambda place: self._manifest(place, name), tries)
+
+    @contextlib.contextmanager
+    def blob(self, name: Name, digest: str, start: int = 0) -> Iterator[urllib3.BaseHTTPResponse]:
+        """The answer to one request for a blob from byte `start` (200: from 0 nevertheless), its body still to be read.
+
+        Not tried again here; raises `Passing` where that would help.
+        """
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        failure: errors.EngineError | None = None
+        for place in self._places(name):
+            try:
+                response = self._get(place, f"blobs/{digest}", headers)
+            except errors.EngineError as cause:
+                # The registry's own word counts: a mirror need not have everything.
+                failure = cause
+                continue
+            try:
+                yield response
+            finally:
+                response.close()
+            return
+        raise failure or _refusal(404, "", None)
+
+    def _digest(self, place: _Place, name: Name) -> str:
+        try:
+            with contextlib.closing(self._get(place, f"manifests/{name.reference}", {"Accept": _ACCEPT}, "HEAD")) as response:
+                said = response.headers.get("Docker-Content-Digest", "")
+        except errors.EngineError as cause:
+            if cause.code != Code.IMAGE_ERROR or isinstance(cause, Passing):
+                raise
+            said = ""  # a registry without HEAD
+        return said if image_names.is_digest(said) else image_manifest.digest_of(self._manifest(place, name)[0])
+
+    def _manifest(self, place: _Place, name: Name) -> tuple[bytes, str]:
+        with contextlib.closing(self._get(place, f"manifests/{name.reference}", {"Accept": _ACCEPT})) as response:
+            data = _read(response, image_manifest.LARGEST)
+            kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
+        if name.digest and image_manifest.digest_of(data) != name.digest:
+            raise Passing("the registry sent another manifest than was asked for")
+        return data, kind
+
+    def _ask(self, name: Name, question: Callable[[_Place], T], tries: int) -> T:
+        """The answer of the first place that has one. The last place is the registry itself, and only it is asked again."""
+        *mirrors, itself = self._places(name)
+        for mirror in mirrors:
+            try:
+                return question(mirror)
+            except errors.EngineError as cause:
+                telemetry.log(logger, logging.INFO, "image.mirror.failed", image=str(name), mirror=mirror.origin, error=cause.public)
+        failures = 0
+        while True:
+            try:
+                return question(itself)
+            except Passing as cause:
+                failures += 1
+                if failures >= (tries or self.pace.tries):
+                    raise
+                self.wait(failures, cause.after)
+
+    def wait(self, failures: int, asked: float, pause: Callable[[float], None] = time.sleep) -> None:
+        """Sleep after so many failures in a row: longer each time, or as long as the registry asks, within bounds."""
+        delay = max(asked, self.pace.first_delay * 2 ** (failures - 1) * (1 + random.random()))  # noqa: S311 - jitter
+        pause(min(delay, self.pace.longest_delay))
+
+    def _places(self, name: Name) -> list[_Place]:
+        whole = f"{name.registry}/{name.repository}"
+        places = []
+        for mirror in self._mirrors:
+            prefix = mirror.prefix.rstrip("/")
+            if whole == prefix or whole.startswith(prefix + "/"):
+                url = urllib.parse.urlsplit(mirror.url)
+                path = f"{url.path.strip('/')}/{whole.removeprefix(prefix).strip('/')}".strip("/")
+                places.append(_Place(f"{url.scheme}://{url.netloc}", path, url.netloc))
+        plain = name.registry in self._plain_http or _is_loopback(name.registry)
+        host = _HUB_HOST if name.registry == image_names.HUB else name.registry
+        return [*places, _Place(f"{'http' if plain else 'https'}://{host}", name.repository, name.registry)]
+
+    def _get(self, place: _Place, path: str, headers: Mapping[str, str], method: str = "GET") -> urllib3.BaseHTTPResponse:
+        """The answer (200 or 206) with its body to be read, after sign-in and redirects."""
+        url = f"{place.origin}/v2/{place.repository}/{path}"
+        known = self._access.header(place.origin, place.repository)
+        response = self._follow(method, url, headers, known)
+        if response.status == 401:
+            challenges = response.headers.getlist("WWW-Authenticate")
+            response.close()
+            login = image_credentials.find(self._docker_config, place.login)
+            known = self._access.sign_in(place.origin, place.repository, ", ".join(challenges), login, self._send)
+            response = self._follow(method, url, headers, known)
+        if response.status in (200, 206):
+            return response
+        with contextlib.closing(response):
+            raise _refusal(response.status, response.headers.get("Retry-After", ""), response)
+
+    def _follow(self, method: str, url: str, headers: Mapping[str, str], authorization: str) -> urllib3.BaseHTTPResponse:
+        origin = _origin(url)
+        for _ in range(HOPS + 1):
+            own = {"Authorization": authorization} if authorization and _origin(url) == origin else {}
+            response = self._open(method, url, {**headers, **own})
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or not location:
+                return response
+            response.close()
+            there = urllib.parse.urljoin(url, location)
+            if urllib.parse.urlsplit(there).scheme != "https" and url.startswith("https:"):
+                raise image_manifest.unusable("the registry redirects to an address without TLS")
+            url = there
+        raise image_manifest.unusable(f"the registry redirects more than {HOPS} times")
+
+    def _send(self, method: str, url: str, **what: Any) -> urllib3.BaseHTTPResponse:
+        """For `image_access`: the whole answer, without following redirects."""
+        response = self._open(method, url, **what)
+        with contextlib.closing(response):
+            if response.status in _PASSING or response.status >= 500:
+                raise _refusal(response.status, response.headers.get("Retry-After", ""), None)
+            data = _read(response, _LONGEST_ANSWER)
+        return urllib3.HTTPResponse(data, response.headers, response.status)
+
+    def _open(self, method: str, url: str, headers: Mapping[str, str], body: str | None = None) -> urllib3.BaseHTTPResponse:
+        pools = self._pools[self._proxy(url)]
+        sent = {"User-Agent": f"tes-server/{tes_server.__version__}", "Accept-Encoding": "identity", **headers}
+        try:
+            return pools.urlopen(method, url, headers=sent, body=body, redirect=False, retries=False, preload_content=False, decode_content=False)
+        except urllib3.exceptions.HTTPError as cause:
+            raise failed(cause, urllib.parse.urlsplit(url).netloc) from cause
+        except ValueError as cause:  # LocationParseError, UnicodeError
+            raise image_manifest.unusable("its registry gave an address that is none") from cause
+
+    def _proxy(self, url: str) -> str:
+        """The proxy that the environment (`https_proxy`, `no_proxy`, ...) wants for `url`, "" = none."""
+        parts = urllib.parse.urlsplit(url)
+        if _is_loopback(parts.netloc) or urllib.request.proxy_bypass(parts.netloc):
+            return ""
+        return self._proxies.get(parts.scheme, "")
+
+
+def failed(cause: Exception, host: str) -> errors.EngineError:
+    """Why a connection to `host` broke, in words without a url: a url may have a signature in it."""
+    reason = cause.__cause__ or cause.__context__ or cause
+    if isinstance(reason, ssl.SSLCertVerificationError) or isinstance(cause, urllib3.exceptions.SSLError):
+        return errors.EngineError(f"the certificate of {host} is not trusted here, or it does not speak TLS", Code.IMAGE_ERROR)
+    if isinstance(cause, urllib3.exceptions.NameResolutionError):
+        return Passing(f"the name {host} cannot be resolved")
+    if isinstance(cause, urllib3.exceptions.NewConnectionError):
+        return Passing(f"{host} refuses the connection or cannot be reached")
+    if isinstance(cause, urllib3.exceptions.TimeoutError):
+        return Passing(f"{host} did not answer in time")
+    return Passing(f"the connection to {host} broke off")
+
+
+class _Complaint(msgspec.Struct):
+    code: str = ""
+    message: str = ""
+
+
+class _Complaints(msgspec.Struct):
+    errors: list[_Complaint] = []
+
+
+def _refusal(status: int, retry_after: str, response: urllib3.BaseHTTPResponse | None) -> errors.EngineError:
+    """A registry's answer as an error, with its own words where it has some."""
+    said = ""
+    with contextlib.suppress(msgspec.DecodeError, errors.EngineError, IndexError):
+        first = msgspec.json.decode(_read(response, _LONGEST_ANSWER) if response is not None else b"{}", type=_Complaints).errors[0]
+        text = f"{first.code}: {first.message}" if first.message else first.code
+        said = f" ({''.join(letter if letter.isprintable() else ' ' for letter in text)[:200]})"
+    if status in (401, 403):
+        return errors.EngineError(f"the registry denies it{said}", Code.IMAGE_DENIED)
+    if status == 404:
+        return errors.EngineError(f"the registry does not have it{said}", Code.IMAGE_NOT_FOUND)
+    words = f"the registry answered {status}{said}"
+    if status in _PASSING or status >= 500:
+        return Passing(words, float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0)
+    return image_manifest.unusable(words)
+
+
+def _read(response: urllib3.BaseHTTPResponse, most: int) -> bytes:
+    try:
+        data = response.read(most + 1)
+    except urllib3.exceptions.HTTPError as cause:
+        raise failed(cause, "the registry") from cause
+    if len(data) > most:
+        raise image_manifest.unusable(f"the registry's answer is larger than {most} bytes")
+    return data
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.netloc
+
+
+def _pools(proxy: str, timeout: urllib3.Timeout) -> urllib3.PoolManager:
+    return urllib3.ProxyManager(proxy, maxsize=8, timeout=timeout) if proxy else urllib3.PoolManager(maxsize=8, timeout=timeout)
+
+
+def _is_loopback(registry: str) -> bool:
+    host = urllib.parse.urlsplit(f"//{registry}").hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

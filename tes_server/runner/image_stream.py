@@ -1,0 +1,159 @@
+"""A layer's tar archive as a file that is read once, front to back: uncompressed as it comes, counted and hashed.
+
+Compression is told from the first bytes (gzip, zstd, none), as Docker does: media types lie. Memory stays bounded whatever
+the bytes say. This module must never write anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from typing import Any, cast
+
+import zstandard
+
+from tes_server import errors
+from tes_server.runner import image_manifest
+from tes_server.runner.image_blobs import PIECE, Bytes
+from tes_server.telemetry import Code
+
+_GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_WINDOW = 128 * 1024 * 1024
+"""Bytes of a zstd window: what its own command line takes without being asked for more."""
+HEADERS = 8 * 1024 * 1024
+"""Bytes of the headers of one entry: long names and extended headers, which `tarfile` keeps in memory."""
+
+
+class TarStream:
+    """For `tarfile`, which wants read, seek (forward) and tell; then `finish`. `largest`: bytes once uncompressed."""
+
+    def __init__(self, blob: Bytes, largest: int) -> None:
+        self._pieces = uncompressed(blob)
+        self._rest = memoryview(b"")
+        self._position = 0
+        self._largest = largest
+        self._hash = hashlib.sha256()
+        self._allowed = HEADERS
+        self.last = b""
+        """the last block that was read: all zeros where an archive ends as it should"""
+
+    def allow(self, size: int) -> None:
+        """So many bytes may be read from here on, before the next call of this."""
+        self._allowed = size
+
+    def read(self, size: int) -> bytes:
+        """Exactly `size` bytes, fewer only at the end."""
+        self._allowed -= size
+        if self._allowed < 0 or size < 0:
+            raise image_manifest.unusable("a layer has an entry with headers beyond measure")
+        data = b"".join(self.take(size))
+        self.last = data
+        return data
+
+    def take(self, size: int) -> Iterator[memoryview]:
+        """The next `size` bytes in pieces; fewer only at the end."""
+        while size > 0:
+            if not self._rest:
+                self._rest = self._next()
+                if not self._rest:
+                    return
+            piece, self._rest = self._rest[:size], self._rest[size:]
+            size -= len(piece)
+            self._position += len(piece)
+            yield piece
+
+    def seek(self, position: int) -> None:
+        """Skip to `position`."""
+        if position < self._position:
+            raise image_manifest.unusable("a layer's archive leads backwards")
+        for _ in self.take(position - self._position):
+            pass
+
+    def tell(self) -> int:
+        """Bytes read or skipped so far."""
+        return self._position
+
+    def finish(self) -> str:
+        """Read on to the end, and the digest of all of it."""
+        while self._rest:
+            self._position += len(self._rest)
+            self._rest = self._next()
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def _next(self) -> memoryview:
+        data = next(self._pieces, b"")
+        if self._position + len(data) > self._largest:
+            raise TooLarge
+        self._hash.update(data)
+        return memoryview(data)
+
+
+class TooLarge(errors.EngineError):
+    """More than an image may have here."""
+
+    def __init__(self) -> None:
+        super().__init__("it is larger than images may be here (sandbox.images_gb)", Code.IMAGE_ERROR)
+
+
+def is_compressed(head: bytes) -> bool:
+    """Judged by the first four bytes."""
+    return head.startswith((_GZIP, _ZSTD))
+
+
+def uncompressed(blob: Bytes) -> Iterator[bytes]:
+    """The bytes of a blob, whether or not it is compressed. EngineError IMAGE_ERROR if that is damaged."""
+    head = b""
+    while len(head) < len(_ZSTD) and (more := blob.read(PIECE)):
+        head += more
+    try:
+        if head.startswith(_GZIP):
+            yield from _gunzip(head, blob)
+        elif head.startswith(_ZSTD):
+            yield from _unzstd(head, blob)
+        else:
+            while head:
+                yield head
+                head = blob.read(PIECE)
+    except (zlib.error, zstandard.ZstdError) as cause:
+        raise image_manifest.unusable(f"a layer's compression is damaged: {cause}") from cause
+
+
+def _gunzip(data: bytes, blob: Bytes) -> Iterator[bytes]:
+    """All members: some tools compress in several."""
+    unzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    while True:
+        if not data:
+            data = blob.read(PIECE)
+        if not data:
+            if not unzip.eof:
+                raise image_manifest.unusable("a layer's compression ends in the middle")
+            return
+        if unzip.eof:
+            data = data.lstrip(b"\0")  # padding
+            if not data:
+                continue
+            unzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        out = unzip.decompress(data, PIECE * 4)
+        data = unzip.unused_data if unzip.eof else unzip.unconsumed_tail
+        if out:
+            yield out
+
+
+class _Joined:
+    """What was read of a blob, and the rest of it."""
+
+    def __init__(self, head: bytes, blob: Bytes) -> None:
+        self._head = head
+        self._blob = blob
+
+    def read(self, size: int) -> bytes:
+        data, self._head = self._head[:size], self._head[size:]
+        return data or self._blob.read(size)
+
+
+def _unzstd(head: bytes, blob: Bytes) -> Iterator[bytes]:
+    reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(cast("Any", _Joined(head, blob)), read_size=PIECE, read_across_frames=True)
+    while out := reader.read(PIECE * 4):
+        yield out

@@ -1,0 +1,305 @@
+"""Images without a daemon: resolved to a digest, pulled from their registry, unpacked once, kept until others need the room.
+
+A tag is asked for again after a while (`Options.fresh`). Where its registry does not answer, what the tag led to before is
+used: an outage elsewhere must not stop a site that has the image. This module must never run anything of an image.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import errno
+import logging
+import os
+import pathlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from tes_server import errors, telemetry
+from tes_server.filer.control import Control
+from tes_server.filer.wording import FULL
+from tes_server.runner import image_archive, image_blobs, image_layers, image_manifest, image_names, image_registry
+from tes_server.runner.image_blobs import Bytes, Download
+from tes_server.runner.image_cache import Cache, Image, Listed
+from tes_server.runner.image_names import Name
+from tes_server.runner.image_registry import Mirror, Pace, Passing, Registry
+from tes_server.runner.image_stream import TooLarge
+from tes_server.runner.image_tree import Owners, Tree
+from tes_server.telemetry import Code
+
+__all__ = ["Image", "Images", "Listed", "Mirror", "Options", "Pace"]
+
+logger = logging.getLogger(__name__)
+
+Layers = Callable[[pathlib.Path], contextlib.AbstractContextManager[Sequence[Bytes]]]
+"""The layers of an image, lowest first, while the context lasts; it is given a directory for what it must keep meanwhile."""
+
+PARALLEL = 4
+"""Layers fetched at once: one connection rarely fills a line, and registries do not like many."""
+
+_RESERVE = 20
+"""One part in so many of the disk, but at most 10^9 bytes, is left free by a pull: the store is on it too."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How images are had."""
+
+    limit: int = 0
+    """bytes that all images may take together, and one by itself; 0 = a third of the disk"""
+    mirrors: tuple[Mirror, ...] = ()
+    plain_http: frozenset[str] = frozenset()
+    """registries (host[:port]) asked without TLS, beside those on this machine"""
+    docker_config: pathlib.Path | None = None
+    """Docker's config.json, which has the logins"""
+    fresh: float = 60.0
+    """seconds for which the answer to what a tag leads to is good"""
+    pace: Pace = Pace()
+
+
+class Images:
+    """The images of one data directory. Thread-safe; several processes may use the directory at the same time.
+
+    `directory` is made, for this user only. `ids`: (first, count) of a root server's range: files are owned by first + the
+    image's uid, as a user namespace that maps the range sees them. None: files are owned by this user.
+    """
+
+    def __init__(self, directory: pathlib.Path, options: Options, *, ids: tuple[int, int] | None) -> None:
+        self._cache = Cache(directory)
+        self._options = options
+        self._owners = Owners(ids)
+        self._registry = Registry(mirrors=options.mirrors, plain_http=options.plain_http, docker_config=options.docker_config, pace=options.pace)
+        self._lock = threading.Lock()
+        self._turns: dict[Name, threading.Lock] = {}
+        self._fresh: dict[Name, float] = {}
+        self._cache.sweep()
+
+    def prepare(self, name: str) -> Image:
+        """The image, pulled if it is not there.
+
+        EngineError IMAGE_NOT_FOUND, IMAGE_DENIED, IMAGE_ERROR, DISK_FULL; `transient` where it may pass.
+        """
+        wanted = image_names.parse(name)
+        with self._turn(wanted), _about(name):
+            return self._look(wanted) or self._resolve(wanted)
+
+    def pull(self, name: str) -> Image:
+        """As `prepare`, but asks the registry even for a name that is fresh or was loaded from a file."""
+        wanted = image_names.parse(name)
+        with self._turn(wanted), _about(name):
+            return self._fetch(wanted, self._registry.digest(wanted))
+
+    def find(self, name: str) -> Image | None:
+        """The image that `name`, or a digest, led to the last time, if it is still there. Asks nobody."""
+        if image_names.is_digest(name):
+            return self._cache.find(name)
+        wanted = image_names.parse(name)
+        known = self._cache.known(wanted)
+        return self._cache.find(known.digest if known is not None else wanted.digest) if known or wanted.digest else None
+
+    def hold(self, image: Image) -> int:
+        """A descriptor; while anybody has it open, also after a fork, the image stays. EngineError, transient, if it is gone."""
+        return self._cache.hold(image)
+
+    def list(self) -> Sequence[Listed]:
+        """What is in the cache, the one used last first."""
+        return self._cache.images()
+
+    def remove(self, name: str) -> None:
+        """Forget a name; with its last name the image goes, and with its digest at once. EngineError if it is not there or in use."""
+        image = self.find(name)
+        if image is None:
+            raise errors.EngineError(f"{name}: there is no such image here", Code.IMAGE_NOT_FOUND)
+        if not image_names.is_digest(name):
+            wanted = str(image_names.parse(name))
+            others = {known.name for known in self._cache.names() if known.digest == image.digest and "@" not in known.name} - {wanted}
+            if others:
+                self._cache.forget(wanted)
+                return
+        if not self._cache.remove(image.digest):
+            raise errors.EngineError(f"{name}: a task uses it", Code.IMAGE_ERROR, transient=True)
+
+    def load(self, archive: pathlib.Path, name: str = "") -> Sequence[tuple[str, Image]]:
+        """The images of a file made by `docker save` or in OCI's layout, each with a name it has there (or is given: `name`), or ""."""
+        given = image_names.parse(name) if name else None
+        found: list[tuple[str, Image]] = []
+        with _about(str(archive)), image_archive.opened(archive, self._cache.directory) as packed:
+            if given is not None and len(packed) != 1:
+                raise image_manifest.unusable(f"a name can be given to one image, but there are {len(packed)}")
+            for one in packed:
+                image = self._make(one.digest, one.config, _there(one.layers), 0)
+                names = (given,) if given is not None else tuple(map(image_names.parse, one.names))
+                for each in names:
+                    self._cache.learn(each, image.digest, loaded=True)
+                found += [(str(each), image) for each in names] or [("", image)]
+        return found
+
+    # -- from a name to a digest -------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _turn(self, name: Name) -> Iterator[None]:
+        """Of many threads that want one name, one asks."""
+        with self._lock:
+            turn = self._turns.setdefault(name, threading.Lock())
+        with turn:
+            yield
+
+    def _look(self, name: Name) -> Image | None:
+        """What is there and need not be asked for."""
+        known = self._cache.known(name)
+        image = self.find(str(name))
+        if image is None or not (name.digest or (known and known.loaded) or time.monotonic() < self._fresh.get(name, 0)):
+            return None
+        self._cache.touch(image)
+        return image
+
+    def _resolve(self, name: Name) -> Image:
+        before = self.find(str(name))
+        try:
+            digest = name.digest or self._registry.digest(name, image_registry.ONCE if before else 0)
+        except Passing as cause:
+            if before is None:
+                raise
+            telemetry.log(logger, logging.WARNING, "image.registry.silent", image=str(name), used=before.digest, error=cause.public)
+            self._note(name)
+            self._cache.touch(before)
+            return before
+        return self._fetch(name, digest)
+
+    def _note(self, name: Name) -> None:
+        self._fresh[name] = time.monotonic() + self._options.fresh
+
+    def _fetch(self, name: Name, digest: str) -> Image:
+        """The image `digest`, that of an index maybe, which `name` leads to now."""
+        exact = name.at(digest)
+        image = self.find(str(exact)) or self._pull(exact)
+        self._cache.learn(exact, image.digest)
+        self._cache.learn(name, image.digest)
+        self._note(name)
+        self._cache.touch(image)
+        return image
+
+    # -- from a digest to a tree -------------------------------------------------------------------------------------
+
+    def _pull(self, name: Name) -> Image:
+        begun = time.monotonic()
+        found = image_manifest.decode(*self._registry.manifest(name))
+        if not isinstance(found, image_manifest.Manifest):
+            name = name.at(image_manifest.choose(found).digest)
+            if (image := self._cache.find(name.digest)) is not None:
+                return image
+            found = image_manifest.decode(*self._registry.manifest(name))
+            if not isinstance(found, image_manifest.Manifest):
+                raise image_manifest.unusable("its index leads to another index")
+        manifest = found
+        config = image_blobs.whole(self._registry, name, manifest.config, image_manifest.LARGEST_CONFIG, self._cache.directory)
+        compressed = sum(layer.size for layer in manifest.layers)
+        image = self._make(name.digest, image_manifest.config(config, len(manifest.layers)), lambda work: self._downloads(name, manifest, work), compressed)
+        seconds = round(time.monotonic() - begun, 3)
+        telemetry.log(logger, logging.INFO, "image.pulled", image=str(name), bytes=compressed, unpacked=image.size, seconds=seconds)
+        return image
+
+    def _make(
+        self,
+        digest: str,
+        config: image_manifest.Config,
+        layers: Layers,
+        beside: int,
+    ) -> Image:
+        """Unpack an image whose layers take `beside` bytes of the disk beside what they become. A full disk: others make way first."""
+        try:
+            image = self._unpack(digest, config, layers, beside)
+        except errors.EngineError as cause:
+            if cause.code != Code.DISK_FULL or not self._make_room(0, digest):
+                raise
+            image = self._unpack(digest, config, layers, beside)
+        self._make_room(self._limit(), digest)
+        return image
+
+    def _unpack(
+        self,
+        digest: str,
+        config: image_manifest.Config,
+        layers: Layers,
+        beside: int,
+    ) -> Image:
+        with self._cache.claim(digest) as work:
+            if work is None:
+                return self._present(digest)
+            disk = shutil.disk_usage(work)
+            room = disk.free - min(disk.total // _RESERVE, 10**9) - beside
+            largest, size = min(self._limit(), room), 0
+            root = work / "root"
+            try:
+                root.mkdir(mode=0o700)
+                tree = Tree(root, self._owners)
+                with layers(work) as blobs:
+                    for blob, diff_id in zip(blobs, config.rootfs.diff_ids, strict=True):
+                        size += image_layers.unpack(blob, diff_id, tree, largest - size)
+                tree.finish()
+                made = Image(digest=digest, root=root, env=config.env, workdir=config.workdir, user=config.user, size=size)
+                return self._cache.publish(work, made)
+            except TooLarge as cause:
+                if room > self._limit():
+                    raise
+                raise errors.EngineError("the disk of the data directory has no room for it", Code.DISK_FULL, transient=True) from cause
+            except OSError as cause:
+                code = Code.DISK_FULL if cause.errno in FULL else Code.IMAGE_ERROR
+                raise errors.EngineError(f"it cannot be unpacked: {os.strerror(cause.errno or errno.EIO)}", code, transient=True) from cause
+
+    def _present(self, digest: str) -> Image:
+        image = self._cache.find(digest)
+        if image is None:
+            raise errors.EngineError("it has just made way for others", Code.IMAGE_ERROR, transient=True)
+        return image
+
+    @contextlib.contextmanager
+    def _downloads(self, name: Name, manifest: image_manifest.Manifest, work: pathlib.Path) -> Iterator[Sequence[Bytes]]:
+        """The layers, on their way; what is under way at the end is stopped."""
+        control = Control(lambda: False)
+        downloads = [Download(self._registry, name, layer, work) for layer in manifest.layers]
+        with concurrent.futures.ThreadPoolExecutor(PARALLEL, thread_name_prefix="tes-pull") as pool:
+            try:
+                for download in downloads:
+                    pool.submit(download.run, control)
+                yield downloads
+            finally:
+                control.end()
+                pool.shutdown(wait=True, cancel_futures=True)
+                for download in downloads:
+                    download.close()
+
+    # -- room --------------------------------------------------------------------------------------------------------
+
+    def _limit(self) -> int:
+        return self._options.limit or shutil.disk_usage(self._cache.directory).total // 3
+
+    def _make_room(self, limit: int, keep: str) -> bool:
+        """Delete what was not used for longest and nobody holds, until all images together are within `limit`. True if any was."""
+        images = self._cache.images()
+        total = sum(listed.image.size for listed in images)
+        freed = False
+        for listed in reversed(images):
+            if total <= limit:
+                break
+            if listed.image.digest != keep and not listed.held and self._cache.remove(listed.image.digest):
+                total -= listed.image.size
+                freed = True
+                telemetry.log(logger, logging.INFO, "image.evicted", image=listed.image.digest, names=listed.names, bytes=listed.image.size)
+        return freed
+
+
+def _there(layers: Sequence[Bytes]) -> Layers:
+    return lambda _: contextlib.nullcontext(layers)
+
+
+@contextlib.contextmanager
+def _about(name: str) -> Iterator[None]:
+    """Errors say of which image they are."""
+    try:
+        yield
+    except errors.EngineError as cause:
+        raise errors.EngineError(f"{name}: {cause.public}", cause.code, cause.transient) from cause
