@@ -34,6 +34,9 @@ from tes_server.store.base import Store
 
 LOCAL = "local"
 
+ENGINES = ("docker", "podman", "sandbox")
+"""Engines of the local backend, in the order in which "auto" tries them."""
+
 SUBMIT_WINDOW = 10.0
 """Seconds within which a local submit (a few small files and a thread) has ended, one way or the other."""
 
@@ -94,24 +97,30 @@ def store(settings: Settings) -> Store:
 
 
 def engine_settings(settings: Settings) -> Settings:
-    """Settings with `local.engine = "auto"` replaced by the engine that works here: Docker if it answers, else the sandbox."""
+    """Settings with `local.engine = "auto"` replaced by the first engine that works here; by the last where none does."""
     if settings.local.engine != "auto":
         return settings
-    found = "docker"
-    try:
-        engine(settings, "docker").check()
-    except errors.EngineError:
-        found = "sandbox"
+    found = next((name for name in ENGINES if _works(settings, name)), ENGINES[-1])
     return msgspec.structs.replace(settings, local=msgspec.structs.replace(settings.local, engine=found))
+
+
+def _works(settings: Settings, name: str) -> bool:
+    try:
+        engine(settings, name).check()
+    except errors.EngineError:
+        return False
+    return True
 
 
 def engine(settings: Settings, name: str) -> Engine:
     """The engine `name`, not checked yet."""
     data = data_directory(settings)
-    if name == "docker":
+    if name in ("docker", "podman"):
+        from tes_server.runner import docker_products
         from tes_server.runner.docker import DockerEngine
 
-        return DockerEngine(settings.docker.url, _data_id(data), network=settings.docker.network, grace=settings.local.grace)
+        product, wanted = (docker_products.DOCKER, settings.docker) if name == "docker" else (docker_products.PODMAN, settings.podman)
+        return DockerEngine(wanted.url, _data_id(data), product=product, network=wanted.network, grace=settings.local.grace)
     from tes_server.runner.sandbox import SandboxEngine
 
     return SandboxEngine(allow_host=settings.sandbox.allow_host, network=settings.sandbox.network, data=data)

@@ -33,7 +33,7 @@ def _site_options(command: Command) -> Command:
     options = (
         click.option("--config", type=click.Path(path_type=pathlib.Path), help="TOML file with settings (or TES_SERVER_CONFIG)."),
         click.option("--data", help="Directory of the embedded store and of local tasks."),
-        click.option("--engine", type=click.Choice(["auto", "docker", "sandbox"]), help="What runs tasks on this machine."),
+        click.option("--engine", type=click.Choice(["auto", "docker", "podman", "sandbox"]), help="What runs tasks on this machine."),
         click.option("--root", "roots", multiple=True, help="Directory whose files tasks may read and write; may be given several times."),
         click.option("--allow-host", is_flag=True, help="Sandbox: allow the image 'host', this machine's own programs."),
         click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Events below it are left out."),
@@ -196,7 +196,7 @@ def doctor(**site: Any) -> None:
     app.check(settings)
     works = False
     click.echo(f"ok    data directory {app.data_directory(settings)}")
-    for name in ("docker", "sandbox"):
+    for name in app.ENGINES:
         wanted = settings.local.engine in ("auto", name)
         try:
             said = app.engine(settings, name).check()

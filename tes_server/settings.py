@@ -82,8 +82,8 @@ class FilesSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class LocalSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Running tasks on this machine."""
 
-    engine: Literal["auto", "docker", "sandbox"] = "auto"
-    """What runs executors: Docker over its API, or the sandbox (bubblewrap). "auto" takes Docker where it answers."""
+    engine: Literal["auto", "docker", "podman", "sandbox"] = "auto"
+    """What runs executors: Docker or Podman over their API, or the sandbox (bubblewrap). "auto" takes the first of them that answers."""
     cpus: Amount = 0.0
     """Cores that tasks may use together; 0 = all of this machine."""
     ram_gb: Amount = 0.0
@@ -103,6 +103,15 @@ class DockerSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Address of its API, e.g. `unix:///run/docker.sock`; empty = DOCKER_HOST or the usual socket."""
     network: Literal["bridge", "none", "host"] = "bridge"
     """Network of executors. "host" (clients.md row 29) gives tasks this machine's own network: opt-in."""
+
+
+class PodmanSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The Podman engine: Podman's service, root's or a user's own."""
+
+    url: str = ""
+    """Address of its API, e.g. `unix:///run/podman/podman.sock`; empty = CONTAINER_HOST or the usual sockets."""
+    network: Literal["bridge", "none", "host"] = "bridge"
+    """Network of executors. "bridge" is a network of their own, whichever way Podman makes one here; "host" this machine's: opt-in."""
 
 
 class SandboxSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -200,6 +209,7 @@ class Settings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     files: FilesSettings = FilesSettings()
     local: LocalSettings = LocalSettings()
     docker: DockerSettings = DockerSettings()
+    podman: PodmanSettings = PodmanSettings()
     sandbox: SandboxSettings = SandboxSettings()
     tasks: TaskSettings = TaskSettings()
     retries: RetrySettings = RetrySettings()

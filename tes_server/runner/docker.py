@@ -1,9 +1,9 @@
-"""Executors as containers of a Docker daemon (or of Podman's Docker API).
+"""Executors as containers of a Docker daemon, or of Podman's service, which speaks the same API.
 
 A cell is one container, made once and started once, named as the cell: Docker's own rule that names are unique is what
 makes a second start adopt the first. Its end is told by tes-step's record (runner.records), which outlives container,
 daemon and server; the daemon is asked for what the record cannot know: whether it runs, and whether it was killed for
-memory. This module must never parse output of the `docker` command, nor know of tasks.
+memory. This module must never parse output of a command, nor know of tasks.
 """
 
 from __future__ import annotations
@@ -22,45 +22,40 @@ import msgspec
 
 from tes_server import errors, step
 from tes_server.plan.steps import MountKind
-from tes_server.runner import docker_client, docker_images, docker_spec, records, volume
+from tes_server.runner import docker_client, docker_images, docker_products, docker_spec, records, volume
+from tes_server.runner.docker_products import Product
 from tes_server.runner.engine import Cell, CellState, Exit
 from tes_server.telemetry import Code
 
 WAIT = 600.0
 """Seconds of silence after which a wait for the end is asked anew: a daemon behind a network may vanish without a word."""
 
-FIRST_DELAY, LONGEST_DELAY = 0.2, 5.0
-"""Seconds between attempts to reach a daemon that does not answer: doubled each time up to the second."""
-
 STEP_FAILED = 125
 """tes-step's own failure: see its exit codes."""
-
-LATE_OOM = datetime.timedelta(seconds=2)
-"""See `_late_oom`; the daemon's event filters count in whole seconds."""
 
 KILLED = 137
 """128 + KILL, as shells and Docker count it."""
 
 
 class DockerEngine:
-    """`engine.Engine` over one Docker daemon.
+    """`engine.Engine` over one daemon.
 
-    `url` as in the settings ("" = DOCKER_HOST or the usual socket). `data` identifies this server's data directory among
-    those that use the daemon. `patience`: seconds for which `wait` bears a daemon that does not answer. `open_files`: let
-    tes-step open results for other users; by default where this process is not root and could not read them else.
+    `url` as in the settings ("" = where `product` usually is). `data` identifies this server's data directory among those
+    that use the daemon. `open_files`: let tes-step open results for other users; by default where this process is not root
+    and could not read them else.
 
     The image's USER may be anybody: the record directory is made 0777, the volume's directories are by whoever stages in.
     What keeps other users of this machine out is a directory above them.
     """
 
-    name = "docker"
-
-    def __init__(self, url: str, data: str, *, network: str = "bridge", grace: float = 10.0, patience: float = 600.0, open_files: bool | None = None) -> None:
-        self._daemon = docker_client.Daemon(url)
+    def __init__(
+        self, url: str, data: str, *, product: Product = docker_products.DOCKER, network: str = "bridge", grace: float = 10.0, open_files: bool | None = None
+    ) -> None:
+        self.name = product.name
+        self._daemon = docker_client.Daemon(url, product)
         self._data = data
         self._network = network
         self._grace = grace
-        self._patience = patience
         self._open_files = os.geteuid() != 0 if open_files is None else open_files
 
     def check(self) -> str:
@@ -68,8 +63,7 @@ class DockerEngine:
         self._site()
         with self._daemon.ask("its version") as client:
             version, info = client.version(), client.info()
-        platform = (version.get("Platform") or {}).get("Name") or "Docker"
-        return f"{platform} {version['Version']}, API {version['ApiVersion']}, {version['Os']}/{version['Arch']}, {info['NCPU']} cores"
+        return f"{docker_products.title(version)}, {info['NCPU']} cores{docker_products.mode(info)}"
 
     def prepare(self, image: str) -> str:
         """See `docker_images.prepare`: an image that is there is not pulled again."""
@@ -80,13 +74,13 @@ class DockerEngine:
         if records.ended(cell.record) is not None:
             return CellState.ENDED
         found = self._inspect(cell)
-        if found is not None and found["State"]["Status"] in {"running", "paused", "restarting"}:
+        if found is not None and found["State"]["Status"] in docker_products.RUNNING:
             return CellState.RUNNING
         # The end may have come between those two looks. A kill of tes-step for memory leaves no record, but is an end.
         if records.ended(cell.record) is not None or (found is not None and found["State"]["OOMKilled"]):
             return CellState.ENDED
         begun = records.start(cell.record) is not None
-        never_started = found is None or found["State"]["Status"] == "created"
+        never_started = found is None or found["State"]["Status"] in docker_products.NEVER_STARTED
         return CellState.ABSENT if never_started and not begun else CellState.LOST
 
     def start(self, cell: Cell) -> None:
@@ -116,7 +110,7 @@ class DockerEngine:
                 try:
                     client.create_container_from_config(docker_spec.container(cell, self._site()), cell.name)
                 except docker.errors.APIError as error:
-                    if error.status_code != 409:
+                    if not docker_products.name_taken(error.status_code, docker_client.words(error)):
                         raise
                 else:
                     return True
@@ -128,66 +122,45 @@ class DockerEngine:
             raise errors.EngineError(f"a container {cell.name} is just being removed", Code.ENGINE_ERROR, transient=True)
         if (found["Config"]["Labels"] or {}).get(docker_spec.DATA_LABEL) != self._data:
             raise errors.EngineError(f"the container {cell.name} belongs to somebody else", Code.ENGINE_ERROR)
-        return bool(found["State"]["Status"] == "created")
+        return found["State"]["Status"] in docker_products.NEVER_STARTED
 
     def wait(self, cell: Cell) -> Exit | None:
-        """Wait in the daemon for the container's end. Bears restarts of the daemon, and its absence for `patience` seconds.
+        """Wait in the daemon for the container's end.
 
-        None = LOST: it is gone, or was killed from outside, without a record. EngineError where tes-step itself failed.
+        None = LOST: it is gone, or was killed from outside, without a record. EngineError ENGINE_UNAVAILABLE where the daemon
+        goes away, or cannot tell: nothing is known then, and the call may be made again; others where tes-step itself failed.
         """
-        silent_since: float | None = None
-        delay = FIRST_DELAY
         while True:
+            began = time.monotonic()
             try:
-                if silent_since is not None:
-                    self._inspect(cell)
-                    silent_since, delay = None, FIRST_DELAY
                 with contextlib.suppress(docker.errors.NotFound), self._daemon.ask("the end cannot be awaited") as client:
                     client.wait(cell.name, timeout=WAIT)
-                return self._ending(cell)
+                break
             except errors.EngineError as error:
                 if not error.transient:
                     raise
-                now = time.monotonic()
-                silent_since = silent_since or now
-                if now - silent_since > self._patience:
-                    raise
-            time.sleep(delay)
-            delay = min(2 * delay, LONGEST_DELAY)
+                if time.monotonic() - began < WAIT:
+                    # Also its own errors (5xx): a daemon that shuts down answers so, and the container may well go on.
+                    raise errors.EngineError(error.public, Code.ENGINE_UNAVAILABLE, transient=True) from error
+        return self._ending(cell)
 
     def _ending(self, cell: Cell) -> Exit | None:
         """How a container ended that does not run any more, or was removed."""
         ended = records.ended(cell.record)
-        if ended is not None and ended.code == 0:
-            return ended
         if records.failed(cell.record):
             raise errors.EngineError(f"the command was not started: {self._last_words(cell)}", Code.ENGINE_ERROR, transient=True)
-        found = self._inspect(cell)
-        if found is None:
-            return ended
-        state = found["State"]
         if ended is not None:
             # A shell that outlives the kill of its child ends with a code of its own, which is kept.
-            oom = state["OOMKilled"] or (ended.signal == signal.SIGKILL and self._late_oom(cell, found))
-            return msgspec.structs.replace(ended, oom=oom)
-        if state["OOMKilled"] or (state["ExitCode"] == KILLED and self._late_oom(cell, found)):
+            return msgspec.structs.replace(ended, oom=ended.code != 0 and records.out_of_memory(cell.record))
+        found = self._inspect(cell)
+        if found is None:
+            return None
+        state = found["State"]
+        if state["OOMKilled"]:  # tes-step too
             return Exit(code=KILLED, signal=signal.SIGKILL, oom=True, start_time=_time(state["StartedAt"]), end_time=_time(state["FinishedAt"]))
         if state["ExitCode"] == STEP_FAILED and records.start(cell.record) is None:
             raise errors.EngineError("tes-step could not begin: its record directory cannot be written", Code.ENGINE_ERROR)
         return None
-
-    def _late_oom(self, cell: Cell, found: dict[str, Any]) -> bool:
-        """Whether the daemon heard of a kill for memory only after the container's end, when it does not mark it any more.
-
-        Seen in one of sixty kills on a busy machine. Its events are asked for up to LATE_OOM seconds after the end, but not
-        where it was us who had the command killed.
-        """
-        if os.path.lexists(cell.record / "stop"):
-            return False
-        state = found["State"]
-        window = {"since": _time(state["StartedAt"]), "until": _time(state["FinishedAt"]) + LATE_OOM}
-        with self._daemon.ask("events cannot be read") as client:
-            return bool(list(client.events(**window, filters={"container": found["Id"], "event": "oom"}, decode=True)))
 
     def _last_words(self, cell: Cell) -> str:
         return " ".join(self.streams(cell)[1].split())
@@ -205,7 +178,7 @@ class DockerEngine:
             try:
                 client.kill(cell.name, "TERM")
             except docker.errors.APIError as error:
-                if error.status_code != 409:  # it does not run
+                if not docker_products.not_running(error.status_code, docker_client.words(error)):
                     raise
 
     def streams(self, cell: Cell) -> tuple[str, str]:

@@ -7,17 +7,19 @@ never know what is asked of the daemon.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import docker
 import docker.errors
-import docker.utils
 import requests
 import urllib3
 
 from tes_server import errors
+from tes_server.runner import docker_products
+from tes_server.runner.docker_products import Product
 from tes_server.telemetry import Code
 
 TIMEOUT = 120.0
@@ -30,11 +32,12 @@ POOLS = 100
 class Daemon:
     """One daemon, connected to when first asked. Thread-safe.
 
-    `url` as in the settings: "" means DOCKER_HOST (with its TLS variables) or the usual socket.
+    `url` as in the settings: "" means where the environment says, or the product's usual socket.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, product: Product = docker_products.DOCKER) -> None:
         self.url = url
+        self.product = product
         self._lock = threading.Lock()
         self._client: Any = None
 
@@ -44,13 +47,13 @@ class Daemon:
 
         `docker.errors.NotFound` alone passes: that something is not there is an answer.
         """
-        with translated(what):
+        with translated(what, self.product):
             yield self._connected()
 
     def _connected(self) -> Any:
         with self._lock:
             if self._client is None:
-                address = {"base_url": self.url} if self.url else docker.utils.kwargs_from_env()
+                address = {"base_url": self.url} if self.url else self.product.address(os.environ, os.geteuid())
                 self._client = docker.APIClient(**address, version="auto", timeout=TIMEOUT, num_pools=POOLS)
             return self._client
 
@@ -63,7 +66,7 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def translated(what: str) -> Iterator[None]:
+def translated(what: str, product: Product = docker_products.DOCKER) -> Iterator[None]:
     """Failures of the daemon, or on the way to it, as `errors.EngineError`; NotFound passes."""
     try:
         yield
@@ -74,7 +77,7 @@ def translated(what: str) -> Iterator[None]:
         transient = error.status_code is None or error.status_code >= 500 or error.status_code == 409
         raise errors.EngineError(f"{what}: {words(error)}", Code.ENGINE_ERROR, transient) from error
     except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise errors.EngineError(_unreachable(error), Code.ENGINE_UNAVAILABLE, transient=True) from error
+        raise errors.EngineError(_unreachable(error, product), Code.ENGINE_UNAVAILABLE, transient=True) from error
 
 
 def words(error: Any) -> str:
@@ -82,14 +85,14 @@ def words(error: Any) -> str:
     return " ".join(str(error.explanation or error).split())
 
 
-def _unreachable(error: BaseException) -> str:
+def _unreachable(error: BaseException, product: Product) -> str:
     """Why the daemon does not answer, and what to do about it."""
     causes = list(_causes(error))
     if any(isinstance(cause, PermissionError) for cause in causes):
-        return "this user may not use the Docker socket: join the group docker (and sign in again), or name another daemon in docker.url"
+        return product.denied
     if any(isinstance(cause, FileNotFoundError | ConnectionRefusedError) for cause in causes):
-        return "no Docker daemon answers: start it, name another one in docker.url, or use the sandbox engine (local.engine)"
-    return f"the Docker daemon does not answer: {' '.join(str(error).split())}"
+        return product.absent
+    return f"{product.name} does not answer: {' '.join(str(error).split())}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,4 +1,4 @@
-"""Images of a Docker daemon: look for one, pull it where it is missing, say why it cannot be had.
+"""Images of a Docker daemon (or Podman's service): look for one, pull it where it is missing, say why it cannot be had.
 
 An image that is there is never pulled again: a tag that moved in its registry does not change tasks by itself. This
 module must never run anything.
@@ -38,7 +38,7 @@ def any_image(daemon: docker_client.Daemon) -> str:
     with daemon.ask("images cannot be listed") as client:
         images = client.images()
     if not images:
-        raise errors.EngineError("this needs an image, and the Docker daemon has none", Code.ENGINE_ERROR, transient=True)
+        raise errors.EngineError("this needs an image, and the daemon has none", Code.ENGINE_ERROR, transient=True)
     return str(min(images, key=lambda image: image["Size"])["Id"])
 
 

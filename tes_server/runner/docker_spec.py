@@ -27,6 +27,10 @@ CELL_LABEL = "tes-server.cell"
 DATA_LABEL = "tes-server.data"
 """Whose container it is: two servers may use one daemon."""
 
+COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+"""Where a container finds the kernel's count of kills for memory in its own cgroup, version 2 and 1. The daemons' own mark of
+it (State.OOMKilled) comes late at times from Docker, and never from Podman on version 1."""
+
 PROCESSES = 32768
 """Bound of processes and threads in one executor. A fork bomb stops here, before the machine's own bound (kernel.pid_max,
 at least 4 million on 64-bit Linux); a JVM with a thread pool for each of a hundred cores does not come near."""
@@ -73,7 +77,8 @@ def container(cell: Cell, site: Site) -> dict[str, Any]:
         "HostConfig": {
             "Mounts": _mounts(cell, site),
             **_limits(cell),
-            "NetworkMode": site.network,
+            # "default" is Docker's bridge too; of Podman it is the network that a user who is not root can have.
+            "NetworkMode": "default" if site.network == "bridge" else site.network,
             "SecurityOpt": ["no-new-privileges:true"],
             "Init": False,  # tes-step reaps
             "LogConfig": {"Type": "none", "Config": {}},  # the record holds the output, bounded
@@ -109,6 +114,8 @@ def _options(cell: Cell, site: Site) -> list[str]:
     """The options of tes-step, without `--`."""
     step = cell.step
     words = ["--record", RECORD, "--tail", str(cell.tail_bytes), "--grace", f"{site.grace:.3f}"]
+    for path in COUNTERS if cell.limits.ram_bytes else ():
+        words += ["--oom", path]
     for option, path in (("--stdin", step.stdin), ("--stdout", step.stdout), ("--stderr", step.stderr), ("--workdir", step.workdir)):
         if path:
             words += [option, path]

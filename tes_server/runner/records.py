@@ -44,7 +44,7 @@ def start(record: pathlib.Path) -> Start | None:
 
 
 def ended(record: pathlib.Path) -> Exit | None:
-    """The exit record, or None: not there (yet). `oom` is not tes-step's to know. `errors.EngineError` if it is damaged."""
+    """The exit record, or None: not there (yet). Whether it was for memory: `out_of_memory`. `errors.EngineError` if it is damaged."""
     numbers = _numbers(record, "exit", 4)
     if not numbers:
         return None
@@ -57,6 +57,11 @@ def ended(record: pathlib.Path) -> Exit | None:
 def failed(record: pathlib.Path) -> bool:
     """The command was not started, for no fault of its own: its `Exit` is tes-step's (125) and stderr says why."""
     return _read(record, "failed", _LINE_MAX) is not None
+
+
+def out_of_memory(record: pathlib.Path) -> bool:
+    """A process of the command was killed for memory. Marked before the exit record is written."""
+    return _read(record, "oom", _LINE_MAX) is not None
 
 
 def state(record: pathlib.Path) -> CellState:

@@ -14,6 +14,7 @@
  *   --move FROM TO       likewise, for a place that the command could write to
  *   --open DIR           after the end: others may read and write what is ours below DIR
  *   --cgroup FILE        the command joins this cgroup.procs
+ *   --oom FILE           the record's mark `oom` is made if the line `oom_kill` of this file of the command's own cgroup is not 0
  *   --rlimit-data BYTES  private memory of each process of the command
  *   --keep FD            the command may have FD
  *   --wipe DIR           no command: delete everything below DIR
@@ -158,6 +159,8 @@ static int take_text(struct options *options, const char *name, char **values)
         }
     if (strcmp(name, "--cgroup") == 0)
         add(&options->cgroups, values[0]);
+    else if (strcmp(name, "--oom") == 0)
+        add(&options->counters, values[0]);
     else if (strcmp(name, "--open") == 0)
         add(&options->opens, values[0]);
     else if (strcmp(name, "--own") == 0)

@@ -1,4 +1,5 @@
-/* The record directory: what outlives us. `start` before the command, `exit` after it, two rings of its output. */
+/* The record directory: what outlives us. `start` before the command, `exit` after it, two rings of its output,
+ * and the marks `failed` and `oom`. */
 #include "step.h"
 
 #include <errno.h>
@@ -106,6 +107,27 @@ int record_exit(int directory, const struct ending *ending)
 int record_failed(int directory)
 {
     return put_line(directory, "failed", "failed.tmp", "the command was not started\n");
+}
+
+/* The kernel counts a kill before it sends the signal, so that whoever saw the end of its victim finds it counted. */
+int record_oom(int directory, const char *counters)
+{
+    char text[1024];
+    int fd = open(counters, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t length = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (length < 0)
+        return -1;
+    text[length] = 0;
+    const char *line = strstr(text, "oom_kill "); /* `oom_kill_disable` and `oom_group_kill` are other lines */
+    if (line == NULL || strtoull(line + strlen("oom_kill "), NULL, 10) == 0)
+        return 0;
+    fd = openat(directory, "oom", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return -1;
+    return close(fd);
 }
 
 int record_stop(int directory, uint64_t *grace_ns)

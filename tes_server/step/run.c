@@ -291,6 +291,8 @@ static void finish_files(struct supervisor *self, struct ending *ending)
 
 static int write_ending(struct supervisor *self, const struct ending *ending)
 {
+    for (size_t i = 0; self->record >= 0 && i < self->options->counters.count; i++)
+        (void)record_oom(self->record, self->options->counters.at[i]); /* version 1 and 2 of cgroups have other names: one is missing */
     while (self->record >= 0 && record_exit(self->record, ending) < 0) {
         if (errno != ENOSPC && errno != EDQUOT) {
             say("the exit record: %s", strerror(errno));

@@ -41,7 +41,7 @@ struct options {
     uint64_t grace_ns;
     uint64_t rlimit_data;   /* 0: none */
     uint64_t ids_base, ids_count; /* count 0: no user namespace */
-    struct strings cgroups, opens, owns;
+    struct strings cgroups, counters, opens, owns;
     struct pairs copies, moves, stages;
     char **argv;
 };
@@ -75,6 +75,7 @@ int record_ring(int directory, const char *name, size_t keep);
 int record_start(int directory, uint64_t now_ns);
 int record_exit(int directory, const struct ending *ending);
 int record_failed(int directory);
+int record_oom(int directory, const char *counters); /* marks it if `counters` tells of a kill for memory */
 int record_stop(int directory, uint64_t *grace_ns); /* 1: a stop was asked for, `grace_ns` is set; 0: none */
 uint64_t clock_ns(int clock);
 

@@ -1,11 +1,10 @@
-"""The Docker engine on a real daemon: the contract of all engines, and what is Docker's own."""
+"""The Docker engine on real daemons, Docker's and Podman's: the contract of all engines, and what is theirs."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
 import gc
-import grp
 import io
 import os
 import pathlib
@@ -23,28 +22,19 @@ from tes_server.plan.steps import Mount
 from tes_server.runner import docker as docker_engine
 from tes_server.runner.docker import DockerEngine
 from tes_server.runner.engine import Cell, CellState, Engine
+from tes_server.runner.reach import Reach
 from tes_server.telemetry import Code
 from tests.contract.engine_contract import PATIENCE, EngineContract, Lab, until
+from tests.integration.daemons import Daemon
 from tests.integration.docker_proxy import Proxy
-
-pytestmark = pytest.mark.docker
 
 DATA = f"tests-{uuid.uuid4().hex}"
 IMAGE = "tes-test/busybox"
 
 
-@contextlib.contextmanager
-def opened(data: str = DATA, url: str = "", **options: Any) -> Iterator[DockerEngine]:
-    engine = DockerEngine(url, data, **options)
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
 @pytest.fixture
-def engine(docker_client: Any) -> Iterator[DockerEngine]:
-    with opened() as engine:
+def engine(daemon: Daemon) -> Iterator[DockerEngine]:
+    with daemon.engine(DATA) as engine:
         yield engine
 
 
@@ -60,14 +50,15 @@ class TestDockerEngine(EngineContract):
     client: Any
 
     @pytest.fixture
-    def engine(self, docker_client: Any) -> Iterator[Engine]:
-        self.client = docker_client
-        with opened() as engine:
+    def engine(self, daemon: Daemon) -> Iterator[Engine]:
+        self.client = daemon.client
+        self.limits_memory = daemon.limits
+        with daemon.engine(DATA) as engine:
             yield engine
 
     @pytest.fixture
-    def successor(self) -> Iterator[Engine]:
-        with opened() as engine:
+    def successor(self, daemon: Daemon) -> Iterator[Engine]:
+        with daemon.engine(DATA) as engine:
             yield engine
 
     @pytest.fixture
@@ -82,21 +73,21 @@ class TestDockerEngine(EngineContract):
 
 
 @pytest.fixture
-def image_of(docker_client: Any) -> Iterator[Any]:
+def image_of(daemon: Daemon) -> Iterator[Any]:
     """Makes an image of busybox with more Dockerfile lines; removed afterwards."""
     made: list[str] = []
 
     def build(*lines: str) -> str:
         name = f"{DATA}/image{len(made)}:1"
         text = "\n".join([f"FROM {IMAGE}", *lines]).encode()
-        output = [line for line in docker_client.build(fileobj=io.BytesIO(text), tag=name, rm=True, decode=True) if "error" in line]
+        output = [line for line in daemon.client.build(fileobj=io.BytesIO(text), tag=name, rm=True, decode=True) if "error" in line]
         assert not output
         made.append(name)
         return name
 
     yield build
     for name in made:
-        docker_client.remove_image(name)
+        daemon.client.remove_image(name)
 
 
 def test_an_image_without_shell_or_libc_runs(lab: Lab) -> None:
@@ -113,23 +104,23 @@ def test_the_images_entrypoint_is_not_applied_and_its_env_user_and_workdir_are(i
     assert (lab.work / "made").stat().st_uid == 1000
 
 
-def test_volumes_that_an_image_declares_do_not_stay(image_of: Any, lab: Lab, docker_client: Any) -> None:
+def test_volumes_that_an_image_declares_do_not_stay(image_of: Any, lab: Lab, daemon: Daemon) -> None:
     lab.image = image_of("VOLUME /declared")
     cell = lab.sh("echo x > /declared/x")
     assert lab.run(cell).code == 0
-    volume = next(mount["Name"] for mount in docker_client.inspect_container(cell.name)["Mounts"] if mount["Destination"] == "/declared")
-    assert docker_client.inspect_volume(volume)
+    volume = next(mount["Name"] for mount in daemon.client.inspect_container(cell.name)["Mounts"] if mount["Destination"] == "/declared")
+    assert daemon.client.inspect_volume(volume)
     lab.engine.remove(cell)
     with pytest.raises(docker.errors.NotFound):
-        docker_client.inspect_volume(volume)
+        daemon.client.inspect_volume(volume)
 
 
 def test_a_command_cannot_gain_privileges(lab: Lab) -> None:
     assert "NoNewPrivs:\t1" in lab.check("cat /proc/self/status")
 
 
-def test_a_network_of_none_has_loopback_only(lab: Lab) -> None:
-    with opened(network="none") as engine:
+def test_a_network_of_none_has_loopback_only(lab: Lab, daemon: Daemon) -> None:
+    with daemon.engine(DATA, network="none") as engine:
         lab.engine = engine
         assert lab.check("ls /sys/class/net") == "lo\n"
 
@@ -159,9 +150,9 @@ def test_a_link_in_place_of_a_mounts_source_is_refused(lab: Lab) -> None:
         lab.engine.start(lab.cell("true"))
 
 
-def test_a_name_that_somebody_else_has_is_left_alone(lab: Lab) -> None:
+def test_a_name_that_somebody_else_has_is_left_alone(lab: Lab, daemon: Daemon) -> None:
     cell, gate = lab.blocked()
-    with opened(data="another") as stranger:
+    with daemon.engine("another") as stranger:
         assert stranger.survey() == []
         for file in cell.record.iterdir():
             file.rename(file.with_name(f"{file.name}.away"))
@@ -170,10 +161,10 @@ def test_a_name_that_somebody_else_has_is_left_alone(lab: Lab) -> None:
     gate.open()
 
 
-def test_a_created_container_is_started_and_an_ended_one_is_not(lab: Lab) -> None:
+def test_a_created_container_is_started_and_an_ended_one_is_not(lab: Lab, daemon: Daemon) -> None:
     """The server died between create and start; or after the end, and its records were lost."""
     cell = lab.sh("echo run >> /work/runs")
-    with opened() as engine:
+    with daemon.engine(DATA) as engine:
         assert engine._create(cell)
         assert engine.state(cell) is CellState.ABSENT
     assert lab.run(cell).code == 0
@@ -205,21 +196,23 @@ leaky = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
 @pytest.fixture
-def proxy(docker_client: Any, tmp_path: pathlib.Path) -> Iterator[Proxy]:
-    with Proxy(tmp_path / "docker.sock", pathlib.Path("/var/run/docker.sock")) as proxy:
+def proxy(daemon: Daemon, tmp_path: pathlib.Path) -> Iterator[Proxy]:
+    with Proxy(tmp_path / "docker.sock", daemon.socket) as proxy:
         yield proxy
 
 
 @leaky
 @pytest.mark.usefixtures("sockets_collected")
-def test_wait_bears_a_daemon_that_restarts(lab: Lab, proxy: Proxy) -> None:
+def test_an_end_during_a_restart_of_the_daemon_is_seen(lab: Lab, proxy: Proxy, daemon: Daemon) -> None:
     cell, gate = lab.blocked(after="exit 5")
-    with opened(url=proxy.url) as engine, concurrent.futures.ThreadPoolExecutor() as pool:
-        wait = pool.submit(engine.wait, cell)
+    with daemon.engine(DATA, proxy.url) as engine, concurrent.futures.ThreadPoolExecutor() as pool:
+        reach = Reach(lambda: None)
+        wait = pool.submit(reach, lambda: engine.wait(cell))
         until(lambda: proxy.asked("/wait") == 1, "the wait")
         proxy.cut()
         gate.open()
         until(lambda: lab.engine.state(cell) is CellState.ENDED, "the end, which nobody was told of")
+        until(lambda: reach.silence, "saying that the daemon is away")
         assert not wait.done()
         proxy.restore()
         ended = wait.result(PATIENCE)
@@ -229,9 +222,9 @@ def test_wait_bears_a_daemon_that_restarts(lab: Lab, proxy: Proxy) -> None:
 
 @leaky
 @pytest.mark.usefixtures("sockets_collected")
-def test_wait_gives_up_on_a_daemon_that_stays_away(lab: Lab, proxy: Proxy) -> None:
+def test_wait_says_at_once_that_the_daemon_went_away(lab: Lab, proxy: Proxy, daemon: Daemon) -> None:
     cell, _ = lab.blocked()
-    with opened(url=proxy.url, patience=0.3) as engine, concurrent.futures.ThreadPoolExecutor() as pool:
+    with daemon.engine(DATA, proxy.url) as engine, concurrent.futures.ThreadPoolExecutor() as pool:
         wait = pool.submit(engine.wait, cell)
         until(lambda: proxy.asked("/wait") == 1, "the wait")
         proxy.cut()
@@ -241,10 +234,10 @@ def test_wait_gives_up_on_a_daemon_that_stays_away(lab: Lab, proxy: Proxy) -> No
     assert lab.engine.state(cell) is CellState.RUNNING
 
 
-def test_wait_goes_on_after_a_long_silence(lab: Lab, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_goes_on_after_a_long_silence(lab: Lab, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, daemon: Daemon) -> None:
     monkeypatch.setattr(docker_engine, "WAIT", 0.1)
     cell, gate = lab.blocked()
-    with opened(url=proxy.url, patience=0.0) as engine, concurrent.futures.ThreadPoolExecutor() as pool:
+    with daemon.engine(DATA, proxy.url) as engine, concurrent.futures.ThreadPoolExecutor() as pool:
         wait = pool.submit(engine.wait, cell)
         until(lambda: proxy.asked("/wait") >= 3, "asking anew")
         gate.open()
@@ -255,10 +248,10 @@ def test_wait_goes_on_after_a_long_silence(lab: Lab, proxy: Proxy, monkeypatch: 
 
 @leaky
 @pytest.mark.usefixtures("sockets_collected")
-def test_a_start_whose_answer_was_lost_is_adopted(lab: Lab, proxy: Proxy) -> None:
+def test_a_start_whose_answer_was_lost_is_adopted(lab: Lab, proxy: Proxy, daemon: Daemon) -> None:
     cell = lab.sh("echo run >> /work/runs")
     proxy.cut_at("/start")
-    with opened(url=proxy.url) as engine:
+    with daemon.engine(DATA, proxy.url) as engine:
         with pytest.raises(errors.EngineError) as caught:
             engine.start(cell)
         assert (caught.value.code, caught.value.transient) == (Code.ENGINE_UNAVAILABLE, True)
@@ -271,8 +264,8 @@ def test_a_start_whose_answer_was_lost_is_adopted(lab: Lab, proxy: Proxy) -> Non
 
 @leaky
 @pytest.mark.usefixtures("sockets_collected")
-def test_no_daemon_says_what_to_do(tmp_path: pathlib.Path) -> None:
-    with opened(url=f"unix://{tmp_path}/none.sock") as engine, pytest.raises(errors.EngineError, match="start it") as caught:
+def test_no_daemon_says_what_to_do(tmp_path: pathlib.Path, daemon: Daemon) -> None:
+    with daemon.engine(DATA, f"unix://{tmp_path}/none.sock") as engine, pytest.raises(errors.EngineError, match="start it") as caught:
         engine.check()
     assert (caught.value.code, caught.value.transient) == (Code.ENGINE_UNAVAILABLE, True)
 
@@ -311,15 +304,15 @@ def open_path(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @leaky
 @pytest.mark.usefixtures("sockets_collected")
-def test_a_server_that_may_not_use_docker_is_told_how(docker_client: Any) -> None:
-    with ordinary_user(), opened() as engine, pytest.raises(errors.EngineError, match="group docker") as caught:
+def test_a_server_that_may_not_use_the_daemon_is_told_how(daemon: Daemon) -> None:
+    with ordinary_user(), daemon.engine(DATA) as engine, pytest.raises(errors.EngineError, match="may not use") as caught:
         engine.check()
     assert caught.value.code == Code.ENGINE_UNAVAILABLE
 
 
-def test_a_server_that_is_not_root_reads_and_deletes_what_containers_made(docker_client: Any, open_path: pathlib.Path) -> None:
+def test_a_server_that_is_not_root_reads_and_deletes_what_containers_made(daemon: Daemon, open_path: pathlib.Path) -> None:
     script = "umask 077; mkdir /work/d; echo secret > /work/d/f; mkdir -p /etc/e; echo copied > /etc/e/f; chmod 000 /work/d/f"
-    with ordinary_user(grp.getgrnam("docker").gr_gid), opened() as engine:
+    with ordinary_user(daemon.socket.stat().st_gid), daemon.engine(DATA) as engine:
         lab = Lab(engine, IMAGE, open_path / "lab")
         try:
             lab.check(script, copies=("/etc/e",))
@@ -328,7 +321,7 @@ def test_a_server_that_is_not_root_reads_and_deletes_what_containers_made(docker
         finally:
             lab.clear()
         assert not lab.home.exists()
-    assert docker_client.containers(all=True, filters={"label": f"tes-server.data={DATA}"}) == []
+    assert daemon.client.containers(all=True, filters={"label": f"tes-server.data={DATA}"}) == []
 
 
 def test_a_stop_that_meets_a_container_just_starting_is_not_lost(lab: Lab) -> None:

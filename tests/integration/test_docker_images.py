@@ -8,7 +8,6 @@ import json
 import tarfile
 import uuid
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
@@ -16,24 +15,23 @@ from pytest_httpserver import HTTPServer
 from tes_server import errors
 from tes_server.runner.docker import DockerEngine
 from tes_server.telemetry import Code
-
-pytestmark = pytest.mark.docker
+from tests.integration.daemons import Daemon
 
 NAME = f"tests-{uuid.uuid4().hex}"
 
 
 @pytest.fixture
-def engine(docker_client: Any) -> Iterator[DockerEngine]:
-    engine = DockerEngine("", NAME)
-    yield engine
-    engine.close()
+def engine(daemon: Daemon) -> Iterator[DockerEngine]:
+    with daemon.engine(NAME) as engine:
+        yield engine
 
 
 @pytest.fixture
-def registry(httpserver: HTTPServer) -> HTTPServer:
-    """A registry without TLS, which the daemon takes on loopback only."""
-    httpserver.expect_request("/v2/").respond_with_data("{}")
-    return httpserver
+def registry(registry_port: int) -> Iterator[HTTPServer]:
+    """A registry without TLS, which daemons take on loopback only."""
+    with HTTPServer("localhost", registry_port) as server:
+        server.expect_request("/v2/").respond_with_data("{}")
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -58,7 +56,7 @@ def test_a_registry_that_is_not_there_may_come_back(engine: DockerEngine) -> Non
     assert (caught.value.code, caught.value.transient) == (Code.IMAGE_ERROR, True)
 
 
-def test_an_image_is_pulled_where_it_is_missing(engine: DockerEngine, registry: HTTPServer, docker_client: Any) -> None:
+def test_an_image_is_pulled_where_it_is_missing(engine: DockerEngine, registry: HTTPServer, daemon: Daemon) -> None:
     image = f"{registry.host}:{registry.port}/{NAME}:1"
     digest = serve_image(registry, NAME)
     try:
@@ -67,7 +65,7 @@ def test_an_image_is_pulled_where_it_is_missing(engine: DockerEngine, registry: 
         engine.prepare(image)
         assert len(registry.log) == asked, "what is there is not asked for again"
     finally:
-        docker_client.remove_image(image)
+        daemon.client.remove_image(image)
 
 
 def serve_image(registry: HTTPServer, name: str) -> str:

@@ -1,11 +1,10 @@
-"""The local backend on both engines, held to BackendContract."""
+"""The local backend on all engines, held to BackendContract."""
 
 from __future__ import annotations
 
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -20,18 +19,13 @@ from tes_server.runner.sandbox import SandboxEngine
 from tes_server.runner.site import Site
 from tests.clock import utc
 from tests.contract.backend_contract import BackendContract, Driven
+from tests.integration.daemons import Daemon
 
 IMAGE = "tes-test/busybox"
 
 
-@pytest.fixture(scope="session")
-def busybox(docker_client: Any) -> str:
-    """An image with a shell."""
-    return IMAGE
-
-
 class LocalContract(BackendContract):
-    """What both engines share."""
+    """What all engines share."""
 
     @pytest.fixture
     def data(self, tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -105,18 +99,22 @@ class LocalContract(BackendContract):
         return True
 
 
-@pytest.mark.docker
 class TestDocker(LocalContract):
-    @pytest.fixture
-    def image(self, busybox: str) -> str:
-        return busybox
+    """With Docker and with Podman."""
 
     @pytest.fixture
-    def engine(self, data: pathlib.Path) -> Iterator[DockerEngine]:
-        engine = DockerEngine("", data.parent.name, grace=2.0)
-        yield engine
-        assert engine.survey() == [], "containers were left behind"
-        engine.close()
+    def image(self) -> str:
+        return IMAGE
+
+    @pytest.fixture
+    def engine(self, data: pathlib.Path, daemon: Daemon) -> Iterator[DockerEngine]:
+        self.limits = daemon.limits
+        with daemon.engine(data.parent.name, grace=2.0) as engine:
+            yield engine
+            assert engine.survey() == [], "containers were left behind"
+
+    def limits_memory(self, engine: Engine) -> bool:
+        return self.limits
 
     def test_a_missing_image_ends_at_once_with_the_daemons_words(self, driven: Driven) -> None:
         report = driven.run({"image": "tes-test/no-such-image:1", "command": ["x"]})

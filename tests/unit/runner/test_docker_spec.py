@@ -12,6 +12,8 @@ from tes_server.plan.steps import Execute, Limits, Mount, MountKind
 from tes_server.runner import docker_spec
 from tes_server.runner.engine import Cell
 
+OOM = ("--oom", "/sys/fs/cgroup/memory.events", "--oom", "/sys/fs/cgroup/memory/memory.oom_control")
+
 SITE = docker_spec.Site(step=pathlib.Path("/opt/tes-step"), data="d1", network="bridge", grace=10.0, open_files=False)
 
 CELL = Cell(
@@ -34,6 +36,11 @@ CELL = Cell(
 )
 
 
+@pytest.mark.parametrize(("network", "mode"), [("bridge", "default"), ("none", "none"), ("host", "host")])
+def test_network(network: str, mode: str) -> None:
+    assert docker_spec.container(CELL, msgspec.structs.replace(SITE, network=network))["HostConfig"]["NetworkMode"] == mode
+
+
 def bind(source: str, target: str, read_only: bool = False) -> dict[str, Any]:
     return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only}
 
@@ -44,6 +51,7 @@ def test_whole_body() -> None:
         "Entrypoint": ["/.tes/step"],
         "Cmd": [
             *("--record", "/.tes/record", "--tail", "10240", "--grace", "10.000"),
+            *OOM,
             *("--stdin", "/work/in", "--stdout", "/work/out", "--stderr", "/work/err", "--workdir", "/work/w"),
             *("--", "prog", "", "a b", "--", "$HOME"),
         ],
@@ -66,7 +74,7 @@ def test_whole_body() -> None:
             "Memory": 2_000_000_000,
             "MemorySwap": 2_000_000_000,
             "DeviceRequests": [{"Count": 2, "Capabilities": [["gpu"]]}],
-            "NetworkMode": "bridge",
+            "NetworkMode": "default",
             "SecurityOpt": ["no-new-privileges:true"],
             "Init": False,
             "LogConfig": {"Type": "none", "Config": {}},
@@ -108,7 +116,7 @@ def test_amounts_below_what_docker_takes_are_raised_to_it() -> None:
 def test_copies_and_access_for_a_server_that_is_not_root(copies: tuple[str, ...], open_files: bool, options: list[str]) -> None:
     cell = msgspec.structs.replace(CELL, step=Execute(index=0, image="img", argv=("prog",), copies=copies))
     body = docker_spec.container(cell, msgspec.structs.replace(SITE, open_files=open_files))
-    assert body["Cmd"] == ["--record", "/.tes/record", "--tail", "10240", "--grace", "10.000", *options, "--", "prog"]
+    assert body["Cmd"] == ["--record", "/.tes/record", "--tail", "10240", "--grace", "10.000", *OOM, *options, "--", "prog"]
     assert (bind("/data/t-1/volume", "/.tes/volume") in body["HostConfig"]["Mounts"]) is bool(copies)
 
 

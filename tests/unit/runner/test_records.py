@@ -36,6 +36,11 @@ class TestLines:
         assert (ended.code, ended.signal, ended.oom) == (137, 9, False)
         assert ended.end_time - ended.start_time == datetime.timedelta(seconds=1.5)
 
+    def test_out_of_memory(self, tmp_path: pathlib.Path) -> None:
+        assert not records.out_of_memory(tmp_path)
+        (tmp_path / "oom").touch()
+        assert records.out_of_memory(tmp_path)
+
     @pytest.mark.parametrize(
         "text",
         [

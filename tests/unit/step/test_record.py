@@ -82,3 +82,19 @@ def test_nothing_runs_without_a_record(run: Run, record: pathlib.Path, tmp_path:
         assert run("--record", directory, "--", "touch", tmp_path / "ran").returncode == 125
         assert not (tmp_path / "ran").exists()
     assert records.start(record) is None
+
+
+@pytest.mark.parametrize(
+    ("counters", "killed"),
+    [
+        ("low 0\nhigh 0\nmax 8\noom 1\noom_kill 2\noom_group_kill 0\n", True),
+        ("low 0\nhigh 0\nmax 8\noom 1\noom_kill 0\noom_group_kill 1\n", False),
+        ("oom_kill_disable 1\nunder_oom 0\noom_kill 0\n", False),
+        ("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", True),
+        ("", False),
+    ],
+)
+def test_a_kill_for_memory_is_marked(run: Run, record: pathlib.Path, tmp_path: pathlib.Path, counters: str, killed: bool) -> None:
+    (tmp_path / "counters").write_text(counters)
+    assert run("--record", record, "--oom", tmp_path / "none", "--oom", tmp_path / "counters", "--", "sh", "-c", "exit 3").returncode == 3
+    assert records.out_of_memory(record) is killed
