@@ -5,7 +5,6 @@ Requests arrive checked. Must never decide anything about tasks, nor wait on the
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import ParamSpec
 
@@ -14,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from tes_server import errors
 from tes_server.api import answers
+from tes_server.api.arrivals import Arrivals
 from tes_server.api.body import SMALL
 from tes_server.api.contract import Call, Handler
 from tes_server.control.service import ListRequest, Service
@@ -36,6 +36,7 @@ class Handlers:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._arrivals = Arrivals()
         self._by_operation: dict[str, Handler] = {
             "GetServiceInfo": self.get_service_info,
             "ListTasks": self.list_tasks,
@@ -67,7 +68,7 @@ class Handlers:
             stored = await run_in_threadpool(self._service.create, *arguments)
         else:
             stored = self._service.create(*arguments)
-        return msgspec.json.encode({"id": await asyncio.wrap_future(stored)})
+        return msgspec.json.encode({"id": await self._arrivals.of(stored)})
 
     async def get_task(self, call: Call) -> bytes:
         """TES 1.1, GetTask."""

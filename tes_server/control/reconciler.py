@@ -7,6 +7,7 @@ between two passes (news, the sweep's position) may be lost at any time without 
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime
 import functools
 import logging
@@ -17,7 +18,7 @@ import msgspec
 
 from tes_server import errors, telemetry
 from tes_server.backends.base import Backend, Job
-from tes_server.control import admission, decide, upkeep
+from tes_server.control import admission, congestion, decide, upkeep
 from tes_server.control.decide import Need, Rules
 from tes_server.control.service import Target
 from tes_server.model import run
@@ -79,6 +80,7 @@ class Reconciler:
         self._sweep_from: str | None = None
         self._served: dict[str, int] = {}
         self._starts = 0
+        self._congestion = congestion.Congestion()
         self._swept = upkeep.EPOCH
         self._upkeep = upkeep.Upkeep(store, backends)
         for backend in backends.values():
@@ -109,7 +111,8 @@ class Reconciler:
                 logger.exception("reconciler.pass.failed")
                 busy = False
             if not busy:
-                self._wake.wait(WATCHED_PAUSE if self._upkeep.watching else self._pace.poll)
+                longest = WATCHED_PAUSE if self._upkeep.watching else self._pace.poll
+                self._wake.wait(self._congestion.sleep(longest, self._clock()))
 
     def _listen(self) -> None:
         while not self._stopped.is_set():
@@ -230,8 +233,12 @@ class Reconciler:
 
     def _start_waiting(self, shards: frozenset[int], now: datetime.datetime) -> bool:
         """Admit and submit; True if more may start at once."""
+        rooms = self._rooms()
+        if self._congestion.lasts(rooms, now):
+            return False
+        due = self._store.due(Lane.WAITING, shards, now, self._pace.batch)
         waiting: dict[str, list[Record]] = collections.defaultdict(list)
-        for record in self._store.due(Lane.WAITING, shards, now, self._pace.batch):
+        for record in due:
             waiting[record.status.backend].append(record)
         started = 0
         for name, records in waiting.items():
@@ -240,7 +247,15 @@ class Reconciler:
                 telemetry.log(logger, logging.ERROR, "backend.missing", backend=name, tasks=len(records))
                 continue
             started += self._start_on(backend, records, now)
+        self._congestion.looked(rooms, started, len(due), now)
         return started >= self._pace.batch
+
+    def _rooms(self) -> congestion.Rooms:
+        rooms: dict[str, run.Room | None] = {}
+        for name, backend in self._backends.items():
+            with contextlib.suppress(errors.TesServerError):  # told to the tasks that wait for it when they are looked at
+                rooms[name] = backend.room()
+        return rooms
 
     def _start_on(self, backend: Backend, records: Sequence[Record], now: datetime.datetime) -> int:
         candidates = [candidate for record in records if (candidate := self._candidate(record, now)) is not None]

@@ -7,7 +7,7 @@ import binascii
 import concurrent.futures
 import datetime
 import hashlib
-import secrets
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
@@ -85,6 +85,7 @@ class Service:
         self._rules = rules
         self._about = about
         self._clock = clock
+        self._waiting = {name: telemetry.line(telemetry.Code.WAITING_TURN, f"in the queue of the backend {name}") for name in targets}
         self._watching: dict[str, datetime.datetime] = {}
 
     # -- create -----------------------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ class Service:
             status=Status(
                 backend=chosen.backend,
                 rule=chosen.rule,
-                waiting=telemetry.line(telemetry.Code.WAITING_TURN, f"in the queue of the backend {chosen.backend}"),
+                waiting=self._waiting[chosen.backend],
             ),
             task=compiled.task,
             detail=Detail(compiled.warnings) if compiled.warnings else None,
@@ -245,7 +246,7 @@ def _not_found(task_id: str) -> errors.NotFound:
 
 def new_id(now: datetime.datetime) -> str:
     """A fresh id, `[a-z0-9]{26}`: 48 bits of time, so that new ones lie together in every index, and 80 random bits."""
-    return _base32((int(now.timestamp() * 1000) << 80) | secrets.randbits(80))
+    return _base32((int(now.timestamp() * 1000) << 80) | int.from_bytes(os.urandom(10), "big"))
 
 
 def key_id(owner: str, key: str) -> str:
@@ -254,11 +255,13 @@ def key_id(owner: str, key: str) -> str:
     return _base32(int.from_bytes(digest[:16], "big"))
 
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_ALPHABET = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789abcdefghjkmnpqrstvwxyz")
+"""From the digits of RFC 4648 to Crockford's, which sort as their values do."""
 
 
 def _base32(number: int) -> str:
-    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5))
+    """26 digits of 5 bits, highest first."""
+    return base64.b32encode(number.to_bytes(20, "big"))[-26:].translate(_ALPHABET).decode()
 
 
 def _binding(query: Query) -> bytes:

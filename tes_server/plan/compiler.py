@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import posixpath
 import re
 from collections.abc import Mapping
 
@@ -134,7 +133,7 @@ class _Layout:
             self._file_mounts.add(path)
         else:
             self._roots.add(root)
-            self._made.add(posixpath.dirname(path))
+            self._made.add(paths.parent(path))
 
     def executor(self, executor: Executor, pointer: str) -> None:
         workdir = ""
@@ -151,7 +150,7 @@ class _Layout:
             root = mounts.root_for_file(path)
             if root is not None:
                 self._roots.add(root)
-                self._made.add(posixpath.dirname(path))
+                self._made.add(paths.parent(path))
         self._executors.append(
             Execute(
                 index=len(self._executors),
@@ -175,7 +174,7 @@ class _Layout:
             prefix = self._prefix(path, output.path_prefix, pointer)
         kind = output.type or FileType.FILE
         inside = wildcards.literal_parent(path) if prefix else path
-        if kind is FileType.DIRECTORY and not prefix and posixpath.dirname(path) == "/":
+        if kind is FileType.DIRECTORY and not prefix and paths.parent(path) == "/":
             # A directory output right below / has no parent to be made in: it is itself the mount.
             mounts.check_directory(path, f"{pointer}/path")
             root: str | None = mounts.root_for_directory(path)
@@ -239,7 +238,7 @@ class _Layout:
         given = mounts.merge(self._made)
         # A root that exists only because it is a mount point does not count as made by an input, stdio or workdir.
         for item in self._outputs:
-            parent = wildcards.literal_parent(item.path) if item.prefix else posixpath.dirname(item.path)
+            parent = wildcards.literal_parent(item.path) if item.prefix else paths.parent(item.path)
             if not mounts.covered(parent, given) and mounts.covered(parent, self.roots):
                 made.add(parent)
         return tuple(sorted(made))
@@ -254,7 +253,7 @@ def _at_or_above(path: str, places: Mapping[str, str]) -> str:
     while path not in places:
         if path == "/":
             return ""
-        path = posixpath.dirname(path)
+        path = paths.parent(path)
     return path
 
 

@@ -6,11 +6,11 @@ Pure. The rules and their reasons are in DESIGN section 5 ("Mounts") and clients
 from __future__ import annotations
 
 import bisect
-import posixpath
+import functools
 from collections.abc import Iterable, Sequence
 
 from tes_server.errors import Invalid
-from tes_server.plan.paths import below
+from tes_server.plan.paths import below, parent
 from tes_server.plan.steps import Mount, MountKind
 
 TEMPORARY = "/tmp"  # noqa: S108 - the container's path, not this machine's
@@ -25,7 +25,7 @@ IMAGE_DIRECTORIES = IMAGE_TREES | {
 }
 """Directories that images own themselves: never mounted over. Others below them may be."""
 
-KERNEL_TREES = ("/dev", "/proc", "/sys")
+KERNEL_TREES = ("/dev/", "/proc/", "/sys/")
 """Nothing can be staged here."""
 
 
@@ -41,10 +41,12 @@ def owned(directory: str) -> bool:
 
 def root_for_file(path: str) -> str | None:
     """The root that a file needs, or None if it lies directly in an image's directory."""
-    parent = posixpath.dirname(path)
-    if owned(parent):
-        return None
-    return root_for_directory(parent)
+    return _root_for_files_in(parent(path))
+
+
+@functools.lru_cache(1024)  # the inputs of a task, and those of the next, lie in a few directories
+def _root_for_files_in(directory: str) -> str | None:
+    return None if owned(directory) else root_for_directory(directory)
 
 
 def root_for_directory(path: str) -> str:
@@ -55,7 +57,7 @@ def root_for_directory(path: str) -> str:
 
 def check_stageable(path: str, pointer: str) -> None:
     """Raise Invalid for a path in a kernel file system."""
-    if tree_of(path) in KERNEL_TREES:
+    if f"{path}/".startswith(KERNEL_TREES):
         raise Invalid(f"{path} lies in a file system of the kernel, where nothing can be staged", pointer)
 
 

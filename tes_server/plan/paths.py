@@ -117,6 +117,11 @@ def below(path: str, directory: str) -> bool:
     return path == directory or directory == "/" or path.startswith(directory + "/")
 
 
+def parent(path: str) -> str:
+    """The directory of a normalised absolute path."""
+    return path.rpartition("/")[0] or "/"
+
+
 def shorten(text: str, limit: int = 120) -> str:
     """For messages: the text in quotes, bounded, without the query of a URL (signatures live there)."""
     text = text.partition("?")[0]

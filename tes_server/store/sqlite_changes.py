@@ -6,6 +6,7 @@ What is costly (encoding) happens when the value is made, outside of the transac
 # ruff: noqa: S608 - every value is bound; what is pasted into statements are constants of this package
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
@@ -16,6 +17,9 @@ from tes_server import errors
 from tes_server.model import record as model
 from tes_server.model import run, states
 from tes_server.store import sqlite_rows as rows
+
+MOST_ROWS = 64
+"""Rows in one statement: more gain nothing, and every size is a prepared statement that is kept."""
 
 _ENDS = ", ".join(f"'{state}'" for state in sorted(states.ENDS))
 
@@ -150,17 +154,29 @@ def _insert_rows(connection: sqlite3.Connection, news: Sequence[_New]) -> None:
     owners = {owner: _owner_number(connection, owner) for owner in {new.owner for new in news}}
     (first,) = connection.execute("SELECT coalesce(max(seq), 0) + 1 FROM tasks").fetchone()
     numbered = list(enumerate(news, first))
-    connection.executemany(
-        "INSERT INTO tasks (seq, id, owner, created, state, canceling, revision, lane, due, shard, name, status) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-        [(seq, new.id, owners[new.owner], new.created, *new.columns) for seq, new in numbered],
-    )
+    _fill(connection, "tasks", [(seq, new.id, owners[new.owner], new.created, *new.columns) for seq, new in numbered])
     for part in rows.PARTS:
-        connection.executemany(f"INSERT INTO {part} VALUES (?, ?)", [(seq, new.parts[part]) for seq, new in numbered if part in new.parts])
-    connection.executemany("INSERT INTO long_names VALUES (?, ?)", [(seq, new.long_name) for seq, new in numbered if new.long_name is not None])
-    connection.executemany(
-        "INSERT INTO tags VALUES (?,?,?,?,?)",
-        [(owners[new.owner], key, value, new.created, new.id) for new in news for key, value in new.terms],
-    )
+        _fill(connection, part, [(seq, new.parts[part]) for seq, new in numbered if part in new.parts])
+    _fill(connection, "long_names", [(seq, new.long_name) for seq, new in numbered if new.long_name is not None])
+    _fill(connection, "tags", [(owners[new.owner], key, value, new.created, new.id) for new in news for key, value in new.terms])
+
+
+def _fill(connection: sqlite3.Connection, table: str, entries: Sequence[tuple[Any, ...]]) -> None:
+    """Insert whole rows, many with one statement: after each statement this thread has to wait for the interpreter's lock again.
+
+    Their numbers are powers of two, so that a few prepared statements serve all.
+    """
+    begin = 0
+    while left := len(entries) - begin:
+        chunk = entries[begin : begin + (1 << min(left, MOST_ROWS).bit_length() - 1)]
+        connection.execute(_insertion(table, len(chunk), len(chunk[0])), [value for entry in chunk for value in entry])
+        begin += len(chunk)
+
+
+@functools.cache
+def _insertion(table: str, count: int, width: int) -> str:
+    row = f"({', '.join('?' * width)})"
+    return f"INSERT INTO {table} VALUES {', '.join([row] * count)}"
 
 
 def _owner_number(connection: sqlite3.Connection, owner: str) -> int:

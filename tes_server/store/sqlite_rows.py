@@ -62,7 +62,8 @@ def term(text: str) -> bytes:
 
 def terms(tags: Mapping[str, str]) -> set[tuple[bytes, bytes]]:
     """The index entries of a task's tags. Each key has one with an empty value too, so that "any value" is a look-up like any other."""
-    return {(term(key), term(shown)) for key, value in tags.items() for shown in (value, "")}
+    known = {term(key): term(value) for key, value in tags.items()}
+    return {*known.items(), *((key, b"") for key in known)}
 
 
 def cut(whole: task.Task) -> tuple[task.Task, dict[int, str]]:
