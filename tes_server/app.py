@@ -66,9 +66,11 @@ def check(settings: Settings) -> None:
     for number, site in enumerate(settings.paths):
         if not site.path.startswith("/") or _directory(site.path) == "/":
             raise errors.SettingsError("must be an absolute path below /", f"paths[{number}].path")
-        if urllib.parse.urlsplit(site.url).scheme != "file":
-            raise errors.SettingsError("only file:/// can be written to so far", f"paths[{number}].url")
-        if not any(below(file_path(site.url), root) for root in _roots(settings)):
+        scheme = site.url.partition(":")[0].lower()
+        known = _writable(settings)
+        if scheme not in known or not site.url[len(scheme) :].startswith("://"):
+            raise errors.SettingsError(f"must be a url that can be written to: {', '.join(sorted(known))} (see files.uploads)", f"paths[{number}].url")
+        if scheme == "file" and not any(below(file_path(site.url), root) for root in _roots(settings)):
             raise errors.SettingsError("must be at or below one of files.roots", f"paths[{number}].url")
     for number, root in enumerate((*settings.files.roots, *settings.files.live_mounts)):
         if not root.startswith("/"):
@@ -159,7 +161,8 @@ def policy(settings: Settings) -> Policy:
         sites=Sites(
             paths=tuple(SitePath(_directory(site.path), site.url.rstrip("/")) for site in settings.paths),
             roots=_roots(settings),
-            readable=frozenset({"file", "http", "https"} if settings.files.http else {"file"}),
+            readable=_readable(settings),
+            writable=_writable(settings),
         ),
         live_mounts=_normal(settings.files.live_mounts),
         default_cpus=tasks.default_cpus,
@@ -167,6 +170,17 @@ def policy(settings: Settings) -> Policy:
         default_max_runtime=tasks.default_max_runtime,
         max_files=tasks.max_inputs,
     )
+
+
+def _readable(settings: Settings) -> frozenset[str]:
+    """Schemes of urls that inputs may have."""
+    http, ftp = settings.files.http, settings.files.ftp
+    return frozenset({"file", *(("http", "https") if http else ()), *(("ftp", "ftps") if ftp else ())})
+
+
+def _writable(settings: Settings) -> frozenset[str]:
+    """Schemes of urls that outputs may have."""
+    return frozenset({"file", *settings.files.uploads})
 
 
 def _roots(settings: Settings) -> tuple[str, ...]:
@@ -209,7 +223,7 @@ def backends(settings: Settings) -> dict[str, Backend]:
     """Backends that run tasks, resumed. Only the reconciler's process has them."""
     data = data_directory(settings)
     site = Site(
-        access=Access(roots=_roots(settings), http=settings.files.http),
+        access=Access(roots=_roots(settings), http=settings.files.http, ftp=settings.files.ftp, uploads=settings.files.uploads),
         live_roots=_normal(settings.files.live_mounts),
         tail_bytes=settings.tasks.tail_bytes,
         grace=settings.local.grace,

@@ -163,7 +163,8 @@ def plan(task: Any, owner: str, **site: Any) -> None:
     app.check(settings)
     spec = views.with_types(reading.task(task.read()))
     known = app.targets(settings)
-    chosen = route.route(spec, owner, [msgspec.convert(rule, route.Rule, from_attributes=True) for rule in settings.routes], list(known))
+    rules = [msgspec.convert(rule, route.Rule, from_attributes=True) for rule in settings.routes]
+    chosen = route.route(spec, owner, rules, {name: target.policy.sites for name, target in known.items()})
     target = known[chosen.backend]
     compiled = compiler.compile_task(spec, "task", 1, owner, target.policy, target.capabilities)
     shown = {"backend": chosen.backend, "rule": chosen.rule, "warnings": compiled.warnings, "plan": compiled.plan}

@@ -77,6 +77,10 @@ class FilesSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Directories below which a DIRECTORY input is mounted live and read-write instead of copied (Toil's file job store)."""
     http: bool = True
     """Allow http:// and https:// inputs."""
+    ftp: bool = True
+    """Allow ftp:// and ftps:// inputs."""
+    uploads: tuple[Literal["ftp", "ftps", "http", "https"], ...] = ()
+    """Schemes of the net that outputs may go to, to any host; none by default. http and https by PUT, as to a pre-signed url."""
 
 
 class LocalSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -165,7 +169,7 @@ class RouteSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     parameters: dict[str, str] = {}
     """backend_parameters that the task must name; values are shell patterns."""
     schemes: tuple[str, ...] = ()
-    """Schemes of which at least one input must be (`s3`, `file`, `https`, ...)."""
+    """Schemes of which at least one input must be (`s3`, `file`, `https`, ...), site paths replaced."""
     min_cpus: Amount = 0.0
     """The task asks for at least so many cores."""
     max_cpus: Amount = 0.0

@@ -82,6 +82,7 @@ class Service:
         self.compat = compat
         self._store = store
         self._targets = targets
+        self._sites = {name: target.policy.sites for name, target in targets.items()}
         self._rules = rules
         self._about = about
         self._clock = clock
@@ -97,7 +98,7 @@ class Service:
         another task fails the future with Conflict.
         """
         now = self._clock()
-        chosen = route.route(task, principal.owner, self._rules, list(self._targets))
+        chosen = route.route(task, principal.owner, self._rules, self._sites)
         task_id = key_id(principal.owner, idempotency_key) if idempotency_key else new_id(now)
         target = self._targets[chosen.backend]
         compiled = compiler.compile_task(views.with_types(task), task_id, 1, principal.owner, target.policy, target.capabilities)

@@ -1,4 +1,4 @@
-"""Connections for http(s) sources: they never reach a closed network, and they end when the step is stopped.
+"""Connections for http(s) and ftp(s): they never reach a closed network, and they end when the step is stopped.
 
 Addresses are checked after the name is resolved and are the ones connected to, so that no name can answer one address to
 the check and another to the connection. This module must never read or send a request itself.
@@ -14,15 +14,17 @@ import weakref
 
 import urllib3
 
-from tes_server import errors, telemetry
+from tes_server import errors
 from tes_server.filer.control import Control
 from tes_server.filer.manifest import Access
+from tes_server.filer.wording import Side
 
 
 class Dialer:
     """Makes the connections of one stage step and remembers those that are open."""
 
-    def __init__(self, access: Access, control: Control) -> None:
+    def __init__(self, access: Access, control: Control, side: Side) -> None:
+        self._side = side
         self._closed = tuple(ipaddress.ip_network(network) for network in access.closed)
         self._timeout = access.connect_timeout
         self._control = control
@@ -33,12 +35,12 @@ class Dialer:
     def dial(self, host: str, port: int) -> socket.socket:
         """A connection to the first address of `host` that answers.
 
-        Raises OSError if none does, StagingError INPUT_DENIED if all are in closed networks, or Canceled.
+        Raises OSError if none does, StagingError (denied) if all are in closed networks, or Canceled.
         """
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
         open_to_us = [item for item in found if not self._is_closed(str(item[4][0]))]
         if not open_to_us:
-            raise errors.StagingError("the address of the host is in a network that inputs may not come from", telemetry.Code.INPUT_DENIED)
+            raise errors.StagingError("the address of the host is in a network that transfers may not reach", self._side.denied)
         last = OSError("no address")
         for family, kind, protocol, _, address in open_to_us:
             connection = socket.socket(family, kind, protocol)
@@ -78,9 +80,9 @@ class Dialer:
         return any(address in network for network in self._closed)
 
 
-def pools(access: Access, control: Control) -> urllib3.PoolManager:
+def pools(access: Access, control: Control, side: Side) -> urllib3.PoolManager:
     """A pool of connections made by a Dialer. Follows no redirect and repeats nothing unless told to."""
-    dialer = Dialer(access, control)
+    dialer = Dialer(access, control, side)
 
     class Plain(urllib3.connection.HTTPConnection):
         def _new_conn(self) -> socket.socket:

@@ -5,9 +5,10 @@ It must never decide why work stops; the caller's `stopped` does.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tes_server import errors
 
@@ -49,6 +50,25 @@ class Control:
         """Let `end` call `action`, from another thread: it must make waits fail that do not look at the control. May not raise."""
         with self._lock:
             self._actions.append(action)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Within the block `end` follows soon when `stopped` says so, also while this very thread waits for a socket."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(POLL):
+                if self.stopped():
+                    self.end()
+                    return
+
+        watcher = threading.Thread(target=watch, name="tes-stop", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
 
     def end(self) -> None:
         """Stop the work: `stopped` is true from now on, and what waits is woken. Idempotent."""

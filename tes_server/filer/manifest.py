@@ -20,12 +20,16 @@ class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Absolute directories under which `file://` urls may be read and written, links followed. None by default."""
     http: bool = True
     """Allow http:// and https:// inputs."""
+    ftp: bool = True
+    """Allow ftp:// and ftps:// inputs."""
+    uploads: tuple[str, ...] = ()
+    """Schemes of the net (`ftp`, `ftps`, `http`, `https`) that outputs may go to."""
     closed: tuple[str, ...] = ("169.254.0.0/16", "fe80::/10", "168.63.129.16/32", "fd00:ec2::254/128", "0.0.0.0/8", "::/128")
-    """Networks that http(s) inputs never connect to: link-local and the metadata services of clouds, which hand out credentials."""
+    """Networks that http(s) and ftp(s) never connect to: link-local and the metadata services of clouds, which hand out credentials."""
     workers: int = 8
     """Files moved at once. More helps on network file systems, not on a local disk."""
     parts: int = 4
-    """Ranges of one http(s) file fetched at once, where the server supports them."""
+    """Ranges of one http(s) file fetched at once, where the server supports them; connections to one ftp(s) server."""
     part_bytes: int = 64 * MiB
     """Size of such a range: large enough that its extra request is free."""
     tries: int = 5

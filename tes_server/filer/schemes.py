@@ -14,6 +14,7 @@ from tes_server.filer.control import Control
 from tes_server.filer.manifest import Access
 
 if TYPE_CHECKING:
+    from tes_server.filer.ftp import Ftp
     from tes_server.filer.local import Files
     from tes_server.filer.web import Web
 
@@ -138,14 +139,26 @@ def _web(access: Access, control: Control, _attempt: str) -> Web:
     return web.Web(access, control)
 
 
+def _ftp_in(access: Access, control: Control, attempt: str) -> Ftp:
+    from tes_server.filer import ftp, wording
+
+    return ftp.Ftp(access, control, attempt, wording.INPUT)
+
+
+def _ftp_out(access: Access, control: Control, attempt: str) -> Ftp:
+    from tes_server.filer import ftp, wording
+
+    return ftp.Ftp(access, control, attempt, wording.OUTPUT)
+
+
 Made = TypeVar("Made")
 Maker = Callable[[Access, Control, str], Made]
 """Makes a scheme for one stage step. The text is the attempt's own, and the same when the step is run again after a crash."""
 
-READERS: dict[str, Maker[Reader]] = {"file": _file, "http": _web, "https": _web}
+READERS: dict[str, Maker[Reader]] = {"file": _file, "http": _web, "https": _web, "ftp": _ftp_in, "ftps": _ftp_in}
 """What inputs may come from, by the scheme's lower-case name."""
 
-WRITERS: dict[str, Maker[Writer]] = {"file": _file}
+WRITERS: dict[str, Maker[Writer]] = {"file": _file, "ftp": _ftp_out, "ftps": _ftp_out}
 """What outputs may go to."""
 
 

@@ -32,7 +32,7 @@ def stage_in(step: StageIn, volume: pathlib.Path, access: Access, stopped: Calla
     control = Control(stopped)
     inward = Inward(_opened(volume, INPUT), access, control, str(volume))
     try:
-        with Crew(control, access.workers, "tes-in") as crew:
+        with control.watched(), Crew(control, access.workers, "tes-in") as crew:
             for path in step.directories:
                 inward.directory(path)
             claims = _Claims()
@@ -57,7 +57,7 @@ def stage_out(step: StageOut, volume: pathlib.Path, access: Access, stopped: Cal
     views = [View(_opened_live(shown, source), shown) for shown, source in sorted(live.items(), reverse=True)]  # inner ones first
     outward = Outward([*views, View(_opened(volume, OUTPUT))], access, control, str(volume))
     try:
-        with Crew(control, access.workers, "tes-out") as crew:
+        with control.watched(), Crew(control, access.workers, "tes-out") as crew:
             claims = _Claims()
             for order, collect in enumerate(step.outputs):
                 claims.claim(collect.url, crew)

@@ -54,7 +54,7 @@ class Web:
 
     def __init__(self, access: Access, control: Control) -> None:
         self.access = access
-        self._pools = connect.pools(access, control)
+        self._pools = connect.pools(access, control, wording.INPUT)
 
     def source(self, url: str) -> Iterator[WebFile]:
         """The file at `url`; these schemes know no directories."""

@@ -92,7 +92,7 @@ class _Layout:
         self._file_mounts: set[str] = set()
         self._live: dict[str, str] = {}
         self._taken: dict[str, str] = {}  # input path -> pointer
-        self._literal: dict[str, str] = {}  # the same of inputs with content, which are files for certain
+        self._files: dict[str, str] = {}  # the same of inputs that are files for certain: a url typed FILE may lead to a directory (row 20)
         self._executors: list[Execute] = []
         self._outputs: list[Collect] = []
 
@@ -115,13 +115,17 @@ class _Layout:
             if kind is FileType.DIRECTORY:
                 raise Invalid("an input with content is a FILE", f"{pointer}/type")
             fetch = Fetch(path=path, content=item.content, field=pointer)
-            self._literal[path] = pointer
+            self._files[path] = pointer
         else:
             url = paths.resolve(item.url, self.policy.sites, "in", f"{pointer}/url")
             if kind is FileType.DIRECTORY and (source := self._live_source(url)):
                 mounts.check_directory(path, f"{pointer}/path")
                 self._live[path] = source
                 return
+            if paths.is_one_file(url):
+                if kind is FileType.DIRECTORY:
+                    raise Invalid("http(s) knows no directories; name its files one by one, or an archive", f"{pointer}/type")
+                self._files[path] = pointer
             fetch = Fetch(path=path, url=url, type=kind, field=pointer)
         self.fetches.append(fetch)
         if kind is FileType.DIRECTORY:
@@ -213,10 +217,11 @@ class _Layout:
         for fetch in self.fetches if self._live else ():
             if _at_or_above(fetch.path, self._live):
                 raise Invalid(f"{fetch.path} lies in a directory that is mounted live and would hide it", f"{fetch.field}/path")
-        for directory in self._made if self._literal else ():
-            file = _at_or_above(directory, self._literal)
+        used = {*self._made, *map(posixpath.dirname, self._file_mounts)} if self._files else ()
+        for directory in sorted(used):
+            file = _at_or_above(directory, self._files)
             if file:
-                raise Invalid(f"{file} is a file, and {directory} is used as a directory", f"{self._literal[file]}/path")
+                raise Invalid(f"{file} is a file, and {directory} is used as a directory", f"{self._files[file]}/path")
 
     # What follows may be asked for only when every field has been gathered.
 

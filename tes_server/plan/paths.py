@@ -15,6 +15,9 @@ from tes_server.errors import Invalid
 
 Direction = Literal["in", "out"]
 
+NET = frozenset({"ftp", "ftps", "http", "https"})
+"""Schemes whose urls are those of RFC 3986, with paths percent-encoded."""
+
 LONGEST_PATH = 4000
 """Bytes: Linux takes 4095 (PATH_MAX), of which the place of a task's volume needs some."""
 
@@ -31,13 +34,29 @@ class Sites(msgspec.Struct, frozen=True, kw_only=True):
 
     paths: tuple[SitePath, ...] = ()
     roots: tuple[str, ...] = ()
-    readable: frozenset[str] = frozenset({"file", "http", "https"})
+    readable: frozenset[str] = frozenset({"file", "http", "https", "ftp", "ftps"})
     writable: frozenset[str] = frozenset({"file"})
 
     def prefixes(self) -> str:
         """The path prefixes that there are, in words."""
         known = sorted({site.path for site in self.paths} | set(self.roots))
         return "this server knows " + ", ".join(known) if known else "this server allows none (see the settings `files.roots` and `paths`)"
+
+    def covering(self, path: str) -> SitePath | None:
+        """The deepest site path that is `path` (normalised) or above it."""
+        return max((site for site in self.paths if below(path, site.path)), key=lambda site: len(site.path), default=None)
+
+    def scheme(self, url: str) -> str:
+        """The scheme that `url` has once site paths are replaced, lower case; never raises, also for what `resolve` refuses."""
+        scheme, _, rest = url.partition(":")
+        if url.startswith("/"):
+            path = url
+        elif scheme.lower() == "file":
+            path = urllib.parse.unquote(rest.removeprefix("//").removeprefix("localhost"))
+        else:
+            return scheme.lower()
+        site = self.covering(_normal(path))
+        return site.url.partition(":")[0].lower() if site else "file"
 
 
 def container_path(path: str, pointer: str) -> str:
@@ -50,6 +69,10 @@ def container_path(path: str, pointer: str) -> str:
         raise Invalid(f"is longer than the {LONGEST_PATH} bytes that a path may have: {shorten(path)}", pointer)
     if "/.." in path and ".." in path.split("/"):
         raise Invalid(f"must not hold '..': {shorten(path)}", pointer)
+    return _normal(path)
+
+
+def _normal(path: str) -> str:
     # normpath keeps two leading slashes (POSIX lets them differ); no container does.
     return "/" + posixpath.normpath(path).lstrip("/")
 
@@ -101,10 +124,13 @@ def _split(url: str, pointer: str) -> urllib.parse.SplitResult:
 def _site_url(path: str, sites: Sites, direction: Direction, pointer: str) -> str:
     slash = "/" if path.endswith("/") else ""
     path = container_path(path, pointer)
-    best = max((site for site in sites.paths if below(path, site.path)), key=lambda site: len(site.path), default=None)
+    best = sites.covering(path)
     if best is not None:
         rest = path.removeprefix(best.path.rstrip("/"))
-        if not best.url.startswith("file:"):
+        scheme = best.url.partition(":")[0].lower()
+        if scheme != "file":
+            # Keys of object stores are written as they are (clients.md section 2); on the net a path is percent-encoded.
+            rest = urllib.parse.quote(rest) if scheme in NET else rest
             return resolve(best.url + rest + slash, sites, direction, pointer)
         path = container_path(urllib.parse.unquote(urllib.parse.urlsplit(best.url).path) + rest, pointer)
     if not any(below(path, root) for root in sites.roots):
@@ -131,6 +157,12 @@ def shorten(text: str, limit: int = 120) -> str:
 def file_path(url: str) -> str:
     """The absolute path of a resolved `file://` URL, without trailing slash."""
     return container_path(urllib.parse.unquote(urllib.parse.urlsplit(url).path), "")
+
+
+def is_one_file(url: str) -> bool:
+    """True if a resolved url can only be one file: http(s) knows no directories, Azure's blob stores apart."""
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme.lower() in ("http", "https") and ".blob." not in (parts.hostname or "")
 
 
 def pointer_part(name: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from tes_server.errors import Invalid
 from tes_server.model.task import Task
 from tes_server.plan import parameters
+from tes_server.plan.paths import Sites
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,8 +40,11 @@ class Route(msgspec.Struct, frozen=True):
     rule: str
 
 
-def route(task: Task, owner: str, rules: Sequence[Rule], backends: Sequence[str]) -> Route:
-    """The first rule that holds, after `backend_parameters.backend`; else the first backend. Raises Invalid for an unknown name."""
+def route(task: Task, owner: str, rules: Sequence[Rule], backends: Mapping[str, Sites]) -> Route:
+    """The first rule that holds, after `backend_parameters.backend`; else the first of `backends`, each with the sites it knows.
+
+    Raises Invalid for an unknown name.
+    """
     given = parameters.lower_keys(task.resources)
     wanted = given.get("backend")
     if wanted:
@@ -48,12 +52,12 @@ def route(task: Task, owner: str, rules: Sequence[Rule], backends: Sequence[str]
             raise Invalid(f"there is no backend {wanted[:60]!r}; this server has {', '.join(backends)}", f"{parameters.POINTER}/backend")
         return Route(wanted, "backend_parameters.backend")
     for number, rule in enumerate(rules):
-        if _holds(rule, task, owner, given):
+        if _holds(rule, task, owner, given, backends[rule.backend]):
             return Route(rule.backend, f"routes[{number}]: {rule.words()}")
-    return Route(backends[0], "default: the first backend")
+    return Route(next(iter(backends)), "default: the first backend")
 
 
-def _holds(rule: Rule, task: Task, owner: str, given: dict[str, str]) -> bool:
+def _holds(rule: Rule, task: Task, owner: str, given: dict[str, str], sites: Sites) -> bool:
     resources = task.resources
     cpus = (resources.cpu_cores if resources else None) or 0.0
     ram = (resources.ram_gb if resources else None) or 0.0
@@ -61,7 +65,7 @@ def _holds(rule: Rule, task: Task, owner: str, given: dict[str, str]) -> bool:
         (not rule.owner or fnmatch.fnmatchcase(owner, rule.owner))
         and _match_all(rule.tags, task.tags or {})
         and _match_all({key.lower(): value for key, value in rule.parameters.items()}, given)
-        and (not rule.schemes or any(_scheme(item.url or "") in rule.schemes for item in task.inputs or ()))
+        and (not rule.schemes or any(sites.scheme(item.url or "") in rule.schemes for item in task.inputs or ()))
         and cpus >= rule.min_cpus
         and (not rule.max_cpus or cpus <= rule.max_cpus)
         and ram >= rule.min_ram_gb
@@ -72,7 +76,3 @@ def _holds(rule: Rule, task: Task, owner: str, given: dict[str, str]) -> bool:
 
 def _match_all(patterns: dict[str, str], values: dict[str, str]) -> bool:
     return all(key in values and fnmatch.fnmatchcase(values[key], pattern) for key, pattern in patterns.items())
-
-
-def _scheme(url: str) -> str:
-    return "file" if url.startswith("/") else url.partition(":")[0].lower()

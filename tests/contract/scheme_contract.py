@@ -26,6 +26,14 @@ def fetched(file: File, control: Control) -> bytes:
         return os.pread(target.fileno(), os.fstat(target.fileno()).st_size, 0)
 
 
+def local_file(path: pathlib.Path, data: bytes) -> tree.TreeFile:
+    """A new file of this machine, as uploads take it."""
+    path.write_bytes(data)
+    [file] = tree.walk(rooted.Realm(str(path.parent)), path.name, keep_links=False)
+    assert isinstance(file, tree.TreeFile)
+    return file
+
+
 class ReaderContract(abc.ABC):
     """Set up a source by `publish`, give a reader for it."""
 
@@ -118,10 +126,7 @@ class WriterContract(abc.ABC):
         """Files below `url` by relative path."""
 
     def made(self, name: str, data: bytes) -> tree.TreeFile:
-        (self.local / name).write_bytes(data)
-        [file] = tree.walk(rooted.Realm(str(self.local)), name, keep_links=False)
-        assert isinstance(file, tree.TreeFile)
-        return file
+        return local_file(self.local / name, data)
 
     def test_put(self) -> None:
         writer = self.writer()

@@ -23,6 +23,9 @@ def made(**tree: Any) -> settings.Settings:
         ({"files.roots": ["/a"], "paths": [{"path": "/p", "url": "file:///a/x"}, {"path": "/q", "url": "s3://a"}]}, "paths[1].url"),
         ({"files.roots": ["/a"], "paths": [{"path": "/p", "url": "file:///ab"}]}, "paths[0].url"),
         ({"paths": [{"path": "/p", "url": "file:///a"}]}, "paths[0].url"),
+        ({"paths": [{"path": "/p", "url": "gopher://a"}]}, "paths[0].url"),
+        ({"paths": [{"path": "/p", "url": "ftp://a/b"}]}, "paths[0].url"),
+        ({"files.uploads": ["ftp"], "paths": [{"path": "/p", "url": "ftp:/a/b"}]}, "paths[0].url"),
         ({"routes": [{"backend": "local"}, {"backend": "mars"}]}, "routes[1].backend"),
         ({"store.url": "postgres:"}, "store.url"),
     ],
@@ -40,6 +43,7 @@ def test_a_contradiction_is_named(tree: dict[str, Any], where: str) -> None:
         {"server.host": "::1"},
         {"server.host": "0.0.0.0", "auth.allow_open": True},
         {"files.roots": ["/a/"], "paths": [{"path": "//p/", "url": "file:///a/b%20c/"}]},
+        {"files.uploads": ["ftp"], "paths": [{"path": "/p", "url": "ftp://a/b"}]},
         {"files.live_mounts": ["/a"], "paths": [{"path": "/p", "url": "file:///a"}]},
     ],
 )

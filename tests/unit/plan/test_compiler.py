@@ -10,7 +10,7 @@ import pytest
 
 from tes_server.errors import Invalid
 from tes_server.model.task import Task
-from tes_server.plan import compiler, parameters
+from tes_server.plan import compiler, parameters, paths
 from tes_server.plan.paths import SitePath, Sites
 from tes_server.plan.policy import Capabilities, Policy
 from tes_server.plan.steps import Mount, MountKind, Plan
@@ -49,6 +49,11 @@ def one(**fields: Any) -> list[dict[str, Any]]:
         ({"inputs": [{"path": "/a/b", "content": ""}, {"path": "/a/b/c/d", "content": ""}]}, "/inputs/0/path", "used as a directory"),
         ({"inputs": [{"path": "/a/b", "content": ""}], "volumes": ["/a/b"]}, "/inputs/0/path", "used as a directory"),
         ({"inputs": [{"path": "/a/b", "content": ""}], "executors": one(workdir="/a/b")}, "/inputs/0/path", "used as a directory"),
+        ({"inputs": [{"path": "/a/b", "url": "http://h/x"}, {"path": "/a/b/c", "url": "/data/c"}]}, "/inputs/0/path", "used as a directory"),
+        ({"inputs": [{"path": "/a/b/c", "content": ""}, {"path": "/a/b", "url": "HTTPS://h/x"}]}, "/inputs/1/path", "used as a directory"),
+        ({"inputs": [{"path": "/etc/b", "url": "http://h/x"}, {"path": "/etc/b/c", "content": ""}]}, "/inputs/0/path", "used as a directory"),
+        ({"inputs": [{"path": "/a/b", "url": "http://h/x"}], "executors": one(stdout="/a/b/out")}, "/inputs/0/path", "used as a directory"),
+        ({"inputs": [{"path": "/a/b", "url": "http://h/x", "type": "DIRECTORY"}]}, "/inputs/0/type", "no directories"),
         ({"executors": one(image="a b")}, "/executors/0/image", "not the name of an image"),
         ({"executors": one(image="host")}, "/executors/0/image", "sandbox.allow_host"),
         ({"executors": one(command=[])}, "/executors/0/command", "argv"),
@@ -166,6 +171,21 @@ def test_content_wins_over_url_and_may_be_empty() -> None:
 def test_site_paths_and_roots() -> None:
     urls = [item.url for item in plan(inputs=[{"path": "/w/a", "url": "/site/x y"}, {"path": "/w/b", "url": "file:///data/b%23"}]).stage_in.inputs]
     assert urls == ["file:///data/site/x%20y", "file:///data/b%23"]
+
+
+def test_an_input_by_url_may_be_a_directory_whatever_its_type() -> None:
+    """Snakemake 7 names directories so (row 20), and others files inside of them."""
+    inputs = [{"path": "/a/b", "url": "/data/b"}, {"path": "/a/b/c", "content": ""}]
+    assert [fetch.path for fetch in plan(inputs=inputs).stage_in.inputs] == ["/a/b", "/a/b/c"]
+
+
+def test_site_paths_on_other_stores() -> None:
+    sites = Sites(
+        paths=(SitePath("/s", "s3://bucket/p"), SitePath("/f", "ftp://u:p@host/d")), readable=frozenset({"s3", "ftp"}), writable=frozenset({"s3", "ftp"})
+    )
+    for path, url in (("/s", "s3://bucket/p"), ("/s/a b%?#/x", "s3://bucket/p/a b%?#/x"), ("/f/a b%?#/", "ftp://u:p@host/d/a%20b%25%3F%23/")):
+        assert paths.resolve(path, sites, "in", "") == url
+        assert paths.resolve(path, sites, "out", "") == url
 
 
 def test_outputs_are_never_made_beforehand() -> None:

@@ -9,9 +9,11 @@ import pytest
 
 from tes_server.errors import Invalid
 from tes_server.model.task import Task
+from tes_server.plan.paths import SitePath, Sites
 from tes_server.plan.route import Rule, route
 
-BACKENDS = ("local", "kubernetes")
+SITES = Sites(paths=(SitePath("/shared", "file:///data"), SitePath("/shared/exec", "S3://bucket/exec")))
+BACKENDS = {"local": Sites(), "kubernetes": SITES}
 
 
 def task(**fields: Any) -> Task:
@@ -31,6 +33,12 @@ def task(**fields: Any) -> Task:
         ({"min_ram_gb": 10, "max_ram_gb": 20}, {"resources": {"ram_gb": 30}}, False),
         ({"schemes": ["s3"]}, {"inputs": [{"path": "/a", "url": "S3://b/c"}]}, True),
         ({"schemes": ["file"]}, {"inputs": [{"path": "/a", "url": "/b/c"}]}, True),
+        ({"schemes": ["s3"]}, {"inputs": [{"path": "/a", "url": "/shared/exec/c"}]}, True),
+        ({"schemes": ["s3"]}, {"inputs": [{"path": "/a", "url": "FILE://localhost/shared/%65xec//c"}]}, True),
+        ({"schemes": ["s3"]}, {"inputs": [{"path": "/a", "url": "file:/shared/exec"}]}, True),
+        ({"schemes": ["s3"]}, {"inputs": [{"path": "/a", "url": "/shared/executions/c"}]}, False),
+        ({"schemes": ["file"]}, {"inputs": [{"path": "/a", "url": "/shared/executions/c"}]}, True),
+        ({"schemes": ["s3"]}, {"inputs": [{"path": "/a", "content": "x"}]}, False),
         ({"schemes": ["s3"]}, {}, False),
         ({"gpus": True}, {"resources": {"backend_parameters": {"GPUs": "2"}}}, True),
         ({"gpus": False}, {"resources": {"backend_parameters": {"gpus": "2"}}}, False),
