@@ -217,7 +217,7 @@ class _Layout:
         for fetch in self.fetches if self._live else ():
             if _at_or_above(fetch.path, self._live):
                 raise Invalid(f"{fetch.path} lies in a directory that is mounted live and would hide it", f"{fetch.field}/path")
-        used = {*self._made, *map(posixpath.dirname, self._file_mounts)} if self._files else ()
+        used = {*self._made, *map(paths.parent, self._file_mounts)} if self._files else ()
         for directory in sorted(used):
             file = _at_or_above(directory, self._files)
             if file:

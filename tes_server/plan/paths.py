@@ -161,8 +161,9 @@ def file_path(url: str) -> str:
 
 def is_one_file(url: str) -> bool:
     """True if a resolved url can only be one file: http(s) knows no directories, Azure's blob stores apart."""
-    parts = urllib.parse.urlsplit(url)
-    return parts.scheme.lower() in ("http", "https") and ".blob." not in (parts.hostname or "")
+    if url[:4].lower() != "http":
+        return False
+    return ".blob." not in (urllib.parse.urlsplit(url).hostname or "")
 
 
 def pointer_part(name: str) -> str:
