@@ -28,6 +28,7 @@ from tes_server.plan.compiler import GB
 from tes_server.plan.paths import SitePath, Sites, below, file_path
 from tes_server.plan.policy import Capabilities, Policy
 from tes_server.runner.engine import Engine
+from tes_server.runner.images import Images
 from tes_server.runner.site import Site
 from tes_server.settings import Settings
 from tes_server.store.base import Store
@@ -77,6 +78,12 @@ def check(settings: Settings) -> None:
             raise errors.SettingsError(f"{root} must be an absolute path", f"files.roots[{number}]")
     if not settings.store.url.startswith("sqlite:"):
         raise errors.SettingsError("only sqlite: is supported so far", "store.url")
+    for number, mirror in enumerate(settings.sandbox.mirrors):
+        url = urllib.parse.urlsplit(mirror.url)
+        if url.scheme not in ("http", "https") or not url.netloc or "@" in url.netloc or url.query or url.fragment:
+            raise errors.SettingsError("must be http(s)://host[:port][/path]; logins are taken from Docker's config.json", f"sandbox.mirrors[{number}].url")
+        if not mirror.prefix.strip("/") or "://" in mirror.prefix:
+            raise errors.SettingsError("must be a registry or a part of one, e.g. docker.io", f"sandbox.mirrors[{number}].prefix")
     for number, rule in enumerate(settings.routes):
         if rule.backend != LOCAL:
             raise errors.SettingsError(f"there is no backend {rule.backend!r}; there is {LOCAL}", f"routes[{number}].backend")
@@ -126,6 +133,21 @@ def engine(settings: Settings, name: str) -> Engine:
     from tes_server.runner.sandbox import SandboxEngine
 
     return SandboxEngine(allow_host=settings.sandbox.allow_host, network=settings.sandbox.network, data=data)
+
+
+def images(settings: Settings) -> Images:
+    """The images of the sandbox engine. Docker's login file is found as Docker finds it."""
+    from tes_server.runner import sandbox_launch
+    from tes_server.runner.images import Mirror, Options
+
+    sandbox = settings.sandbox
+    options = Options(
+        limit=int(sandbox.images_gb * GB),
+        mirrors=tuple(Mirror(mirror.prefix, mirror.url) for mirror in sandbox.mirrors),
+        plain_http=frozenset(sandbox.plain_http),
+        docker_config=pathlib.Path(os.environ.get("DOCKER_CONFIG") or pathlib.Path.home() / ".docker") / "config.json",
+    )
+    return Images(data_directory(settings) / "images", options, ids=sandbox_launch.IDS if os.geteuid() == 0 else None)
 
 
 def _data_id(data: pathlib.Path) -> str:

@@ -1,4 +1,4 @@
-"""`tes-server`: serve, reconcile, plan, settings, doctor. Reads flags, prints, and calls `app` and `processes`.
+"""`tes-server`: serve, reconcile, plan, settings, doctor, images. Reads flags, prints, and calls `app` and `processes`.
 
 Heavy imports stay inside the commands: PROMETHEUS_MULTIPROC_DIR must be set before the metrics are made, and
 `--help` should not wait for SDKs.
@@ -9,51 +9,13 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
 import tes_server
-from tes_server import configuration, errors
+from tes_server import cli_options, configuration, errors, images_cli
 from tes_server.settings import Settings
-
-Command = Callable[..., Any]
-
-
-def _load(config: pathlib.Path | None, flags: Mapping[str, Any]) -> Settings:
-    """Settings from file, environment and those flags that were given."""
-    given = {key: value for key, value in flags.items() if value is not None and value is not False and value != ()}
-    named = config or (pathlib.Path(os.environ["TES_SERVER_CONFIG"]) if os.environ.get("TES_SERVER_CONFIG") else None)
-    return configuration.load(named, os.environ, given)
-
-
-def _site_options(command: Command) -> Command:
-    """Options that say what this site is; all commands that need the settings take them."""
-    options = (
-        click.option("--config", type=click.Path(path_type=pathlib.Path), help="TOML file with settings (or TES_SERVER_CONFIG)."),
-        click.option("--data", help="Directory of the embedded store and of local tasks."),
-        click.option("--engine", type=click.Choice(["auto", "docker", "podman", "sandbox"]), help="What runs tasks on this machine."),
-        click.option("--root", "roots", multiple=True, help="Directory whose files tasks may read and write; may be given several times."),
-        click.option("--allow-host", is_flag=True, help="Sandbox: allow the image 'host', this machine's own programs."),
-        click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Events below it are left out."),
-    )
-    for option in reversed(options):  # as stacked decorators are applied, so that --help lists them in this order
-        command = option(command)
-    return command
-
-
-def _settings(site: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> Settings:
-    """Settings from the values of `_site_options` and `more` flags by dotted key."""
-    flags = {
-        "data": site["data"],
-        "local.engine": site["engine"],
-        "files.roots": tuple(str(pathlib.Path(root).absolute()) for root in site["roots"]),
-        "sandbox.allow_host": site["allow_host"],
-        "log.level": site["log_level"],
-        **(more or {}),
-    }
-    return _load(site["config"], flags)
 
 
 class _Group(click.Group):
@@ -74,14 +36,14 @@ def main() -> None:
 
 
 @main.command(short_help="Serve the API and run tasks.")
-@_site_options
+@cli_options.site
 @click.option("--host", help="Address to listen on (default 127.0.0.1).")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (default 8000; 0 takes a free one).")
 @click.option("--workers", type=click.IntRange(min=1), help="API processes (default 1).")
 @click.option("--api-only", is_flag=True, help="Only the API; `tes-server reconcile` runs the tasks.")
 def serve(host: str | None, port: int | None, workers: int | None, api_only: bool, **site: Any) -> None:
     """Serve the API and run tasks, until TERM or Ctrl-C."""
-    settings = _settings(site, {"server.host": host, "server.port": port, "server.workers": workers})
+    settings = cli_options.settings(site, {"server.host": host, "server.port": port, "server.workers": workers})
     data = _with_metrics(settings)
     from tes_server import app, processes, telemetry
 
@@ -111,10 +73,10 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
 
 
 @main.command(short_help="Run the tasks of a store served by another process.")
-@_site_options
+@cli_options.site
 def reconcile(**site: Any) -> None:
     """Run the tasks of a store whose API is served by another process, until TERM or Ctrl-C."""
-    settings = _settings(site)
+    settings = cli_options.settings(site)
     data = _with_metrics(settings)
     from tes_server import app, processes, telemetry
 
@@ -147,7 +109,7 @@ def _with_metrics(settings: Settings) -> pathlib.Path:
 
 
 @main.command(short_help="Print where and how a task would run.")
-@_site_options
+@cli_options.site
 @click.argument("task", type=click.File("rb"))
 @click.option("--owner", default="anonymous", show_default=True, help="Owner to route and plan for.")
 def plan(task: Any, owner: str, **site: Any) -> None:
@@ -159,7 +121,7 @@ def plan(task: Any, owner: str, **site: Any) -> None:
     from tes_server.model import views
     from tes_server.plan import compiler, route
 
-    settings = app.engine_settings(_settings(site))
+    settings = app.engine_settings(cli_options.settings(site))
     app.check(settings)
     spec = views.with_types(reading.task(task.read()))
     known = app.targets(settings)
@@ -184,16 +146,16 @@ def settings(form: str | None, config: pathlib.Path | None) -> None:
     else:
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode(_load(config, {})), indent=2))
+        click.echo(msgspec.json.format(msgspec.json.encode(cli_options.load(config, {})), indent=2))
 
 
 @main.command(short_help="Say what works on this machine.")
-@_site_options
+@cli_options.site
 def doctor(**site: Any) -> None:
     """Say what works on this machine, what does not, and what to do about it. Exit code 1 if tasks cannot run."""
     from tes_server import app
 
-    settings = _settings(site)
+    settings = cli_options.settings(site)
     app.check(settings)
     works = False
     click.echo(f"ok    data directory {app.data_directory(settings)}")
@@ -216,3 +178,6 @@ def doctor(**site: Any) -> None:
     for root in _absent(settings):
         click.echo(f"note  the file root {root} is not a directory")
     sys.exit(0 if works else 1)
+
+
+main.add_command(images_cli.images)

@@ -118,6 +118,15 @@ class PodmanSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Network of executors. "bridge" is a network of their own, whichever way Podman makes one here; "host" this machine's: opt-in."""
 
 
+class MirrorSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One mirror of a registry."""
+
+    prefix: str
+    """Registry or repositories that it stands for: `docker.io`, `ghcr.io/team`."""
+    url: str
+    """Where the same repositories are found: `https://mirror.example`, or `https://harbor.example/dockerhub` for a project of it."""
+
+
 class SandboxSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The sandbox engine (bubblewrap)."""
 
@@ -125,6 +134,12 @@ class SandboxSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Allow the image named `host`: this machine's own programs, read-only, without a container image."""
     network: bool = True
     """Tasks may use the network. The sandbox shares this machine's network; False leaves them only a loopback of their own."""
+    images_gb: Amount = 0.0
+    """Disk (10^9 bytes) that unpacked images may take together, and one by itself; those used last stay. 0 = a third of the disk."""
+    mirrors: tuple[MirrorSettings, ...] = ()
+    """Mirrors in order, e.g. `[[sandbox.mirrors]]` tables with `prefix` and `url`; each that fits is asked before the registry itself."""
+    plain_http: tuple[str, ...] = ()
+    """Registries (`host` or `host:port`) that are asked without TLS, as those on this machine always are."""
 
 
 class TaskSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):

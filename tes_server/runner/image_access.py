@@ -28,7 +28,7 @@ _SHORTEST = 60.0
 _MARGIN = 10.0
 """Seconds before its end from which a token is not used any more: it must outlive the request."""
 
-_SCHEME = re.compile(r"\s*([A-Za-z]+)\s+")
+_SCHEME = re.compile(r"[\s,]*([A-Za-z]+)(?=[\s,]|$)")
 _PARAMETER = re.compile(r"""\s*([A-Za-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*(?:,|$)""")
 
 

@@ -12,7 +12,7 @@ import posixpath
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import IO, TypeVar
+from typing import IO, BinaryIO, TypeVar
 
 import msgspec
 
@@ -29,13 +29,27 @@ _REFERENCE = "org.opencontainers.image.ref.name"
 T = TypeVar("T")
 
 
-class Packed(msgspec.Struct, frozen=True):
-    """An image in a file. `digest` is its manifest's; where the file has none (docker save), its config's: Docker's image id."""
+class Packed:
+    """An image in a file (`image_blobs.Source`).
 
-    digest: str
-    names: tuple[str, ...]
-    config: image_manifest.Config
-    layers: Sequence[Bytes]
+    `digest` is its manifest's; where the file has none (docker save), its config's: Docker's image id.
+    """
+
+    compressed = 0
+
+    def __init__(self, digest: str, names: tuple[str, ...], config: image_manifest.Config, layers: Sequence[Bytes]) -> None:
+        self.digest = digest
+        self.names = names
+        self._config = config
+        self._layers = layers
+
+    def config(self, _: pathlib.Path, /) -> image_manifest.Config:
+        """See `Source`."""
+        return self._config
+
+    def layers(self, _: pathlib.Path, /) -> contextlib.AbstractContextManager[Sequence[Bytes]]:
+        """See `Source`."""
+        return contextlib.nullcontext(self._layers)
 
 
 class _Saved(msgspec.Struct, rename="pascal"):
@@ -59,7 +73,7 @@ class _Index(msgspec.Struct):
 
 
 @contextlib.contextmanager
-def opened(file: pathlib.Path, directory: pathlib.Path) -> Iterator[list[Packed]]:
+def opened(file: BinaryIO, directory: pathlib.Path) -> Iterator[list[Packed]]:
     """The images in `file`, readable until the end. `directory`: where a compressed archive is uncompressed. EngineError IMAGE_ERROR."""
     with contextlib.ExitStack() as stack:
         try:
@@ -71,18 +85,17 @@ def opened(file: pathlib.Path, directory: pathlib.Path) -> Iterator[list[Packed]
 
 
 @contextlib.contextmanager
-def _plain(file: pathlib.Path, directory: pathlib.Path) -> Iterator[IO[bytes]]:
-    with file.open("rb") as source:
-        head = source.read(4)
-        source.seek(0)
-        if not image_stream.is_compressed(head):
-            yield source
-            return
-        with tempfile.TemporaryFile(dir=directory) as plain:
-            for piece in image_stream.uncompressed(source):
-                plain.write(piece)
-            plain.seek(0)
-            yield plain
+def _plain(file: BinaryIO, directory: pathlib.Path) -> Iterator[IO[bytes]]:
+    head = file.read(4)
+    file.seek(0)
+    if not image_stream.is_compressed(head):
+        yield file
+        return
+    with tempfile.TemporaryFile(dir=directory) as plain:
+        for piece in image_stream.uncompressed(file):
+            plain.write(piece)
+        plain.seek(0)
+        yield plain
 
 
 class _Contents:

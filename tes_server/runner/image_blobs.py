@@ -6,13 +6,16 @@ was. Digest and size are checked as the bytes pass. This module must never know 
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import os
 import pathlib
 import re
 import tempfile
 import threading
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Protocol
 
 import urllib3
@@ -20,12 +23,15 @@ import urllib3
 from tes_server import errors
 from tes_server.filer.control import Control
 from tes_server.runner import image_manifest, image_registry
-from tes_server.runner.image_manifest import Blob
+from tes_server.runner.image_manifest import Blob, Config, Manifest
 from tes_server.runner.image_names import Name
 from tes_server.runner.image_registry import Passing, Registry
 
 PIECE = 256 * 1024
 """Bytes read at once."""
+
+PARALLEL = 4
+"""Layers fetched at once: one connection rarely fills a line, and registries do not like many."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
 
@@ -35,6 +41,20 @@ class Bytes(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """Up to `size` bytes; none only at the end. EngineError if the blob cannot be had, or is not what it should be."""
+
+
+class Source(Protocol):
+    """Where an image comes from."""
+
+    digest: str
+    compressed: int
+    """bytes that its layers take of the disk while they are unpacked"""
+
+    def config(self, work: pathlib.Path, /) -> Config:
+        """Its config. `work` is a directory for files without a name."""
+
+    def layers(self, work: pathlib.Path, /) -> contextlib.AbstractContextManager[Sequence[Bytes]]:
+        """Its layers, the lowest first, which are to be read in this order, while the context lasts."""
 
 
 class Download:
@@ -91,7 +111,8 @@ class Download:
         while True:
             try:
                 with self._registry.blob(self._name, self._blob.digest, self._there) as response:
-                    control.on_end(lambda: _wake(response))
+                    control.on_end(functools.partial(_wake, response))
+                    control.check()  # the end may have come before it could wake us
                     self._receive(response, control)
                 break
             except (Passing, urllib3.exceptions.HTTPError) as cause:
@@ -139,14 +160,41 @@ class Download:
                 self._changed.notify_all()
 
 
-def whole(registry: Registry, name: Name, blob: Blob, largest: int, directory: pathlib.Path) -> bytes:
-    """A small blob in memory."""
-    if blob.size > largest:
-        raise image_manifest.unusable(f"its config is larger than {largest} bytes")
-    download = Download(registry, name, blob, directory)
-    with contextlib.closing(download):
-        download.run(Control(lambda: False))
-        return b"".join(iter(lambda: download.read(PIECE), b""))
+class Remote:
+    """An image in a registry (`Source`)."""
+
+    def __init__(self, registry: Registry, name: Name, manifest: Manifest) -> None:
+        self.digest = name.digest
+        self.compressed = sum(layer.size for layer in manifest.layers)
+        self._registry = registry
+        self._name = name
+        self._manifest = manifest
+
+    def config(self, work: pathlib.Path) -> Config:
+        """See `Source`."""
+        blob = self._manifest.config
+        if blob.size > image_manifest.LARGEST_CONFIG:
+            raise image_manifest.unusable(f"its config is larger than {image_manifest.LARGEST_CONFIG} bytes")
+        with contextlib.closing(Download(self._registry, self._name, blob, work)) as download:
+            download.run(Control(lambda: False))
+            text = b"".join(iter(lambda: download.read(PIECE), b""))
+        return image_manifest.config(text, len(self._manifest.layers))
+
+    @contextlib.contextmanager
+    def layers(self, work: pathlib.Path) -> Iterator[Sequence[Bytes]]:
+        """See `Source`. What is still on its way at the end is stopped."""
+        control = Control(lambda: False)
+        downloads = [Download(self._registry, self._name, layer, work) for layer in self._manifest.layers]
+        with concurrent.futures.ThreadPoolExecutor(PARALLEL, thread_name_prefix="tes-pull") as pool:
+            try:
+                for download in downloads:
+                    pool.submit(download.run, control)
+                yield downloads
+            finally:
+                control.end()
+                pool.shutdown(wait=True, cancel_futures=True)
+                for download in downloads:
+                    download.close()
 
 
 def _wake(response: urllib3.BaseHTTPResponse) -> None:

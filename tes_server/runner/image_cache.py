@@ -65,6 +65,8 @@ class Cache:
 
     def __init__(self, directory: pathlib.Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.stat().st_uid != os.geteuid():  # root could write to it, and the server could not read it then
+            raise errors.SettingsError(f"{directory} belongs to user {directory.stat().st_uid}; run this as that user", "data")
         self.directory = directory.resolve()
         self._names = self.directory / "names"
         self._names.mkdir(mode=0o700, exist_ok=True)

@@ -273,6 +273,8 @@ def _refusal(status: int, retry_after: str, response: urllib3.BaseHTTPResponse |
         return errors.EngineError(f"the registry denies it{said}", Code.IMAGE_DENIED)
     if status == 404:
         return errors.EngineError(f"the registry does not have it{said}", Code.IMAGE_NOT_FOUND)
+    if status == 416:
+        return Passing("the registry has fewer bytes than its manifest promises")
     words = f"the registry answered {status}{said}"
     if status in _PASSING or status >= 500:
         return Passing(words, float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0)

@@ -6,7 +6,6 @@ used: an outage elsewhere must not stop a site that has the image. This module m
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import errno
 import logging
@@ -15,15 +14,15 @@ import pathlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import msgspec
 
 from tes_server import errors, telemetry
-from tes_server.filer.control import Control
 from tes_server.filer.wording import FULL
 from tes_server.runner import image_archive, image_blobs, image_layers, image_manifest, image_names, image_registry
-from tes_server.runner.image_blobs import Bytes, Download
+from tes_server.runner.image_blobs import Source
 from tes_server.runner.image_cache import Cache, Image, Listed
 from tes_server.runner.image_names import Name
 from tes_server.runner.image_registry import Mirror, Pace, Passing, Registry
@@ -34,12 +33,6 @@ from tes_server.telemetry import Code
 __all__ = ["Image", "Images", "Listed", "Mirror", "Options", "Pace"]
 
 logger = logging.getLogger(__name__)
-
-Layers = Callable[[pathlib.Path], contextlib.AbstractContextManager[Sequence[Bytes]]]
-"""The layers of an image, lowest first, while the context lasts; it is given a directory for what it must keep meanwhile."""
-
-PARALLEL = 4
-"""Layers fetched at once: one connection rarely fills a line, and registries do not like many."""
 
 _RESERVE = 20
 """One part in so many of the disk, but at most 10^9 bytes, is left free by a pull: the store is on it too."""
@@ -76,6 +69,16 @@ class Images:
         self._turns: dict[Name, threading.Lock] = {}
         self._fresh: dict[Name, float] = {}
         self._cache.sweep()
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """Where they are, and room for what must be written before it is one of them."""
+        return self._cache.directory
+
+    @property
+    def limit(self) -> int:
+        """Bytes that all images may take together."""
+        return self._options.limit or shutil.disk_usage(self._cache.directory).total // 3
 
     def prepare(self, name: str) -> Image:
         """The image, pulled if it is not there.
@@ -122,15 +125,18 @@ class Images:
         if not self._cache.remove(image.digest):
             raise errors.EngineError(f"{name}: a task uses it", Code.IMAGE_ERROR, transient=True)
 
-    def load(self, archive: pathlib.Path, name: str = "") -> Sequence[tuple[str, Image]]:
-        """The images of a file made by `docker save` or in OCI's layout, each with a name it has there (or is given: `name`), or ""."""
+    def load(self, archive: BinaryIO, title: str = "archive", name: str = "") -> Sequence[tuple[str, Image]]:
+        """The images of a seekable file made by `docker save` or in OCI's layout, each with a name it has there, or is given, or "".
+
+        `title` is what errors call the file.
+        """
         given = image_names.parse(name) if name else None
         found: list[tuple[str, Image]] = []
-        with _about(str(archive)), image_archive.opened(archive, self._cache.directory) as packed:
+        with _about(title), image_archive.opened(archive, self._cache.directory) as packed:
             if given is not None and len(packed) != 1:
                 raise image_manifest.unusable(f"a name can be given to one image, but there are {len(packed)}")
             for one in packed:
-                image = self._make(one.digest, one.config, _there(one.layers), 0)
+                image = self._make(one)
                 names = (given,) if given is not None else tuple(map(image_names.parse, one.names))
                 for each in names:
                     self._cache.learn(each, image.digest, loaded=True)
@@ -194,61 +200,51 @@ class Images:
             found = image_manifest.decode(*self._registry.manifest(name))
             if not isinstance(found, image_manifest.Manifest):
                 raise image_manifest.unusable("its index leads to another index")
-        manifest = found
-        config = image_blobs.whole(self._registry, name, manifest.config, image_manifest.LARGEST_CONFIG, self._cache.directory)
-        compressed = sum(layer.size for layer in manifest.layers)
-        image = self._make(name.digest, image_manifest.config(config, len(manifest.layers)), lambda work: self._downloads(name, manifest, work), compressed)
+        source = image_blobs.Remote(self._registry, name, found)
+        image = self._make(source)
         seconds = round(time.monotonic() - begun, 3)
-        telemetry.log(logger, logging.INFO, "image.pulled", image=str(name), bytes=compressed, unpacked=image.size, seconds=seconds)
+        telemetry.log(logger, logging.INFO, "image.pulled", image=str(name), bytes=source.compressed, unpacked=image.size, seconds=seconds)
         return image
 
-    def _make(
-        self,
-        digest: str,
-        config: image_manifest.Config,
-        layers: Layers,
-        beside: int,
-    ) -> Image:
-        """Unpack an image whose layers take `beside` bytes of the disk beside what they become. A full disk: others make way first."""
+    def _make(self, source: Source) -> Image:
+        """Unpack an image. Where the disk is full, others make way first."""
         try:
-            image = self._unpack(digest, config, layers, beside)
+            image = self._unpack(source)
         except errors.EngineError as cause:
-            if cause.code != Code.DISK_FULL or not self._make_room(0, digest):
+            if cause.code != Code.DISK_FULL or not self._make_room(0, source.digest):
                 raise
-            image = self._unpack(digest, config, layers, beside)
-        self._make_room(self._limit(), digest)
+            image = self._unpack(source)
+        self._make_room(self.limit, source.digest)
         return image
 
-    def _unpack(
-        self,
-        digest: str,
-        config: image_manifest.Config,
-        layers: Layers,
-        beside: int,
-    ) -> Image:
-        with self._cache.claim(digest) as work:
+    def _unpack(self, source: Source) -> Image:
+        with self._cache.claim(source.digest) as work:
             if work is None:
-                return self._present(digest)
+                return self._present(source.digest)
             disk = shutil.disk_usage(work)
-            room = disk.free - min(disk.total // _RESERVE, 10**9) - beside
-            largest, size = min(self._limit(), room), 0
-            root = work / "root"
+            room = disk.free - min(disk.total // _RESERVE, 10**9) - source.compressed
+            largest = min(self.limit, room)
             try:
-                root.mkdir(mode=0o700)
-                tree = Tree(root, self._owners)
-                with layers(work) as blobs:
-                    for blob, diff_id in zip(blobs, config.rootfs.diff_ids, strict=True):
-                        size += image_layers.unpack(blob, diff_id, tree, largest - size)
-                tree.finish()
-                made = Image(digest=digest, root=root, env=config.env, workdir=config.workdir, user=config.user, size=size)
-                return self._cache.publish(work, made)
+                return self._cache.publish(work, self._build(source, work, largest))
             except TooLarge as cause:
-                if room > self._limit():
+                if room > self.limit:
                     raise
                 raise errors.EngineError("the disk of the data directory has no room for it", Code.DISK_FULL, transient=True) from cause
             except OSError as cause:
                 code = Code.DISK_FULL if cause.errno in FULL else Code.IMAGE_ERROR
                 raise errors.EngineError(f"it cannot be unpacked: {os.strerror(cause.errno or errno.EIO)}", code, transient=True) from cause
+
+    def _build(self, source: Source, work: pathlib.Path, largest: int) -> Image:
+        """The image as a tree of at most `largest` bytes in the directory `work`."""
+        root, size = work / "root", 0
+        root.mkdir(mode=0o700)
+        tree = Tree(root, self._owners)
+        config = source.config(work)
+        with source.layers(work) as layers:
+            for layer, diff_id in zip(layers, config.rootfs.diff_ids, strict=True):
+                size += image_layers.unpack(layer, diff_id, tree, largest - size)
+        tree.finish()
+        return Image(digest=source.digest, root=root, env=config.env, workdir=config.workdir, user=config.user, size=size)
 
     def _present(self, digest: str) -> Image:
         image = self._cache.find(digest)
@@ -256,26 +252,7 @@ class Images:
             raise errors.EngineError("it has just made way for others", Code.IMAGE_ERROR, transient=True)
         return image
 
-    @contextlib.contextmanager
-    def _downloads(self, name: Name, manifest: image_manifest.Manifest, work: pathlib.Path) -> Iterator[Sequence[Bytes]]:
-        """The layers, on their way; what is under way at the end is stopped."""
-        control = Control(lambda: False)
-        downloads = [Download(self._registry, name, layer, work) for layer in manifest.layers]
-        with concurrent.futures.ThreadPoolExecutor(PARALLEL, thread_name_prefix="tes-pull") as pool:
-            try:
-                for download in downloads:
-                    pool.submit(download.run, control)
-                yield downloads
-            finally:
-                control.end()
-                pool.shutdown(wait=True, cancel_futures=True)
-                for download in downloads:
-                    download.close()
-
     # -- room --------------------------------------------------------------------------------------------------------
-
-    def _limit(self) -> int:
-        return self._options.limit or shutil.disk_usage(self._cache.directory).total // 3
 
     def _make_room(self, limit: int, keep: str) -> bool:
         """Delete what was not used for longest and nobody holds, until all images together are within `limit`. True if any was."""
@@ -290,10 +267,6 @@ class Images:
                 freed = True
                 telemetry.log(logger, logging.INFO, "image.evicted", image=listed.image.digest, names=listed.names, bytes=listed.image.size)
         return freed
-
-
-def _there(layers: Sequence[Bytes]) -> Layers:
-    return lambda _: contextlib.nullcontext(layers)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ class Request(NamedTuple):
     headers: dict[str, str]
     number: int
     """how many requests came before"""
+    method: str = "GET"
+    body: bytes = b""
 
     @property
     def span(self) -> tuple[int, int | None] | None:
@@ -76,7 +78,9 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[WebServer]:
         timeout = 20
 
         def do_GET(self) -> None:
-            request = Request(self.path, {name.lower(): value for name, value in self.headers.items()}, len(server.requests))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            body = self.rfile.read(int(headers.get("content-length", 0)))
+            request = Request(self.path, headers, len(server.requests), self.command, body)
             server.requests.append(request)
             answer = server.script(request)
             self.send_response(answer.status)
@@ -86,10 +90,12 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[WebServer]:
                 self.send_header("Content-Length", str(len(answer.body) if answer.length is None else answer.length))
             self.end_headers()
             with contextlib.suppress(OSError):
-                self.wfile.write(answer.body)
+                self.wfile.write(b"" if self.command == "HEAD" else answer.body)
                 self.wfile.flush()
             if answer.hold is not None:
                 answer.hold.wait(20)
+
+        do_HEAD = do_POST = do_GET  # noqa: N815 - names of http.server
 
         def log_message(self, *_: object) -> None:
             """Nothing: the test looks at `requests`."""
