@@ -191,8 +191,11 @@ class DockerEngine:
             try:
                 client.remove_container(cell.name, v=True, force=True)
             except docker.errors.APIError as error:
-                if error.status_code != 409:  # somebody is removing it
+                if error.status_code == 409:  # somebody is removing it
+                    return
+                if not docker_products.not_running(error.status_code, docker_client.words(error)):
                     raise
+                client.remove_container(cell.name, v=True, force=True)  # Podman found it running, and could not kill it: it has just ended
 
     def wipe(self, path: pathlib.Path) -> None:
         """Delete a tree. What another user made in a container, an ordinary user's server deletes by a container that runs as root."""

@@ -85,10 +85,17 @@ def title(version: Mapping[str, Any]) -> str:
 
 
 def mode(info: Mapping[str, Any]) -> str:
-    """What of `GET /info` a site should know: ", rootless" and which limits of tasks nobody enforces."""
-    rootless = ", rootless" if "name=rootless" in (info.get("SecurityOptions") or ()) else ""
-    missing = [what for key, what in (("MemoryLimit", "memory"), ("CpuCfsQuota", "cpu"), ("PidsLimit", "process")) if info.get(key) is False]
-    return rootless + (f", cannot enforce {', '.join(missing)} limits" if missing else "")
+    """What of `GET /info` a site should know: ", rootless", and where nobody enforces the limits of tasks."""
+    return (", rootless" if _rootless(info) else "") + ("" if limits_memory(info) else ", without limits of memory")
+
+
+def limits_memory(info: Mapping[str, Any]) -> bool:
+    """Whether containers get their limits. A rootless Podman on version 1 of cgroups ignores them, whatever it says here."""
+    return info.get("MemoryLimit") is not False and not (_rootless(info) and info.get("CgroupVersion") == "1")
+
+
+def _rootless(info: Mapping[str, Any]) -> bool:
+    return bool(info.get("Rootless")) or "name=rootless" in (info.get("SecurityOptions") or ())  # Podman's word, and Docker's
 
 
 def name_taken(status: int | None, words: str) -> bool:

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from tes_server.runner import docker_products
 from tes_server.runner.docker import DockerEngine
 from tes_server.runner.docker_products import Product
 
@@ -30,5 +31,5 @@ class Daemon(NamedTuple):
 
     @property
     def limits(self) -> bool:
-        """Whether it limits memory: a rootless one cannot with cgroups of version 1."""
-        return bool(self.client.info()["MemoryLimit"])
+        """Whether it limits memory."""
+        return docker_products.limits_memory(self.client.info())

@@ -101,7 +101,7 @@ def test_the_images_entrypoint_is_not_applied_and_its_env_user_and_workdir_are(i
     lab.image = image_of('ENTRYPOINT ["/bin/false"]', "ENV SAID=by-image OVER=image", "WORKDIR /srv/here", "USER 1000:1000", "HEALTHCHECK CMD false")
     script = 'echo "$SAID $OVER $(pwd) $(id -u):$(id -g)"; echo made > /work/made; echo made > /tmp/made'
     assert lab.check(script, env={"OVER": "task"}, copies=("/work/none",)) == "by-image task /srv/here 1000:1000\n"
-    assert (lab.work / "made").stat().st_uid == 1000
+    assert (lab.work / "made").stat().st_uid != os.geteuid()
 
 
 def test_volumes_that_an_image_declares_do_not_stay(image_of: Any, lab: Lab, daemon: Daemon) -> None:

@@ -37,8 +37,9 @@ def test_a_version_names_the_product_whatever_the_socket_is_called() -> None:
     ("info", "words"),
     [
         ({"SecurityOptions": ["name=seccomp,profile=default"], "MemoryLimit": True, "CpuCfsQuota": True, "PidsLimit": True}, ""),
-        ({"SecurityOptions": ["name=seccomp", "name=rootless"]}, ", rootless"),
-        ({"SecurityOptions": None, "MemoryLimit": False, "CpuCfsQuota": False, "PidsLimit": True}, ", cannot enforce memory, cpu limits"),
+        ({"SecurityOptions": ["name=seccomp", "name=rootless"], "MemoryLimit": True, "CgroupVersion": "2"}, ", rootless"),
+        ({"SecurityOptions": ["name=seccomp"], "Rootless": True, "MemoryLimit": True, "CgroupVersion": "1"}, ", rootless, without limits of memory"),
+        ({"SecurityOptions": None, "MemoryLimit": False}, ", without limits of memory"),
     ],
 )
 def test_a_mode_is_what_a_site_should_know(info: dict[str, Any], words: str) -> None:
