@@ -11,7 +11,9 @@ import ipaddress
 import socket
 import threading
 import weakref
+from collections.abc import Iterable
 
+import msgspec
 import urllib3
 
 from tes_server import errors
@@ -19,13 +21,18 @@ from tes_server.filer.control import Control
 from tes_server.filer.manifest import Access
 from tes_server.filer.wording import Side
 
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+"""This machine: what listens here often trusts whoever reaches it."""
+
 
 class Dialer:
     """Makes the connections of one stage step and remembers those that are open."""
 
     def __init__(self, access: Access, control: Control, side: Side) -> None:
+        self._access = access
         self._side = side
         self._closed = tuple(ipaddress.ip_network(network) for network in access.closed)
+        self._own: set[str] = set()
         self._timeout = access.connect_timeout
         self._control = control
         self._lock = threading.Lock()
@@ -49,6 +56,8 @@ class Dialer:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self.watch(connection)
                 connection.connect(address)
+                if _within(str(address[0]), tuple(map(ipaddress.ip_network, LOOPBACK))):
+                    self._own.add(host.strip("[]"))
             except OSError as cause:
                 connection.close()
                 last = cause
@@ -58,6 +67,15 @@ class Dialer:
             else:
                 return connection
         raise last
+
+    def away(self) -> Dialer:
+        """A dialer of the same step that does not connect to this machine either."""
+        closed = (*self._access.closed, *LOOPBACK)
+        return Dialer(msgspec.structs.replace(self._access, closed=closed), self._control, self._side)
+
+    def is_own(self, host: str) -> bool:
+        """True if `host`, which was connected to, is this machine's loopback."""
+        return host in self._own
 
     def watch(self, connection: socket.socket) -> None:
         """End `connection` when the step is stopped. Raises Canceled if it was."""
@@ -74,15 +92,19 @@ class Dialer:
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def _is_closed(self, text: str) -> bool:
-        address = ipaddress.ip_address(text.partition("%")[0])
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in network for network in self._closed)
+        return _within(text, self._closed)
 
 
-def pools(access: Access, control: Control, side: Side) -> urllib3.PoolManager:
-    """A pool of connections made by a Dialer. Follows no redirect and repeats nothing unless told to."""
-    dialer = Dialer(access, control, side)
+def _within(text: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    """True if an address lies in one of `networks`, also if it is one of IPv4 written as IPv6."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)
+
+
+def pools(dialer: Dialer, access: Access) -> urllib3.PoolManager:
+    """A pool of connections that `dialer` makes. Follows no redirect and repeats nothing unless told to."""
 
     class Plain(urllib3.connection.HTTPConnection):
         def _new_conn(self) -> socket.socket:

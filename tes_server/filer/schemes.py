@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tes_server.filer.ftp import Ftp
     from tes_server.filer.local import Files
     from tes_server.filer.web import Web
+    from tes_server.filer.web_upload import WebUploads
 
 # -- what a source is made of; names are relative paths, "" is the source itself -----------------------------------
 
@@ -151,6 +152,12 @@ def _ftp_out(access: Access, control: Control, attempt: str) -> Ftp:
     return ftp.Ftp(access, control, attempt, wording.OUTPUT)
 
 
+def _web_out(access: Access, control: Control, _attempt: str) -> WebUploads:
+    from tes_server.filer import web_upload
+
+    return web_upload.WebUploads(access, control)
+
+
 Made = TypeVar("Made")
 Maker = Callable[[Access, Control, str], Made]
 """Makes a scheme for one stage step. The text is the attempt's own, and the same when the step is run again after a crash."""
@@ -158,7 +165,7 @@ Maker = Callable[[Access, Control, str], Made]
 READERS: dict[str, Maker[Reader]] = {"file": _file, "http": _web, "https": _web, "ftp": _ftp_in, "ftps": _ftp_in}
 """What inputs may come from, by the scheme's lower-case name."""
 
-WRITERS: dict[str, Maker[Writer]] = {"file": _file, "ftp": _ftp_out, "ftps": _ftp_out}
+WRITERS: dict[str, Maker[Writer]] = {"file": _file, "http": _web_out, "https": _web_out, "ftp": _ftp_out, "ftps": _ftp_out}
 """What outputs may go to."""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tes_server import errors
-from tes_server.filer import web
+from tes_server.filer import web, web_request
 from tes_server.filer.control import Control
 from tes_server.filer.manifest import Access
 from tests.contract import scheme_contract, web_server
@@ -273,7 +273,7 @@ def test_redirects(server: WebServer, status: int) -> None:
 def test_redirect_loop(server: WebServer) -> None:
     server.script = redirecting(lambda request: request.path)
     assert refused(server.url + "/round").public == "redirected more than 10 times"
-    assert len(server.requests) == web.HOPS + 1
+    assert len(server.requests) == web_request.HOPS + 1
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://host/x", "gopher://x"])

@@ -35,6 +35,10 @@ class Answer(NamedTuple):
     headers: Mapping[str, str] = types.MappingProxyType({})
     length: int | None = None
     """what Content-Length claims; None = the truth, -1 = nothing is claimed"""
+    raw: bytes | Iterator[bytes] | None = None
+    """what is sent instead of an answer, to the letter; the connection then ends"""
+    unread: bool = False
+    """a PUT is answered before its body is read, and the connection ends"""
     hold: threading.Event | None = None
     """after the body the connection stays open until this is set"""
 
@@ -71,18 +75,27 @@ class _Quiet(http.server.ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(tls: ssl.SSLContext | None = None) -> Iterator[WebServer]:
+def serving(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[WebServer]:
     """A running server, with https if `tls` is given; gone with all its threads afterwards."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         timeout = 20
 
         def do_GET(self) -> None:
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            body = self.rfile.read(int(headers.get("content-length", 0)))
-            request = Request(self.path, headers, len(server.requests), self.command, body)
+            request = Request(self.path, {name.lower(): value for name, value in self.headers.items()}, len(server.requests), self.command)
+            if self.command == "PUT":
+                self.close_connection = True
+            if self.command != "PUT" or not server.script(request).unread:
+                request = request._replace(body=self.rfile.read(int(request.headers.get("content-length", 0))))
             server.requests.append(request)
             answer = server.script(request)
+            if answer.raw is not None:
+                self.close_connection = True
+                self.connection.settimeout(1.0)  # whoever hung up may leave us writing for ever
+                with contextlib.suppress(OSError):
+                    for piece in [answer.raw] if isinstance(answer.raw, bytes) else answer.raw:
+                        self.wfile.write(piece)
+                return
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
@@ -95,15 +108,15 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[WebServer]:
             if answer.hold is not None:
                 answer.hold.wait(20)
 
-        do_HEAD = do_POST = do_GET  # noqa: N815 - names of http.server
+        do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 - names of http.server
 
         def log_message(self, *_: object) -> None:
             """Nothing: the test looks at `requests`."""
 
-    with _Quiet(("127.0.0.1", 0), Handler) as listener:
+    with _Quiet((host, 0), Handler) as listener:
         if tls is not None:
             listener.socket = tls.wrap_socket(listener.socket, server_side=True)
-        server = WebServer(f"{'http' if tls is None else 'https'}://127.0.0.1:{listener.server_address[1]}")
+        server = WebServer(f"{'http' if tls is None else 'https'}://{host}:{listener.server_address[1]}")
         thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
