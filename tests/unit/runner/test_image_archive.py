@@ -111,6 +111,7 @@ def test_what_was_loaded_is_asked_nobody_about(make: Maker) -> None:
         (layer(link("x", "x"), entry("manifest.json", b'[{"Config": "x", "Layers": []}]')), "has no x"),
         (layout(plain(b"1"), spoiled=b"{}"), "damaged"),
     ],
+    ids=range(11),
 )
 def test_a_file_that_is_none_is_told(make: Maker, tmp_path: pathlib.Path, data: bytes, words: str) -> None:
     images = make()
