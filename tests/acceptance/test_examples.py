@@ -61,11 +61,19 @@ def needs_image(image: str) -> None:
 
 
 def test_every_example_has_a_test() -> None:
-    assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == {"hello", "scatter", "alignment"}
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == {"hello", "curl", "scatter", "alignment"}
 
 
 def test_hello(site: Site) -> None:
     assert site.run("host" if site.engine == "sandbox" else "tes-test/busybox", "hello/run") == "Hello from a task!\n"
+
+
+def test_curl(site: Site) -> None:
+    for tool in ("curl", "jq"):
+        if shutil.which(tool) is None:
+            unreachable(tool, "it is not installed")
+    image = "host" if site.engine == "sandbox" else "tes-test/busybox"
+    assert site.run(image, "curl/run") == "COMPLETE\nexit code 0: Hello from curl\n\nCANCELED\n"
 
 
 def test_scatter(site: Site) -> None:
