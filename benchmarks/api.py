@@ -1,18 +1,18 @@
-"""Figures of the API: `python -m benchmarks.api --json [--seconds S] [--clients N]`.
+"""Creates and reads over HTTP: `python -m benchmarks.api --json [--seconds S] [--clients N] [--only create_250b]`.
 
-Creates, reads and lists over HTTP against `tes-server serve --api-only` on a data directory of its own (tasks are
-stored durably, none runs). Baseline, in the same run: a bare Starlette application that answers the same requests with
-the same bytes from memory, under the same gunicorn worker.
+The whole server is up, reconciler included, on a data directory of its own. One task holds the site's cores, so that what
+is created stays QUEUED: the reconciler looks after the queue, and no executor takes part in the figure. Every create is
+durable before its answer. Baseline, in alternating blocks: a bare Starlette application that answers the same requests
+with the same bytes from memory, under the same gunicorn worker.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import functools
 import json
 import os
 import pathlib
-import re
 import socket
 import subprocess
 import sys
@@ -21,19 +21,26 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks import load
+from benchmarks import figures, load, server
 
 ANSWERS = "BENCHMARK_ANSWERS"
 
-PORT = re.compile(r"listens on http://127\.0\.0\.1:(\d+)")
+GOALS = {
+    "create_250b": ">= 4000",
+    "create_2kb": ">= 2500",
+    "get_minimal": ">= 11000, p99 <= 10 ms",
+    "get_full": ">= 8000, p99 <= 10 ms",
+    "list_256": "",
+}
 
 
-def task(inputs: int) -> bytes:
+def task(inputs: int, image: str = "host", cpu_cores: float | None = None) -> bytes:
     """A task as engines send them: 250 bytes bare, 2 kB with 10 inputs."""
-    executor = {"image": "host", "command": ["bwa", "mem", "-t", "4", "/work/reference.fa", "/work/reads_1.fq", "/work/reads_2.fq"], "workdir": "/work"}
+    executor = {"image": image, "command": ["bwa", "mem", "-t", "4", "/work/reference.fa", "/work/reads_1.fq", "/work/reads_2.fq"], "workdir": "/work"}
     named = {"name": "cohort-7/align-000123", "tags": {"workflow": "cohort-7", "engine": "nextflow"}, "executors": [executor]}
     files = [{"path": f"/work/input-{number:02}.txt", "type": "FILE", "content": "x" * 120} for number in range(inputs)]
-    return json.dumps({**named, **({"inputs": files} if files else {})}).encode()
+    more = {**({"inputs": files} if files else {}), **({"resources": {"cpu_cores": cpu_cores}} if cpu_cores else {})}
+    return json.dumps({**named, **more}).encode()
 
 
 def probes(task_id: str) -> dict[str, load.Request]:
@@ -45,34 +52,6 @@ def probes(task_id: str) -> dict[str, load.Request]:
         "get_full": load.Request("GET", f"/v1/tasks/{task_id}?view=FULL"),
         "list_256": load.Request("GET", "/v1/tasks?page_size=256"),
     }
-
-
-@contextlib.contextmanager
-def server(data: pathlib.Path) -> Iterator[int]:
-    """The real command; yields its port."""
-    command = [
-        sys.executable,
-        "-c",
-        "from tes_server.cli import main; main()",
-        "serve",
-        "--api-only",
-        "--port",
-        "0",
-        "--data",
-        str(data),
-        "--engine",
-        "sandbox",
-    ]
-    environment = {**os.environ, "TES_SERVER__SANDBOX__ALLOW_HOST": "true", "TES_SERVER__LOG__LEVEL": "warning"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            found = PORT.search(process.stdout.readline())
-            if found is None:
-                raise SystemExit("tes-server did not start")
-            yield int(found[1])
-        finally:
-            process.terminate()
 
 
 @contextlib.contextmanager
@@ -113,47 +92,57 @@ def ask(port: int, request: load.Request) -> str:
         return str(response.read().decode())
 
 
-def figures(clients: int, seconds: float) -> dict[str, Any]:
-    """Every probe against server and baseline, one after the other, so that both meet the machine as it is at that time."""
-    results = []
-    with tempfile.TemporaryDirectory() as directory:
-        data, answers = pathlib.Path(directory, "data"), pathlib.Path(directory, "answers.json")
-        with server(data) as port:
-            for _ in range(256):
-                created = ask(port, load.Request("POST", "/v1/tasks", task(10)))
-            measured = probes(json.loads(created)["id"])
-            answers.write_text(json.dumps({f"{request.method} {request.path}": ask(port, request) for request in measured.values()}))
-            with baseline(answers) as bare_port:
-                for name, request in measured.items():
-                    ours = load.measure(port, request, clients, seconds)
-                    theirs = load.measure(bare_port, request, clients, seconds)
-                    results.append(
-                        {
-                            "name": name,
-                            "rate": round(ours.rate),
-                            "p50_ms": round(ours.p50_ms, 2),
-                            "p99_ms": round(ours.p99_ms, 2),
-                            "errors": ours.errors + theirs.errors,
-                            "baseline": round(theirs.rate),
-                            "ratio": round(ours.rate / theirs.rate, 2),
-                        }
-                    )
-    return {"driver": load.driver(), "clients": clients, "seconds": seconds, "cores": os.cpu_count(), "figures": results}
+def measure(ours: int, bare_port: int, name: str, request: load.Request, clients: int, seconds: float, rounds: int) -> figures.Figure:
+    """One probe against both ports, in turns."""
+    seen: list[load.Figures] = []
+
+    def rate(port: int) -> float:
+        found = load.measure(port, request, clients, seconds)
+        if found.errors:
+            raise SystemExit(f"{name}: {found.errors} requests failed")
+        if port == ours:
+            seen.append(found)
+        return found.rate
+
+    rate(ours)
+    seen.clear()
+    pairs = figures.interleaved(functools.partial(rate, ours), functools.partial(rate, bare_port), rounds)
+    rates = [mine for mine, _ in pairs]
+    return figures.compared(
+        f"{name}, {clients} clients",
+        "a second",
+        pairs,
+        goal=GOALS[name],
+        baseline_is="bare Starlette, from memory",
+        least=round(min(rates)),
+        most=round(max(rates)),
+        p99_ms=round(sorted(each.p99_ms for each in seen)[len(seen) // 2], 1),
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="as JSON instead of a table")
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of each measurement")
+    parser = figures.parser(__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of each block")
     parser.add_argument("--clients", type=int, default=32, help="connections at once")
-    arguments = parser.parse_args()
-    result = figures(arguments.clients, arguments.seconds)
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-        return
-    print(f"{'':12} {'per second':>10} {'p50 ms':>8} {'p99 ms':>8} {'baseline':>9} {'ratio':>6} {'errors':>6}")
-    for row in result["figures"]:
-        print(f"{row['name']:12} {row['rate']:>10} {row['p50_ms']:>8} {row['p99_ms']:>8} {row['baseline']:>9} {row['ratio']:>6} {row['errors']:>6}")
+    parser.add_argument("--only", choices=list(GOALS), help="one of the probes")
+    chosen = parser.parse_args()
+    where = figures.machine()
+    with contextlib.ExitStack() as stack:
+        base = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(dir=chosen.data)))
+        ours = stack.enter_context(server.running(base / "data"))
+        stack.enter_context(server.full(ours, cores=int(where["cores"])))
+        for _ in range(256):
+            created = ours.create(task(10))
+        measured = probes(created)
+        answers = base / "answers.json"
+        answers.write_text(json.dumps({f"{request.method} {request.path}": ask(ours.port, request) for request in measured.values()}))
+        bare_port = stack.enter_context(baseline(answers))
+        found = [
+            measure(ours.port, bare_port, name, request, chosen.clients, chosen.seconds, chosen.rounds)
+            for name, request in measured.items()
+            if chosen.only in (None, name)
+        ]
+    figures.show(f"api (load: {load.driver()})", found, where, as_json=chosen.json)
 
 
 if __name__ == "__main__":

@@ -29,10 +29,10 @@ START = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
 IN_FLIGHT = 32  # clients that wait for their create
 
 
-def made(chance: random.Random, number: int, ended: bool, inputs: int = 1) -> model.Record:
+def made(chance: random.Random, number: int, ended: bool, inputs: int = 1, shift: datetime.timedelta = datetime.timedelta()) -> model.Record:
     """One of many tasks as an engine sends them: some 300 bytes (2 kB with 10 inputs), a name, two tags; 1 in 1,000 failed."""
     state = State.QUEUED if not ended else State.EXECUTOR_ERROR if number % 1000 == 0 else State.COMPLETE
-    created = START + datetime.timedelta(seconds=number)
+    created = START + datetime.timedelta(seconds=number) + shift
     return model.Record(
         id="".join(chance.choices(LETTERS, k=26)),
         owner="anonymous",
