@@ -2,7 +2,8 @@
 
 A store is filled with finished tasks, without the server. At `--lists-at` tasks lists of 256 are asked for over HTTP, by one
 client and by eight, with and without selective filters. At `--tasks` creates (32 clients, durable) and lists are compared
-with a server on an empty store, in alternating blocks. Six million tasks take about 8 GB and ten minutes to fill.
+with a server on an empty store, in alternating blocks. Six million tasks take some 9 GB and ten minutes or more to fill:
+`--store` keeps them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import datetime
 import functools
 import pathlib
-import random
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 
@@ -32,14 +33,15 @@ FILTERS = {
 """Each finds a few hundred tasks of all, somewhere in the middle."""
 
 
-def fill(data: pathlib.Path, first: int, last: int) -> None:
-    """Tasks number `first` to `last`, ended, into the store of a data directory; the last one ended now."""
+def fill(data: pathlib.Path, tasks: int) -> None:
+    """Finished tasks into the store of a data directory, until there are `tasks` of them; the newest one ended just now."""
     data.mkdir(exist_ok=True)
-    chance = random.Random(first)
-    shift = datetime.datetime.now(datetime.UTC) - made(chance, last, ended=True).created
     store = sqlite.SqliteStore(data / "tasks.sqlite")
-    for start in range(first, last, GROUP):
-        store.insert([made(chance, number, ended=True, shift=shift) for number in range(start, min(start + GROUP, last))]).result()
+    with contextlib.closing(sqlite3.connect(data / "tasks.sqlite")) as connection:
+        (first,) = connection.execute("SELECT coalesce(max(seq), 0) FROM tasks").fetchone()
+    shift = datetime.datetime.now(datetime.UTC) - made(tasks, ended=True).created
+    for start in range(first, tasks, GROUP):
+        store.insert([made(number, ended=True, shift=shift) for number in range(start, min(start + GROUP, tasks))]).result()
     store.close()
 
 
@@ -84,20 +86,22 @@ def compared(many: int, empty: int, seconds: float, rounds: int, tasks: int) -> 
 
 def main() -> None:
     parser = figures.parser(__doc__)
-    parser.add_argument("--tasks", type=int, default=6_000_000, help="finished tasks in the large store; 0: lists only")
-    parser.add_argument("--lists-at", type=int, default=1_000_000, help="tasks in the store when lists are measured")
+    parser.add_argument("--tasks", type=int, default=6_000_000, help="finished tasks in the large store; 0: without")
+    parser.add_argument("--lists-at", type=int, default=1_000_000, help="finished tasks in the store whose lists are measured; 0: without")
+    parser.add_argument("--store", type=pathlib.Path, help="a data directory for the large store that is kept, and filled only where it is not yet")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each block")
     chosen = parser.parse_args()
     where = figures.machine()
     found: list[figures.Figure] = []
     with tempfile.TemporaryDirectory(dir=chosen.data) as directory:
         base = pathlib.Path(directory)
-        many = base / "many"
-        fill(many, 0, chosen.lists_at)
-        with serving(many) as ours:
-            found += lists(ours.port, chosen.lists_at // 1000, chosen.seconds, chosen.rounds)
+        if chosen.lists_at:
+            fill(base / "listed", chosen.lists_at)
+            with serving(base / "listed") as ours:
+                found += lists(ours.port, chosen.lists_at // 1000, chosen.seconds, chosen.rounds)
         if chosen.tasks:
-            fill(many, chosen.lists_at, chosen.tasks)
+            many = chosen.store or base / "many"
+            fill(many, chosen.tasks)
             with serving(many) as large, serving(base / "empty") as small:
                 for _ in range(512):
                     small.create(api.task(0))  # a page has to be full in both

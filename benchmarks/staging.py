@@ -1,23 +1,22 @@
 """Local staging against `cp -r`, in the same run on the same disk: `python -m benchmarks.staging --json`.
 
-Each round copies one large file and one directory of small files: into a volume by stage-in (against `cp -r`), and from it
-by stage-out (against `cp -r` and `sync -f`). The ratio is our time by theirs, the median of the rounds: 1.0 is as fast, less
-is faster. Rounds alternate who goes first, and everything unwritten is flushed before each measurement.
+Each round copies one large file and one directory of small files: into a volume by stage-in (against `cp -r`; nothing is
+synced), and from it by stage-out (against `cp -r` and `sync -f`). Rounds alternate who goes first, and everything unwritten
+is flushed before each measurement. Neither side links files instead of copying them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
 import shutil
-import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 
+from benchmarks import figures
 from tes_server.filer import transfer
 from tes_server.filer.manifest import Access
 from tes_server.plan.steps import Collect, Fetch, StageIn, StageOut
@@ -91,41 +90,32 @@ def one_round(source: pathlib.Path, base: pathlib.Path, access: Access, ours_fir
     return measured
 
 
-def measure(base: pathlib.Path, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Medians by what was moved and in which direction: `ours` and `theirs` in seconds, `ratio`."""
-    access = Access(roots=(str(base),), workers=arguments.workers)
-    found: dict[str, dict[str, float]] = {}
-    for name, source in make_sources(base, arguments.large * MIB, arguments.count, arguments.small).items():
-        rounds = [one_round(source, base, access, ours_first=bool(number % 2)) for number in range(arguments.rounds)]
-        for direction in ("in", "out"):
-            times = [measured[direction] for measured in rounds]
-            found[f"{name} {direction}"] = {
-                "ours": round(statistics.median(ours for ours, _ in times), 4),
-                "theirs": round(statistics.median(theirs for _, theirs in times), 4),
-                "ratio": round(statistics.median(ours / theirs for ours, theirs in times), 2),
-            }
+def measure(base: pathlib.Path, chosen: argparse.Namespace) -> list[figures.Figure]:
+    """Rates by what was moved and in which direction."""
+    access = Access(roots=(str(base),), workers=chosen.workers)
+    found = []
+    for name, source in make_sources(base, chosen.large * MIB, chosen.count, chosen.small).items():
+        rounds = [one_round(source, base, access, ours_first=bool(number % 2)) for number in range(chosen.rounds)]
+        amount, unit, what = (
+            (chosen.large, "MiB/s", f"{chosen.large} MiB") if name == "large" else (chosen.count, "files/s", f"{chosen.count} x {chosen.small} B")
+        )
+        for direction, than in (("in", "cp -r"), ("out", "cp -r + sync -f")):
+            pairs = [(amount / ours, amount / theirs) for ours, theirs in (measured[direction] for measured in rounds)]
+            found.append(figures.compared(f"stage-{direction}, {what}", unit, pairs, goal="ratio >= 0.9", baseline_is=than))
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--large", type=int, default=256, help="MiB of the one large file")
-    parser.add_argument("--count", type=int, default=2000, help="how many small files")
+    parser = figures.parser(__doc__)
+    parser.add_argument("--large", type=int, default=4096, help="MiB of the one large file")
+    parser.add_argument("--count", type=int, default=10_000, help="how many small files")
     parser.add_argument("--small", type=int, default=10 * 1024, help="bytes of a small file")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=Access().workers, help="threads of the filer")
-    parser.add_argument("--directory", type=pathlib.Path, help="where to measure; default: the temporary directory")
-    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.directory) as base:
-        found = measure(pathlib.Path(base), arguments)
-    if arguments.json:
-        sizes = {name: getattr(arguments, name) for name in ("large", "count", "small", "rounds", "workers")}
-        print(json.dumps({"benchmark": "staging", "sizes": sizes, "results": found}, indent=2))
-        return
-    print(f"{'':10} {'ours s':>9} {'cp s':>9} {'ratio':>6}")
-    for name, row in found.items():
-        print(f"{name:10} {row['ours']:9.3f} {row['theirs']:9.3f} {row['ratio']:6.2f}")
+    chosen = parser.parse_args()
+    where = figures.machine()
+    with tempfile.TemporaryDirectory(dir=chosen.data) as base:
+        found = measure(pathlib.Path(base), chosen)
+    figures.show("staging", found, where, as_json=chosen.json)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ import argparse
 import datetime
 import json
 import pathlib
-import random
 import sqlite3
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 
+from tes_server.control import service
 from tes_server.model import record as model
 from tes_server.model import task
 from tes_server.model.principal import Scope
@@ -24,17 +24,16 @@ from tes_server.model.states import State
 from tes_server.store import sqlite
 
 OWNER = Scope("anonymous")
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 START = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
 IN_FLIGHT = 32  # clients that wait for their create
 
 
-def made(chance: random.Random, number: int, ended: bool, inputs: int = 1, shift: datetime.timedelta = datetime.timedelta()) -> model.Record:
+def made(number: int, ended: bool, inputs: int = 1, shift: datetime.timedelta = datetime.timedelta()) -> model.Record:
     """One of many tasks as an engine sends them: some 300 bytes (2 kB with 10 inputs), a name, two tags; 1 in 1,000 failed."""
     state = State.QUEUED if not ended else State.EXECUTOR_ERROR if number % 1000 == 0 else State.COMPLETE
     created = START + datetime.timedelta(seconds=number) + shift
     return model.Record(
-        id="".join(chance.choices(LETTERS, k=26)),
+        id=service.new_id(created),
         owner="anonymous",
         created=created,
         state=state,
@@ -95,20 +94,19 @@ def bare(directory: pathlib.Path) -> tuple[float, dict[str, float]]:
 
 def run(directory: pathlib.Path, tasks: int) -> dict[str, object]:
     """All figures at `tasks` stored tasks."""
-    chance = random.Random(7)
     rate, read = bare(directory)
     store = sqlite.SqliteStore(directory / "tes.db")
     figures: dict[str, object] = {"tasks": tasks, "baseline_commits_per_s": rate, "baseline_get": read}
-    figures["creates_per_s_empty"] = creates(store, [made(chance, -number, ended=False) for number in range(1, 8001)])
+    figures["creates_per_s_empty"] = creates(store, [made(-number, ended=False) for number in range(1, 8001)])
     begin = time.perf_counter()
     for first in range(0, tasks, 1000):
-        store.insert([made(chance, number, ended=True) for number in range(first, min(first + 1000, tasks))]).result()
+        store.insert([made(number, ended=True) for number in range(first, min(first + 1000, tasks))]).result()
     figures["bulk_per_s"] = round(tasks / (time.perf_counter() - begin))
     new = tasks + 1000
-    figures["creates_per_s"] = creates(store, [made(chance, new + number, ended=False) for number in range(8000)])
-    figures["creates_per_s_2kB"] = creates(store, [made(chance, new + 8000 + number, ended=False, inputs=10) for number in range(4000)])
+    figures["creates_per_s"] = creates(store, [made(new + number, ended=False) for number in range(8000)])
+    figures["creates_per_s_2kB"] = creates(store, [made(new + 8000 + number, ended=False, inputs=10) for number in range(4000)])
     figures["creates_ratio_to_baseline"] = round(float(str(figures["creates_per_s"])) / rate, 2)
-    known = made(chance, new + 20000, ended=False)
+    known = made(new + 20000, ended=False)
     store.insert([known]).result()
     for view in model.View:
         figures[f"get_{view}"] = seconds(lambda view=view: store.get(OWNER, known.id, view), 3000)  # type: ignore[misc]

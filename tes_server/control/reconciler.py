@@ -301,8 +301,9 @@ class Reconciler:
         self._commit([(record, lambda record: decide.refused(record, str(cause), now) if decide.need(record) is Need.SUBMIT else None)])
 
     def _hold_back(self, pairs: Sequence[tuple[Record, str]], code: Code) -> None:
-        changes = [decide.held_back(record, code, reason) for record, reason in pairs]
-        self._store.save([change for change in changes if change is not None])
+        changes = [change for record, reason in pairs if (change := decide.held_back(record, code, reason)) is not None]
+        if changes:
+            self._store.save(changes)
 
     def _submit(self, backend: Backend, records: Sequence[Record], jobs: Mapping[str, Job], now: datetime.datetime) -> None:
         """Intent before effect: only records whose intent was saved are submitted."""

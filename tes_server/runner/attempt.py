@@ -8,12 +8,14 @@
 | staged.json | stage-in is complete, and what it found out | interpreter |
 | started | when the attempt began, RFC 3339 | interpreter |
 | exits/N.json | how executor N ended, kept before its container is removed | interpreter |
+| clean | no cell of it is left in the engine | interpreter |
 | cancel | stop was asked for | whoever cancels |
 | report.json | the Report: the attempt has ended | interpreter, durable |
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import pathlib
@@ -82,6 +84,16 @@ class Attempt:
             return datetime.datetime.fromisoformat(there.decode())
         _replace(self.directory / "started", now.isoformat().encode())
         return now
+
+    @property
+    def clean(self) -> bool:
+        """True once its interpreter removed every cell that it had begun."""
+        return (self.directory / "clean").exists()
+
+    def set_clean(self) -> None:
+        """Nothing is left for the engine to remove. Not worth a failure: without the mark it is only asked once more."""
+        with contextlib.suppress(OSError):
+            (self.directory / "clean").touch()
 
     @property
     def canceled(self) -> bool:

@@ -30,6 +30,12 @@ from tes_server.telemetry import Code
 WAIT = 600.0
 """Seconds of silence after which a wait for the end is asked anew: a daemon behind a network may vanish without a word."""
 
+FRESH = 2.0
+"""Seconds for which an image is taken to be where it was found: thousands of short tasks ask for the same one."""
+
+MOST_IMAGES = 256
+"""Images remembered so."""
+
 STEP_FAILED = 125
 """tes-step's own failure: see its exit codes."""
 
@@ -56,6 +62,7 @@ class DockerEngine:
         self._data = data
         self._network = network
         self._grace = grace
+        self._images: dict[str, tuple[str, float]] = {}
         self._open_files = os.geteuid() != 0 if open_files is None else open_files
 
     def check(self) -> str:
@@ -66,8 +73,13 @@ class DockerEngine:
         return f"{docker_products.title(version)}, {info['NCPU']} cores{docker_products.mode(info)}"
 
     def prepare(self, image: str) -> str:
-        """See `docker_images.prepare`: an image that is there is not pulled again."""
-        return docker_images.prepare(self._daemon, image)
+        """See `docker_images.prepare`: an image that is there is not pulled again, and one that was there just now is not looked for."""
+        seen = self._images.get(image)
+        if seen is None or time.monotonic() - seen[1] > FRESH:
+            if len(self._images) >= MOST_IMAGES:
+                self._images.clear()
+            self._images[image] = seen = docker_images.prepare(self._daemon, image), time.monotonic()
+        return seen[0]
 
     def state(self, cell: Cell) -> CellState:
         """The record decides; the daemon is asked only where there is none of the end."""
@@ -116,6 +128,7 @@ class DockerEngine:
                     return True
         except docker.errors.NotFound as error:
             # `prepare` had it: somebody removed it since, and a new attempt prepares it again.
+            self._images.pop(cell.step.image, None)
             raise errors.EngineError(f"{cell.step.image}: {docker_client.words(error)}", Code.IMAGE_NOT_FOUND, transient=True) from error
         found = self._inspect(cell)
         if found is None:

@@ -72,6 +72,7 @@ class Interpreter:
         self._exits: list[tuple[Cell, Exit]] = []
         self._notices: list[str] = []
         self._staged: Staged | None = None
+        self._removed: set[str] = set()
 
     # -- from other threads -----------------------------------------------------------------------------------------
 
@@ -129,6 +130,8 @@ class Interpreter:
             images=self._staged.images if self._staged else {},
         )
         self._publish(report)
+        if all(cell.name in self._removed for cell in site.cells(self._attempt, self.plan, self._site) if cell.record.exists()):
+            self._attempt.set_clean()
         self._move(Phase.ENDED)
         return report
 
@@ -261,6 +264,7 @@ class Interpreter:
         self._current = None
         try:
             self._reach(lambda: self._engine.remove(cell), stubborn=True)
+            self._removed.add(cell.name)
         except errors.EngineError as cause:  # tried again with the attempt's directory
             telemetry.log(logger, logging.WARNING, "runner.cell.kept", cell=cell.name, error=str(cause))
 

@@ -13,6 +13,8 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from tes_server import errors
+from tes_server.runner import docker as docker_engine
+from tes_server.runner import docker_client, docker_images
 from tes_server.runner.docker import DockerEngine
 from tes_server.telemetry import Code
 from tests.integration.daemons import Daemon
@@ -92,3 +94,20 @@ def serve_image(registry: HTTPServer, name: str) -> str:
 
 def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def test_an_image_that_was_there_just_now_is_not_looked_for(engine: DockerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = "tes-test/busybox:latest"
+    looks: list[str] = []
+    look = docker_images.prepare
+
+    def counted(daemon: docker_client.Daemon, wanted: str) -> str:
+        looks.append(wanted)
+        return look(daemon, wanted)
+
+    monkeypatch.setattr(docker_images, "prepare", counted)
+    assert engine.prepare(image) == engine.prepare(image)
+    assert looks == [image]
+    monkeypatch.setattr(docker_engine, "FRESH", -1.0)
+    engine.prepare(image)
+    assert looks == [image, image]

@@ -281,7 +281,7 @@ class LocalBackend:
         attempt = Attempt(directory)
         try:
             plan = attempt.plan()
-            for cell in cells(attempt, plan, self._site) if plan else ():
+            for cell in cells(attempt, plan, self._site) if plan and not attempt.clean else ():
                 if cell.record.exists():
                     self._engine.remove(cell)  # where the interpreter could not
             # All of it by the engine: containers write to records too, as whatever user they run.

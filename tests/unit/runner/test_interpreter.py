@@ -271,6 +271,34 @@ def test_nothing_runs_when_the_end_is_told(tmp_path: pathlib.Path, call: str) ->
     assert bench.machine.removed == {"t-1-0"}
 
 
+def test_an_attempt_is_clean_once_all_that_it_began_is_removed(tmp_path: pathlib.Path) -> None:
+    bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
+    bench.run()
+    assert bench.attempt.clean
+
+
+def test_an_attempt_whose_cell_could_not_be_removed_is_not_clean(tmp_path: pathlib.Path) -> None:
+    bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
+    engine = MemoryEngine(bench.machine)
+
+    def refuse(name: str, cell: Cell | None) -> None:
+        if name == "remove" and cell is not None and cell.step.index == 1:
+            raise errors.EngineError("the container is busy", Code.ENGINE_ERROR)
+
+    engine.hook = refuse
+    assert bench.interpreter(engine).run().reason is None
+    assert not bench.attempt.clean, "whoever deletes the directory has to remove it"
+
+
+def test_a_cell_that_an_earlier_process_only_made_is_not_forgotten(tmp_path: pathlib.Path) -> None:
+    """Killed between the making of a container and its start, then canceled: nothing began, but it is there."""
+    bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
+    bench.attempt.record(0).mkdir()
+    bench.attempt.set_canceled()
+    assert bench.run().reason is Reason.CANCELED
+    assert not bench.attempt.clean
+
+
 def test_a_cancel_does_not_wait_for_a_pull(tmp_path: pathlib.Path) -> None:
     bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
     engine = MemoryEngine(bench.machine)
