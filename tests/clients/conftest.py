@@ -1,0 +1,43 @@
+"""Servers for the replays of engines: each engine of ours, with the work directory on each kind of store."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from tests.acceptance.server import served
+from tests.acceptance.test_examples import needs_image
+from tests.clients.engines import Installation, Share, SharedDirectory
+
+TOP = "/engine-work"
+IMAGE = "tes-test/debian"
+
+
+@pytest.fixture(scope="module", params=["sandbox", pytest.param("docker", marks=pytest.mark.docker)])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Runs the tasks."""
+    if request.param == "docker":
+        needs_image(IMAGE)
+    else:
+        request.getfixturevalue("sandbox_works")
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=["file"])
+def share(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Share, str, dict[str, str]]:
+    """The work directory as engines see it, the url that stands for it, and the settings that allow that."""
+    home = tmp_path_factory.mktemp("share")
+    return SharedDirectory(TOP, home), f"file://{home}", {"TES_SERVER__FILES__ROOTS": f'["{home}"]'}
+
+
+@pytest.fixture(scope="module")
+def site(engine: str, share: tuple[Share, str, dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """A server that knows the work directory by a site path."""
+    seen, url, settings = share
+    data: pathlib.Path = tmp_path_factory.mktemp("site") / "data"
+    allow = ["--allow-host"] if engine == "sandbox" else []
+    environment = {**settings, "TES_SERVER__PATHS": f'[{{path = "{TOP}", url = "{url}"}}]'}
+    with served(data, "--engine", engine, *allow, environment=environment) as server:
+        yield Installation(server, seen, TOP, "host" if engine == "sandbox" else IMAGE)
