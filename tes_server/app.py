@@ -132,7 +132,8 @@ def engine(settings: Settings, name: str) -> Engine:
         return DockerEngine(wanted.url, _data_id(data), product=product, network=wanted.network, grace=settings.local.grace)
     from tes_server.runner.sandbox import SandboxEngine
 
-    return SandboxEngine(allow_host=settings.sandbox.allow_host, network=settings.sandbox.network, data=data)
+    sandbox = settings.sandbox
+    return SandboxEngine(data=data, allow_host=sandbox.allow_host, network=sandbox.network, processes=sandbox.processes, images=images(settings))
 
 
 def images(settings: Settings) -> Images:
@@ -170,7 +171,6 @@ def capabilities(settings: Settings) -> Capabilities:
         ram_bytes=int(local.ram_gb * GB) or memory * 9 // 10,
         disk_bytes=int(local.disk_gb * GB) or shutil.disk_usage(data_directory(settings)).free,
         gpus=local.gpus,
-        container_images=local.engine != "sandbox",
         host_image=local.engine == "sandbox" and settings.sandbox.allow_host,
         submit_window=SUBMIT_WINDOW,
     )
@@ -228,17 +228,27 @@ def service(settings: Settings, kept: Store) -> Service:
 def about(settings: Settings) -> About:
     """The facts of service-info."""
     server = settings.server
-    images = "any container image" if settings.local.engine != "sandbox" else "this machine's own programs (image 'host')"
     return About(
         id=server.id,
         name=server.name,
         organization=server.organization,
         organization_url=server.organization_url,
         version=tes_server.__version__,
-        description=f"GA4GH TES 1.1 server; runs tasks on this machine with the {settings.local.engine} engine, which takes {images}",
+        description=f"GA4GH TES 1.1 server; runs tasks on this machine with the {settings.local.engine} engine, {_promises(settings)}",
         storage=tuple(f"file://{urllib.parse.quote(root)}" for root in _roots(settings)),
         parameters=parameters.COMMON,
     )
+
+
+def _promises(settings: Settings) -> str:
+    """What a task may count on here, in words, found by a look at this machine. Service-info has no other place for it."""
+    if settings.local.engine != "sandbox":
+        return "which takes any container image"
+    from tes_server.runner import cgroups, sandbox
+
+    own = " and this machine's own programs (image 'host')" if settings.sandbox.allow_host else ""
+    network = "tasks share this machine's network" if settings.sandbox.network else "tasks have no network"
+    return f"which takes any container image{own}; {sandbox.limits_in_words(cgroups.find())}; {network}"
 
 
 def backends(settings: Settings) -> dict[str, Backend]:

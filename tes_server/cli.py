@@ -172,7 +172,7 @@ def doctor(**site: Any) -> None:
     room = app.capabilities(chosen)
     click.echo(f"ok    for tasks: {room.cpus:g} cores, {room.ram_bytes / 1e9:.1f} GB of memory, {room.disk_bytes / 1e9:.0f} GB of disk")
     if chosen.local.engine == "sandbox" and not settings.sandbox.allow_host:
-        click.echo("note  the sandbox runs no image unless sandbox.allow_host = true (--allow-host)")
+        click.echo("note  this machine's own programs (image host) are not allowed: sandbox.allow_host = true (--allow-host)")
     if not settings.files.roots:
         click.echo("note  no file roots: tasks cannot name files of this machine (--root DIR, files.roots)")
     for root in _absent(settings):

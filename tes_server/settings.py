@@ -134,6 +134,8 @@ class SandboxSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Allow the image named `host`: this machine's own programs, read-only, without a container image."""
     network: bool = True
     """Tasks may use the network. The sandbox shares this machine's network; False leaves them only a loopback of their own."""
+    processes: Number = 4096
+    """Processes and threads that one executor may have: a fork bomb then ends its task and not this machine."""
     images_gb: Amount = 0.0
     """Disk (10^9 bytes) that unpacked images may take together, and one by itself; those used last stay. 0 = a third of the disk."""
     mirrors: tuple[MirrorSettings, ...] = ()

@@ -268,12 +268,6 @@ def _check_executor(executor: Executor, pointer: str, capabilities: Capabilities
         raise Invalid(f"is not the name of an image: {paths.shorten(image)}", f"{pointer}/image")
     if image == HOST_IMAGE and not capabilities.host_image:
         raise Invalid("the image 'host' (this machine's own programs) is only for the sandbox engine with sandbox.allow_host = true", f"{pointer}/image")
-    if image != HOST_IMAGE and not capabilities.container_images:
-        raise Invalid(
-            f"this server's sandbox engine runs only the image 'host' so far, not {paths.shorten(image)}: "
-            "start the server with --engine docker, or name the image 'host' to use this machine's own programs",
-            f"{pointer}/image",
-        )
     if not executor.command or not executor.command[0]:
         raise Invalid("must name a program: it is argv, run without a shell", f"{pointer}/command")
     size = 0

@@ -20,8 +20,6 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """None = no bound known"""
     parameters: frozenset[str] = frozenset()
     """platform-specific backend_parameters keys that it takes, lower case"""
-    container_images: bool = True
-    """False where only the image `host` can run"""
     host_image: bool = False
     """the image `host` is allowed"""
     submit_window: float = 30.0

@@ -1,7 +1,7 @@
 """bubblewrap: where it is, and the arguments that make one cell's sandbox of it. Starts nothing.
 
-The sandbox has its own processes, IPC and host name, a throw-away root file system, the `host` image read-only, and the
-mounts of the cell. Nothing of the server but the cell's own files may ever be named here.
+The sandbox has its own processes, IPC and host name, an image with a throw-away layer over it as its root file system, and
+the mounts of the cell. Nothing of the server but the cell's own files may ever be named here.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import msgspec
 
 from tes_server import errors
-from tes_server.plan.steps import Mount, MountKind
 from tes_server.runner import host
+from tes_server.runner.host_tree import HOSTNAME
 from tes_server.telemetry import Code
 
-INSIDE = "/.tes-step"  # the sandbox's own corner of the root: the inner tes-step and what it reads
+RESULTS = "/.tes-step"  # the sandbox's own corner of the root: results that lie outside of the volume go there
 STAGE = pathlib.PurePosixPath("/tmp")  # noqa: S108 a mount of its own, see step/isolate.c
 
 # What programs that believe to be root count on, in the task's own range of ids; no NET_RAW, MKNOD, SETFCAP or SYS_*.
@@ -70,34 +70,58 @@ class Stage:
 
 
 def arguments(
-    *, root: str, files: Sequence[tuple[str, str]], results: str, volume: str, mounts: Sequence[tuple[Mount, str]], home: str, network: bool, maps_range: bool
+    *,
+    root: Sequence[str],
+    volume: str,
+    mounts: Sequence[Bind],
+    results: str,
+    shared_memory: int,
+    network: bool,
+    maps_range: bool,
+    user: tuple[int, int] | None,
+    filter_descriptor: int,
 ) -> list[str]:
     """bwrap's options, for `--args`.
 
-    `root` is the throw-away directory that becomes /; `files` are (host path, name below INSIDE), read-only; `results` is
-    bound at INSIDE/out unless ""; `mounts` come with the host path of LIVE ones ("" otherwise), outer paths first.
-    `maps_range`: tes-step has made the user namespace, in which we are 0.
+    `root` are the options that make / (see `overlay`). `mounts`: outer ones first. `results` is bound at RESULTS unless "".
+    `shared_memory`: bytes of /dev/shm, 0 = as the kernel has it. `maps_range`: tes-step has made the user namespace, in which we
+    are 0; else one is made here, in which we are `user` (None = the same as outside). `filter_descriptor`: of runner.seccomp.
     """
-    options = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "tes"]
-    options += ["--die-with-parent", "--as-pid-1", "--clearenv", "--chdir", "/"]
-    if maps_range:
+    options = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", HOSTNAME]
+    options += ["--die-with-parent", "--as-pid-1", "--clearenv", "--chdir", "/", "--seccomp", str(filter_descriptor)]
+    if not maps_range:
+        options += ["--unshare-user", "--disable-userns"]
+        if user is not None:
+            options += ["--uid", str(user[0]), "--gid", str(user[1])]
+    if maps_range or (user is not None and user[0] == 0):
         options += ["--cap-drop", "ALL"]
         for name in _CAPABILITIES:
             options += ["--cap-add", f"CAP_{name}"]
-    else:
-        options += ["--unshare-user", "--disable-userns"]
     if not network:
         options.append("--unshare-net")
-    options += ["--bind", root, "/", *host.arguments(), "--proc", "/proc", "--dev", "/dev"]
-    options += ["--perms", "1777", "--dir", "/tmp", "--perms", "1777", "--dir", "/var/tmp", "--dir", home]  # noqa: S108 the sandbox's own
-    for mount, source in mounts:
-        options += ["--dir", str(pathlib.PurePosixPath(mount.path).parent)]  # or bwrap makes it for its owner alone
-        if mount.kind is MountKind.FILE:
-            options += ["--ro-bind", volume + mount.path, mount.path]
-        else:
-            options += ["--bind", source or volume + mount.path, mount.path]
-    for path, name in files:
-        options += ["--ro-bind", path, f"{INSIDE}/{name}"]
+    options += [*root, "--proc", "/proc", "--dev", "/dev"]
+    if shared_memory:
+        options += ["--perms", "1777", "--size", str(shared_memory), "--tmpfs", "/dev/shm"]  # noqa: S108 the sandbox's own
+    for mount in mounts:
+        options += ["--dir", str(pathlib.PurePosixPath(mount.place).parent)]  # or bwrap makes it for its owner alone
+        options += ["--ro-bind" if mount.read_only else "--bind", mount.source or volume + mount.path, mount.place]
     if results:
-        options += ["--bind", results, f"{INSIDE}/out"]
+        options += ["--bind", results, RESULTS]
     return options
+
+
+class Bind(msgspec.Struct, frozen=True, kw_only=True):
+    """One mount of the cell: the volume's `path` (or `source`, if that is not "") at `place`, which no link leads to or from."""
+
+    path: str
+    place: str
+    source: str = ""
+    read_only: bool = False
+
+
+def overlay(layers: Sequence[str], scratch: str) -> list[str]:
+    """Options for a root of `layers`, the lowest first. What is written goes to `scratch`/upper; `scratch`/work is the kernel's."""
+    options: list[str] = []
+    for layer in layers:
+        options += ["--overlay-src", layer]
+    return [*options, "--overlay", f"{scratch}/upper", f"{scratch}/work", "/"]

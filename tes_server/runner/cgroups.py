@@ -19,7 +19,6 @@ from tes_server import errors
 from tes_server.plan.steps import Limits
 from tes_server.telemetry import Code
 
-PIDS = 16384  # more than any sane program has, and half of the kernel.pid_max of a small machine: a fork bomb leaves it alive
 _PERIOD = 100_000  # microseconds in which the share of cores is counted; the kernel's default
 _CONTROLLERS = ("memory", "cpu", "pids")
 _REMOVE_SECONDS = 10.0  # killed processes that write to a slow disk need a while to go
@@ -34,16 +33,21 @@ class Groups(msgspec.Struct, frozen=True):
     @property
     def words(self) -> str:
         """What holds, for people."""
-        return f"{', '.join(sorted(self.bases))} limited by cgroups v{self.version}"
+        names = {"memory": "memory", "cpu": "cores", "pids": "processes"}
+        return f"{', '.join(word for name, word in names.items() if name in self.bases)} limited by cgroups v{self.version}"
 
-    def make(self, name: str, limits: Limits) -> list[pathlib.Path]:
+    def places(self, name: str) -> list[pathlib.Path]:
+        """The groups of a cell, made or not."""
+        return [base / name for base in dict.fromkeys(self.bases.values())]
+
+    def make(self, name: str, limits: Limits, processes: int) -> list[pathlib.Path]:
         """The groups of a cell, limits set. Idempotent. Raises `errors.EngineError`."""
-        directories = [base / name for base in dict.fromkeys(self.bases.values())]
+        directories = self.places(name)
         try:
             for directory in directories:
                 directory.mkdir(exist_ok=True)
             for controller, base in self.bases.items():
-                for file, value in _settings(self.version, controller, limits):
+                for file, value in _settings(self.version, controller, limits, processes):
                     _put(base / name / file, value)
         except OSError as cause:
             raise errors.EngineError(f"a cgroup cannot be made: {cause.strerror}", Code.ENGINE_ERROR, transient=True) from cause
@@ -105,7 +109,7 @@ def remove(groups: Sequence[pathlib.Path]) -> None:
             break
 
 
-def _settings(version: int, controller: str, limits: Limits) -> Iterator[tuple[str, str]]:
+def _settings(version: int, controller: str, limits: Limits, processes: int) -> Iterator[tuple[str, str]]:
     """Files and what to write; those that a kernel may lack are marked with `?`."""
     quota = str(max(1000, int(limits.cpus * _PERIOD)))
     if controller == "memory" and limits.ram_bytes:
@@ -118,7 +122,7 @@ def _settings(version: int, controller: str, limits: Limits) -> Iterator[tuple[s
     if controller == "cpu" and limits.cpus:
         yield from [("cpu.cfs_period_us", str(_PERIOD)), ("cpu.cfs_quota_us", quota)] if version == 1 else [("cpu.max", f"{quota} {_PERIOD}")]
     if controller == "pids":
-        yield "pids.max", str(PIDS)
+        yield "pids.max", str(processes)
 
 
 def _put(file: pathlib.Path, value: str) -> None:

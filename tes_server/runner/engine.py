@@ -30,6 +30,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     volume: pathlib.Path
     record: pathlib.Path
+    image: str = ""
+    """what `Engine.prepare` returned for `step.image`, so that this is what runs; "" = what that name means now"""
     labels: dict[str, str] = {}
     tail_bytes: int = 10240
     """how many bytes of head, and as many of tail, are kept of stdout and of stderr"""

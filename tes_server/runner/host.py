@@ -15,8 +15,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 PROGRAMS = ("/usr", "/opt")
 # On merged systems these are links into /usr, and stay links in the sandbox.
-_MERGED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_ETC = (
+MERGED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+ETC = (
     "alternatives",
     "ca-certificates",
     "ca-certificates.conf",
@@ -57,24 +57,18 @@ _ETC = (
 
 
 def arguments() -> list[str]:
-    """bwrap's arguments that show this machine."""
+    """bwrap's arguments that show this machine's programs over a tree of `host_tree`."""
     shown: list[str] = []
     for name in PROGRAMS:
         shown += ["--ro-bind-try", name, name]
-    for name in _MERGED:
-        path = pathlib.Path(name)
-        shown += ["--symlink", str(path.readlink()), name] if path.is_symlink() else ["--ro-bind-try", name, name]
-    etc = pathlib.Path("/etc")
-    for pattern in _ETC:
-        for path in sorted(etc.glob(pattern)):
-            if path.exists():  # not a dangling link
-                shown += ["--dir", str(path.parent), "--ro-bind-try", str(path), str(path)]
+    for name in MERGED:
+        shown += [] if pathlib.Path(name).is_symlink() else ["--ro-bind-try", name, name]
     return shown
 
 
 def covers(path: str) -> bool:
     """`path` lies in what is shown read-only, so that nothing can be mounted there."""
-    return any(path == top or path.startswith(top + "/") for top in (*PROGRAMS, *_MERGED))
+    return any(path == top or path.startswith(top + "/") for top in (*PROGRAMS, *MERGED))
 
 
 def home(uid: int) -> str:

@@ -159,8 +159,8 @@ class Interpreter:
                 if self._begun(all_cells[0]):
                     return self._lost_with_the_machine(all_cells)
             if self._staged is None:
-                self._stage_in()
-            return self._execute(all_cells)
+                self._staged = self._stage_in()
+            return self._execute([msgspec.structs.replace(cell, image=self._staged.images[cell.step.image]) for cell in all_cells])
         except errors.Canceled:
             return self._halted()
         except errors.StagingError as cause:
@@ -180,13 +180,14 @@ class Interpreter:
         """The disk is full after an executor has run: most likely its doing, which it would only do again."""
         return code == Code.DISK_FULL and bool(self._exits)
 
-    def _stage_in(self) -> None:
+    def _stage_in(self) -> Staged:
         self._move(Phase.STAGING)
         site.check_live(self.plan, self._site)
         images = {image: self._prepare(image) for image in dict.fromkeys(step.image for step in self.plan.executors)}
         notices = transfer.stage_in(self.plan.stage_in, self._attempt.volume, self._site.access, self._stopped)
-        self._staged = Staged(images, notices, boot_id())
-        self._attempt.set_staged(self._staged)
+        staged = Staged(images, notices, boot_id())
+        self._attempt.set_staged(staged)
+        return staged
 
     def _prepare(self, image: str) -> str:
         """A pull may hang on a registry for minutes. One that is abandoned does no harm: the image is there the next time."""

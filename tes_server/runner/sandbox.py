@@ -1,9 +1,9 @@
-"""The sandbox engine: executors as bubblewrap sandboxes of this machine's own programs, without a daemon.
+"""The sandbox engine: executors as bubblewrap sandboxes over unpacked images, or over this machine's own programs, without a daemon.
 
 Each cell has a detached supervisor (tes-step), which holds the lock of its record for life; it starts bwrap, and in that
 an inner tes-step as the first process, which opens the task's files where they cannot lead outside. A root server maps a
 range of ids, so that the task is never the host's root. What the task says (argv, environment, paths) reaches only the
-inner tes-step, by files. The engine's own files of a cell are at `<data>/sandbox/<name>`, which is there from before the
+inner tes-step, by descriptors. The engine's own files of a cell are at `<data>/sandbox/<name>`, which is there from before the
 start until `remove`; that is what `survey` lists.
 """
 
@@ -22,41 +22,56 @@ import msgspec
 
 from tes_server import errors, step
 from tes_server.plan.steps import Execute, Limits
-from tes_server.runner import bwrap, cgroups, host, records, sandbox_launch, userns
+from tes_server.runner import bwrap, cgroups, host, records, sandbox_launch, sandbox_source, seccomp, userns
 from tes_server.runner.engine import Cell, CellState, Exit
+from tes_server.runner.host_tree import HostTree
+from tes_server.runner.images import Images, Options
 from tes_server.telemetry import Code
+
+PROCESSES = 4096
+"""Processes and threads of one cell: more than any sane program has, and far below the kernel's pid_max: a fork bomb leaves the machine alive."""
 
 _WIPE_TRIES = 3  # killed processes may write for an instant longer
 
 
+def limits_in_words(groups: cgroups.Groups | None) -> str:
+    """Which limits of a task hold, by these cgroups or without any."""
+    if groups is not None:
+        return groups.words
+    return "memory counted and processes limited without cgroups, cores not limited (no cgroup is writable: run as root, or under systemd with Delegate=yes)"
+
+
 class SandboxEngine:
-    """Runs the image `host` in bubblewrap. `data` is the server's data directory; `network`: tasks share this machine's."""
+    """Runs images, and the image `host` where `allow_host`, in bubblewrap.
+
+    `data` is the server's data directory; `network`: tasks share this machine's; `processes`: how many a cell may have;
+    `images`: those of this data directory (None = with the usual options).
+    """
 
     name = "sandbox"
 
-    def __init__(self, *, data: pathlib.Path, allow_host: bool, network: bool) -> None:
+    def __init__(self, *, data: pathlib.Path, allow_host: bool, network: bool, processes: int = PROCESSES, images: Images | None = None) -> None:
         data.mkdir(parents=True, exist_ok=True)
         self._cells = data.resolve() / "sandbox"  # resolved: tes-step follows no link, not even an honest one
         self._cells.mkdir(mode=0o700, exist_ok=True)
-        self._allow_host = allow_host
         self._groups = cgroups.find()
-        self._site = sandbox_launch.Site(step=step.path(), bwrap=bwrap.find(), root=os.geteuid() == 0, network=network)
+        root = os.geteuid() == 0
+        self._site = sandbox_launch.Site(
+            step=step.path(), bwrap=bwrap.find(), root=root, network=network, filter=seccomp.program(one_id=not root), processes=processes
+        )
+        ids = sandbox_launch.IDS if root else None
+        tree = HostTree(self._cells / ".host", ids[0] if ids else -1)
+        self._sources = sandbox_source.Sources(images or Images(data / "images", Options(), ids=ids), tree, allow_host=allow_host, ids=ids[1] if ids else 1)
         self._children: dict[str, int] = {}  # supervisors that are ours to reap, by cell
         self._lock = threading.Lock()
 
     @property
     def limits(self) -> str:
         """Which limits of a task hold on this machine, in words."""
-        if self._groups is not None:
-            return self._groups.words
-        return "memory limited for each process only, cores not limited (no cgroup is writable: run as root, or under systemd with Delegate=yes)"
+        return limits_in_words(self._groups)
 
     def check(self) -> str:
-        """See `Engine.check`: runs `true` in a sandbox."""
-        if not self._allow_host:
-            raise errors.EngineError(
-                "the sandbox runs only the image `host` for now, and that is not allowed: set sandbox.allow_host = true", Code.ENGINE_ERROR
-            )
+        """See `Engine.check`: runs `true` of this machine in a sandbox."""
         version = subprocess.run([self._site.bwrap.path, "--version"], capture_output=True, text=True, check=False).stdout.strip()
         with tempfile.TemporaryDirectory(dir=self._cells, prefix=".check-") as scratch:
             place = pathlib.Path(scratch)
@@ -84,11 +99,7 @@ class SandboxEngine:
 
     def prepare(self, image: str) -> str:
         """See `Engine.prepare`."""
-        if image != host.IMAGE:
-            raise errors.EngineError(f"the sandbox runs only the image `host` for now, not {image}: use the Docker engine for it", Code.IMAGE_NOT_FOUND)
-        if not self._allow_host:
-            raise errors.EngineError("the image `host` is not allowed here: sandbox.allow_host must be true", Code.IMAGE_DENIED)
-        return image
+        return self._sources.prepare(image)
 
     def state(self, cell: Cell) -> CellState:
         """See `Engine.state`."""
@@ -105,7 +116,8 @@ class SandboxEngine:
             return
         try:
             if records.start(cell.record) is None:
-                pid = sandbox_launch.launch(cell, own, lock, self._make_groups(cell, own), self._site)
+                with self._sources.hold(cell.image or cell.step.image) as source:
+                    pid = sandbox_launch.launch(cell, own, lock, self._make_groups(cell, own), source, self._site)
                 with self._lock:
                     self._children[cell.name] = pid
         except OSError as cause:
@@ -164,12 +176,12 @@ class SandboxEngine:
         if self._groups is None:
             return []
         name = f"tes-{cell.name}"
-        sandbox_launch.write_strings(own / "groups", [str(base / name) for base in dict.fromkeys(self._groups.bases.values())])
-        return self._groups.make(name, cell.limits)
+        (own / "groups").write_text("\n".join(map(str, self._groups.places(name))))
+        return self._groups.make(name, cell.limits, self._site.processes)
 
     def _groups_of(self, own: pathlib.Path) -> list[pathlib.Path]:
         try:
-            return [pathlib.Path(line) for line in (own / "groups").read_text().split("\0") if line]
+            return [pathlib.Path(line) for line in (own / "groups").read_text().splitlines()]
         except FileNotFoundError:
             return []
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,13 @@
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC (1U << 2)
 #endif
+
+#ifndef SYS_landlock_create_ruleset
+#define SYS_landlock_create_ruleset 444
+#define SYS_landlock_restrict_self 446
+#endif
+
+enum { GROUPS = 1024 }; /* more than any user has */
 
 static void fail(const char *subject, int code) __attribute__((noreturn));
 
@@ -30,6 +38,41 @@ static void join_cgroup(const char *path)
     int fd = open(path, O_WRONLY | O_CLOEXEC);
     if (fd < 0 || write(fd, "0", 1) != 1) /* 0: whoever writes */
         fail(path, FAILED);
+    close(fd);
+}
+
+static void limit(const char *option, int resource, uint64_t most)
+{
+    struct rlimit rlimit = {.rlim_cur = most, .rlim_max = most}, had;
+    if (most == 0 || (getrlimit(resource, &had) == 0 && had.rlim_max <= most))
+        return;
+    if (setrlimit(resource, &rlimit) < 0)
+        fail(option, FAILED);
+}
+
+static void become(const struct options *options)
+{
+    static gid_t groups[GROUPS];
+    size_t count = options->groups.count < GROUPS ? options->groups.count : GROUPS;
+    for (size_t i = 0; i < count; i++)
+        groups[i] = (gid_t)strtoul(options->groups.at[i], NULL, 10);
+    if (setgroups(count, groups) < 0 || setresgid(options->gid, options->gid, options->gid) < 0 ||
+        setresuid(options->uid, options->uid, options->uid) < 0)
+        fail("--user", FAILED);
+}
+
+/* Abstract sockets belong to the network, which the sandbox may share with the host, and know no permissions. Best effort: what is asked
+ * for is newer than many kernels. */
+static void stand_alone(void)
+{
+    struct {
+        uint64_t files, network, scoped;
+    } rules = {.scoped = 1}; /* LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET */
+    int fd = (int)syscall(SYS_landlock_create_ruleset, &rules, sizeof rules, 0U);
+    if (fd < 0)
+        return;
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    syscall(SYS_landlock_restrict_self, fd, 0U);
     close(fd);
 }
 
@@ -91,19 +134,20 @@ void child_run(const struct options *options, const struct birth *birth)
         _exit(FAILED);
     for (size_t i = 0; i < options->cgroups.count; i++)
         join_cgroup(options->cgroups.at[i]);
-    if (options->rlimit_data > 0) {
-        struct rlimit limit = {.rlim_cur = options->rlimit_data, .rlim_max = options->rlimit_data};
-        if (setrlimit(RLIMIT_DATA, &limit) < 0)
-            fail("--rlimit-data", FAILED);
-    }
+    limit("--rlimit-data", RLIMIT_DATA, options->rlimit_data);
+    limit("--rlimit-nproc", RLIMIT_NPROC, options->rlimit_nproc);
     if (options->ids_count > 0 && isolate(options, birth->mapped[1]) < 0)
         _exit(FAILED);
+    if (options->workdir != NULL && chdir(options->workdir) < 0)
+        fail(options->workdir, NOT_RUNNABLE);
+    if (options->changes_user)
+        become(options);
+    if (options->alone)
+        stand_alone();
     /* A command must not outlive its supervisor. Set after the change of user, which clears it. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != birth->parent)
         _exit(FAILED);
-    if (options->workdir != NULL && chdir(options->workdir) < 0)
-        fail(options->workdir, NOT_RUNNABLE);
     close_descriptors(options);
     if (birth->report >= 0) {
         if (birth->report == options->inner ? fcntl(birth->report, F_SETFD, 0) < 0 : dup2(birth->report, options->inner) < 0)

@@ -16,11 +16,15 @@
  *   --cgroup FILE        the command joins this cgroup.procs
  *   --oom FILE           the record's mark `oom` is made if the line `oom_kill` of this file of the command's own cgroup is not 0
  *   --rlimit-data BYTES  private memory of each process of the command
+ *   --rlimit-nproc N     processes and threads of the command's user (in its user namespace, from Linux 5.14 on)
+ *   --user UID GID       the command's, with no supplementary groups but each --group GID; its powers go if it is not 0
+ *   --alone              the command reaches no abstract socket but its own, where the kernel can do that (Linux 6.12)
  *   --keep FD            the command may have FD
  *   --wipe DIR           no command: delete everything below DIR
  *
  * A sandbox takes two: `tes-step --inner FD ... -- bwrap ... -- tes-step --report FD ... -- argv`. The outer one writes the record, the
- * inner one opens the task's files, inside, and tells by FD how the command ended. Without that word the command was never started: the
+ * inner one opens the task's files, inside, and tells by FD how the command ended. The inner one may also hold the memory of all processes
+ * together with --memory BYTES (memory.c; the outer one then writes `oom`). Without that word the command was never started: the
  * outer one then writes `failed` beside `exit`. The outer one of a root server also takes (isolate.c):
  *
  *   --userns BASE COUNT  a user namespace in which 0 is the host's BASE
@@ -161,6 +165,8 @@ static int take_text(struct options *options, const char *name, char **values)
         add(&options->cgroups, values[0]);
     else if (strcmp(name, "--oom") == 0)
         add(&options->counters, values[0]);
+    else if (strcmp(name, "--group") == 0)
+        add(&options->groups, values[0]);
     else if (strcmp(name, "--open") == 0)
         add(&options->opens, values[0]);
     else if (strcmp(name, "--own") == 0)
@@ -184,6 +190,10 @@ static int take_number(struct options *options, const char *name, char **values)
         options->grace_ns = seconds(name, values[0]);
     else if (strcmp(name, "--rlimit-data") == 0)
         options->rlimit_data = number(name, values[0], INT64_MAX);
+    else if (strcmp(name, "--rlimit-nproc") == 0)
+        options->rlimit_nproc = number(name, values[0], INT64_MAX);
+    else if (strcmp(name, "--memory") == 0)
+        options->memory = number(name, values[0], INT64_MAX);
     else if (strcmp(name, "--keep") == 0 && options->keeps < sizeof options->keep / sizeof *options->keep)
         options->keep[options->keeps++] = (int)number(name, values[0], INT_MAX);
     else
@@ -202,6 +212,10 @@ static int take_pair(struct options *options, const char *name, char **values)
     else if (strcmp(name, "--userns") == 0) {
         options->ids_base = number(name, values[0], UINT32_MAX);
         options->ids_count = number(name, values[1], UINT32_MAX);
+    } else if (strcmp(name, "--user") == 0) {
+        options->changes_user = true;
+        options->uid = (uid_t)number(name, values[0], UINT32_MAX);
+        options->gid = (gid_t)number(name, values[1], UINT32_MAX);
     } else
         return -1;
     return 2;
@@ -215,8 +229,8 @@ static void parse(struct options *options, int argc, char **argv)
         int left = 0, took = -1;
         while (at + left < argc && left < 2 && strcmp(argv[at + left], "--") != 0)
             left++;
-        if (strcmp(name, "--tee") == 0) {
-            options->tee = true;
+        if (strcmp(name, "--tee") == 0 || strcmp(name, "--alone") == 0) {
+            *(name[2] == 't' ? &options->tee : &options->alone) = true;
             continue;
         }
         if (left >= 1 && (took = take_text(options, name, argv + at)) < 0)

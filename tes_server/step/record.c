@@ -109,8 +109,14 @@ int record_failed(int directory)
     return put_line(directory, "failed", "failed.tmp", "the command was not started\n");
 }
 
+int record_oom(int directory)
+{
+    int fd = openat(directory, "oom", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
+    return fd < 0 ? -1 : close(fd);
+}
+
 /* The kernel counts a kill before it sends the signal, so that whoever saw the end of its victim finds it counted. */
-int record_oom(int directory, const char *counters)
+int record_counted_oom(int directory, const char *counters)
 {
     char text[1024];
     int fd = open(counters, O_RDONLY | O_CLOEXEC);
@@ -124,10 +130,7 @@ int record_oom(int directory, const char *counters)
     const char *line = strstr(text, "oom_kill "); /* `oom_kill_disable` and `oom_group_kill` are other lines */
     if (line == NULL || strtoull(line + strlen("oom_kill "), NULL, 10) == 0)
         return 0;
-    fd = openat(directory, "oom", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
-    if (fd < 0)
-        return -1;
-    return close(fd);
+    return record_oom(directory);
 }
 
 int record_stop(int directory, uint64_t *grace_ns)

@@ -21,6 +21,7 @@
 static const uint64_t NEVER = UINT64_MAX;
 static const uint64_t RESEND_NS = 100000000; /* see stop_command */
 static const uint64_t DISK_WAIT_S = 1;
+static const uint64_t MEMORY_NS = 100000000; /* between two counts: a tenth of a millisecond of work each */
 
 struct supervisor {
     const struct options *options;
@@ -29,9 +30,10 @@ struct supervisor {
     int reported;              /* read end of the inner tes-step's report, or -1 */
     struct stream streams[2];
     pid_t child;
-    bool ended, stopping;
+    int proc;                  /* /proc as it was before the command, or -1 */
+    bool ended, stopping, out_of_memory;
     int status;                /* from waitpid */
-    uint64_t kill_at, resend_at; /* monotonic */
+    uint64_t kill_at, resend_at, count_at; /* monotonic */
 };
 
 /* Files */
@@ -171,11 +173,18 @@ static void keep_time(struct supervisor *self)
         self->resend_at = now + RESEND_NS;
         signal_command(self, SIGTERM);
     }
+    if (now >= self->count_at) {
+        self->count_at = now + MEMORY_NS;
+        if (hold_memory(self->proc, self->options->memory))
+            self->out_of_memory = true;
+    }
 }
 
 static int time_left_ms(const struct supervisor *self)
 {
     uint64_t next = self->kill_at < self->resend_at ? self->kill_at : self->resend_at, now = clock_ns(CLOCK_MONOTONIC);
+    if (self->count_at < next)
+        next = self->count_at;
     if (next == NEVER)
         return -1;
     uint64_t left = next <= now ? 0 : (next - now) / 1000000 + 1;
@@ -237,13 +246,15 @@ static bool read_report(struct supervisor *self, struct ending *ending)
 {
     char text[128];
     struct ending said;
+    int out_of_memory;
     fcntl(self->reported, F_SETFL, O_NONBLOCK);
     ssize_t length = read(self->reported, text, sizeof text - 1);
     if (length <= 0)
         return false;
     text[length] = 0;
-    if (sscanf(text, "%d %d %" SCNu64 " %" SCNu64, &said.code, &said.signal, &said.start_ns, &said.end_ns) != 4)
+    if (sscanf(text, "%d %d %" SCNu64 " %" SCNu64 " %d", &said.code, &said.signal, &said.start_ns, &said.end_ns, &out_of_memory) != 5)
         return false;
+    said.out_of_memory = out_of_memory != 0;
     *ending = said;
     return true;
 }
@@ -251,6 +262,7 @@ static bool read_report(struct supervisor *self, struct ending *ending)
 static void judge(struct supervisor *self, struct ending *ending)
 {
     ending->end_ns = clock_ns(CLOCK_REALTIME);
+    ending->out_of_memory = self->out_of_memory;
     if (WIFSIGNALED(self->status)) {
         ending->signal = WTERMSIG(self->status);
         ending->code = SIGNALLED + ending->signal;
@@ -291,8 +303,10 @@ static void finish_files(struct supervisor *self, struct ending *ending)
 
 static int write_ending(struct supervisor *self, const struct ending *ending)
 {
+    if (self->record >= 0 && ending->out_of_memory)
+        (void)record_oom(self->record);
     for (size_t i = 0; self->record >= 0 && i < self->options->counters.count; i++)
-        (void)record_oom(self->record, self->options->counters.at[i]); /* version 1 and 2 of cgroups have other names: one is missing */
+        (void)record_counted_oom(self->record, self->options->counters.at[i]); /* version 1 and 2 of cgroups have other names: one is missing */
     while (self->record >= 0 && record_exit(self->record, ending) < 0) {
         if (errno != ENOSPC && errno != EDQUOT) {
             say("the exit record: %s", strerror(errno));
@@ -301,7 +315,8 @@ static int write_ending(struct supervisor *self, const struct ending *ending)
         sleep(DISK_WAIT_S); /* holding the lock: late is better than lost */
     }
     if (self->options->report >= 0)
-        dprintf(self->options->report, "%d %d %" PRIu64 " %" PRIu64 "\n", ending->code, ending->signal, ending->start_ns, ending->end_ns);
+        dprintf(self->options->report, "%d %d %" PRIu64 " %" PRIu64 " %d\n", ending->code, ending->signal, ending->start_ns, ending->end_ns,
+                ending->out_of_memory);
     return ending->code;
 }
 
@@ -320,6 +335,11 @@ static int prepare(struct supervisor *self)
     self->signals = signalfd(-1, &watched, SFD_NONBLOCK | SFD_CLOEXEC);
     if (self->signals < 0)
         return -1;
+    if (options->memory > 0) {
+        if ((self->proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
+            return -1;
+        self->count_at = clock_ns(CLOCK_MONOTONIC) + MEMORY_NS;
+    }
     if (options->report >= 0) /* the command shares our user: it shall not read or trace the one that reports on it */
         prctl(PR_SET_DUMPABLE, 0);
     for (int i = 0; i < 2; i++)
@@ -341,7 +361,7 @@ static int prepare(struct supervisor *self)
 
 int run(const struct options *options)
 {
-    struct supervisor self = {.options = options, .record = -1, .reported = -1, .kill_at = NEVER, .resend_at = NEVER};
+    struct supervisor self = {.options = options, .record = -1, .reported = -1, .proc = -1, .kill_at = NEVER, .resend_at = NEVER, .count_at = NEVER};
     struct ending ending = {.start_ns = clock_ns(CLOCK_REALTIME)};
     if (prepare(&self) < 0 || (self.record >= 0 && record_start(self.record, ending.start_ns) < 0)) {
         say("%s: %s", options->record != NULL ? options->record : "start", strerror(errno));

@@ -39,9 +39,13 @@ struct options {
     size_t keeps;
     size_t tail;
     uint64_t grace_ns;
-    uint64_t rlimit_data;   /* 0: none */
+    uint64_t rlimit_data, rlimit_nproc; /* 0: none */
+    uint64_t memory;        /* of all processes together; 0: not counted */
+    bool alone, changes_user;
+    uid_t uid;
+    gid_t gid;
     uint64_t ids_base, ids_count; /* count 0: no user namespace */
-    struct strings cgroups, counters, opens, owns;
+    struct strings cgroups, counters, groups, opens, owns;
     struct pairs copies, moves, stages;
     char **argv;
 };
@@ -50,6 +54,7 @@ struct options {
 struct ending {
     int code;
     int signal;
+    bool out_of_memory; /* a process was killed for it, by us */
     uint64_t start_ns, end_ns; /* since 1970 */
 };
 
@@ -75,7 +80,8 @@ int record_ring(int directory, const char *name, size_t keep);
 int record_start(int directory, uint64_t now_ns);
 int record_exit(int directory, const struct ending *ending);
 int record_failed(int directory);
-int record_oom(int directory, const char *counters); /* marks it if `counters` tells of a kill for memory */
+int record_oom(int directory); /* marks a kill for memory */
+int record_counted_oom(int directory, const char *counters); /* marks it if `counters` tells of one */
 int record_stop(int directory, uint64_t *grace_ns); /* 1: a stop was asked for, `grace_ns` is set; 0: none */
 uint64_t clock_ns(int clock);
 
@@ -97,6 +103,9 @@ void child_run(const struct options *options, const struct birth *birth) __attri
 /* isolate.c: the mount and user namespace of a root server's sandbox */
 int isolate(const struct options *options, int mapped);
 int map_ids(const struct options *options, pid_t child);
+
+/* memory.c: true if a process was killed. `proc`: descriptor of the sandbox's /proc */
+bool hold_memory(int proc, uint64_t limit);
 
 /* run.c */
 int run(const struct options *options);

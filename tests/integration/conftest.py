@@ -17,7 +17,8 @@ import docker.utils
 import pytest
 
 from tes_server.runner import docker_products
-from tests.integration import podman_service
+from tes_server.runner.images import Images, Options
+from tests.integration import podman_service, sandbox_images
 from tests.integration.daemons import Daemon
 
 IMAGES = ("tes-test/busybox", "tes-test/static")
@@ -102,3 +103,15 @@ def daemon(request: pytest.FixtureRequest) -> Daemon:
     """Each daemon that the Docker engine is for."""
     found: Daemon = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="session")
+def cached_images(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A directory of images with `sandbox_images.NAME`, unpacked once for all tests."""
+    why = sandbox_images.usable()
+    if why:
+        unreachable("a busybox image", why)
+    cache = tmp_path_factory.mktemp("images")
+    images = Images(cache, Options(), ids=sandbox_images.IDS)
+    sandbox_images.load(images, sandbox_images.NAME, sandbox_images.usual(), Env=sandbox_images.ENV)
+    return cache

@@ -12,8 +12,10 @@ import pytest
 
 from tes_server import errors
 from tes_server.runner.engine import Engine
+from tes_server.runner.images import Images, Options
 from tes_server.runner.sandbox import SandboxEngine
 from tests.contract.engine_contract import Lab
+from tests.integration import sandbox_images
 
 ROOT = os.geteuid() == 0
 
@@ -44,14 +46,23 @@ class SandboxCase:
         return closed / "data"
 
     @pytest.fixture
-    def engine(self, data: pathlib.Path) -> Iterator[SandboxEngine]:
-        made = SandboxEngine(data=data, allow_host=True, network=False)
+    def image(self) -> str:
+        return "host"
+
+    @pytest.fixture
+    def images(self, image: str, data: pathlib.Path, request: pytest.FixtureRequest) -> Images:
+        """The cache that all tests share, but for those of the host."""
+        return Images(data / "images" if image == "host" else request.getfixturevalue("cached_images"), Options(), ids=sandbox_images.IDS)
+
+    @pytest.fixture
+    def engine(self, data: pathlib.Path, images: Images) -> Iterator[SandboxEngine]:
+        made = SandboxEngine(data=data, allow_host=True, network=False, images=images)
         yield made
         assert made.survey() == []
 
     @pytest.fixture
-    def lab(self, engine: Engine, data: pathlib.Path) -> Iterator[Lab]:
-        lab = Lab(engine, "host", data / "lab")
+    def lab(self, engine: Engine, image: str, data: pathlib.Path) -> Iterator[Lab]:
+        lab = Lab(engine, image, data / "lab")
         yield lab
         lab.clear()
         assert not lab.home.exists()

@@ -45,9 +45,7 @@ class LocalContract(BackendContract):
         def made() -> LocalBackend:
             access = Access(roots=(str(site),), closed=())
             runner = Site(access=access, live_roots=(str(site / "live"),), grace=2.0)
-            capabilities = Capabilities(
-                cpus=2, ram_bytes=4 * 10**9, disk_bytes=10**9, gpus=0, host_image=engine.name == "sandbox", container_images=engine.name != "sandbox"
-            )
+            capabilities = Capabilities(cpus=2, ram_bytes=4 * 10**9, disk_bytes=10**9, gpus=0, host_image=engine.name == "sandbox")
             backend = LocalBackend(data, engine, runner, capabilities, utc)
             backend.resume()
             return backend

@@ -17,7 +17,7 @@ from tes_server.plan.steps import Mount, MountKind, Plan
 
 POLICY = Policy(sites=Sites(paths=(SitePath("/site", "file:///data/site"),), roots=("/data",)))
 CAPABILITIES = Capabilities(cpus=4, ram_bytes=8 * compiler.GB, disk_bytes=50 * compiler.GB, gpus=0)
-SANDBOX = Capabilities(cpus=4, ram_bytes=8 * compiler.GB, container_images=False, host_image=True)
+SANDBOX = Capabilities(cpus=4, ram_bytes=8 * compiler.GB, host_image=True)
 
 COMMAND = {"image": "i", "command": ["c"]}
 
@@ -120,9 +120,9 @@ def test_names_of_images_that_are_taken(image: str) -> None:
     assert plan(executors=one(image=image)).executors[0].image == image
 
 
-def test_the_sandbox_never_runs_a_wrong_image_in_silence() -> None:
-    with pytest.raises(Invalid, match="--engine docker"):
-        compiled(SANDBOX)
+def test_this_machine_is_an_image_only_where_that_is_allowed() -> None:
+    with pytest.raises(Invalid, match=r"sandbox\.allow_host"):
+        compiled(executors=one(image="host"))
     assert compiled(SANDBOX, executors=one(image="host")).plan.executors[0].image == "host"
 
 

@@ -22,33 +22,33 @@ def test_version_1_has_a_group_for_each_controller(tmp_path: pathlib.Path) -> No
     (bases["memory"] / "cell/memory.memsw.limit_in_bytes").touch()
     groups = cgroups.Groups(1, bases)
     for _ in range(2):
-        assert groups.make("cell", LIMITS) == [base / "cell" for base in bases.values()]
+        assert groups.make("cell", LIMITS, 100) == [base / "cell" for base in bases.values()]
     written = {path.name: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
     assert written == {
         "memory.limit_in_bytes": "67108864",
         "memory.memsw.limit_in_bytes": "67108864",
         "cpu.cfs_period_us": "100000",
         "cpu.cfs_quota_us": "150000",
-        "pids.max": "16384",
+        "pids.max": "100",
     }
 
 
 def test_version_2_has_one_group(tmp_path: pathlib.Path) -> None:
     groups = cgroups.Groups(2, dict.fromkeys(("memory", "cpu", "pids"), tmp_path))
-    assert groups.make("cell", LIMITS) == [tmp_path / "cell"]
+    assert groups.make("cell", LIMITS, 100) == [tmp_path / "cell"]
     written = {path.name: path.read_text() for path in (tmp_path / "cell").iterdir()}
-    assert written == {"memory.max": "67108864", "cpu.max": "150000 100000", "pids.max": "16384"}
-    assert groups.words == "cpu, memory, pids limited by cgroups v2"
+    assert written == {"memory.max": "67108864", "cpu.max": "150000 100000", "pids.max": "100"}
+    assert groups.words == "memory, cores, processes limited by cgroups v2"
 
 
 def test_what_is_not_limited_is_not_written(tmp_path: pathlib.Path) -> None:
-    cgroups.Groups(2, dict.fromkeys(("memory", "cpu", "pids"), tmp_path)).make("cell", Limits(cpus=0, ram_bytes=0))
+    cgroups.Groups(2, dict.fromkeys(("memory", "cpu", "pids"), tmp_path)).make("cell", Limits(cpus=0, ram_bytes=0), 100)
     assert [path.name for path in (tmp_path / "cell").iterdir()] == ["pids.max"]
 
 
 def test_a_refusal_is_an_engine_error(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.EngineError, match="a cgroup cannot be made: No such file"):
-        cgroups.Groups(2, {"memory": tmp_path / "missing"}).make("cell", LIMITS)
+        cgroups.Groups(2, {"memory": tmp_path / "missing"}).make("cell", LIMITS, 100)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_removal_kills_what_is_left() -> None:
     groups = cgroups.find()
     if groups is None:
         pytest.skip("no cgroup is writable")
-    made = groups.make("tes-unit-test", LIMITS)
+    made = groups.make("tes-unit-test", LIMITS, 100)
     try:
         joined = "".join(f'echo 0 > "{group}/cgroup.procs"; ' for group in made)
         with subprocess.Popen(["sh", "-c", f"{joined} echo in; exec sleep 1000"], stdout=subprocess.PIPE, text=True) as process:

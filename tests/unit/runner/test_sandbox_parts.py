@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import os
 import pathlib
+from typing import Any
 
 import pytest
 
 from tes_server import errors
-from tes_server.plan.steps import Mount, MountKind
 from tes_server.runner import bwrap, host, userns, volume
 
 
-def arguments(*, mounts: list[tuple[Mount, str]], network: bool = True, maps_range: bool = False) -> list[str]:
-    return bwrap.arguments(
-        root="/d/root", files=[("/d/argv", "argv")], results="", volume="/d/volume", mounts=mounts, home="/root", network=network, maps_range=maps_range
-    )
+def arguments(**other: Any) -> list[str]:
+    usual: dict[str, Any] = {
+        "root": bwrap.overlay(["/i/root", "/i/names"], "/d/layer"),
+        "volume": "/d/volume",
+        "mounts": [],
+        "results": "",
+        "shared_memory": 0,
+        "network": True,
+        "maps_range": False,
+        "user": None,
+        "filter_descriptor": 7,
+    }
+    return bwrap.arguments(**{**usual, **other})
 
 
 def follows(options: list[str], *words: str) -> bool:
@@ -24,31 +33,45 @@ def follows(options: list[str], *words: str) -> bool:
 
 class TestArguments:
     def test_mounts_come_after_the_root_and_in_order(self) -> None:
-        mounts = [(Mount("/a"), ""), (Mount("/a/live", MountKind.LIVE), "/site"), (Mount("/etc/in", MountKind.FILE), "")]
-        options = arguments(mounts=mounts)
-        assert follows(options, "--bind", "/d/volume/a", "/a")
-        assert follows(options, "--bind", "/site", "/a/live")
+        mounts = [
+            bwrap.Bind(path="/a", place="/real/a"),
+            bwrap.Bind(path="/a/live", place="/real/a/live", source="/site"),
+            bwrap.Bind(path="/etc/in", place="/etc/in", read_only=True),
+        ]
+        options = arguments(mounts=mounts, results="/d/out")
+        assert follows(options, "--overlay-src", "/i/root", "--overlay-src", "/i/names", "--overlay", "/d/layer/upper", "/d/layer/work", "/")
+        assert follows(options, "--bind", "/d/volume/a", "/real/a")
+        assert follows(options, "--bind", "/site", "/real/a/live")
         assert follows(options, "--ro-bind", "/d/volume/etc/in", "/etc/in")
-        assert options.index("/d/root") < options.index("/usr") < options.index("/a") < options.index("/a/live")
+        assert follows(options, "--bind", "/d/out", bwrap.RESULTS)
+        places = [options.index(word) for word in ("--overlay", "--proc", "/real/a", "/real/a/live", bwrap.RESULTS)]
+        assert places == sorted(places)
 
     def test_network_and_privileges(self) -> None:
-        assert "--unshare-net" not in arguments(mounts=[])
-        assert "--unshare-net" in arguments(mounts=[], network=False)
-        assert "--unshare-user" in arguments(mounts=[])
-        mapped = arguments(mounts=[], maps_range=True)
+        assert "--unshare-net" not in arguments()
+        assert "--unshare-net" in arguments(network=False)
+        assert follows(arguments(), "--seccomp", "7")
+        mapped = arguments(maps_range=True)
         assert "--unshare-user" not in mapped
         assert mapped.index("--cap-drop") < mapped.index("--cap-add")
         assert not any("SYS_ADMIN" in word or "SYS_PTRACE" in word or "MKNOD" in word for word in mapped)
 
+    def test_one_id_is_the_images_user(self) -> None:
+        assert "--uid" not in arguments()
+        assert "--cap-add" not in arguments()
+        assert follows(arguments(user=(0, 0)), "--unshare-user", "--disable-userns", "--uid", "0", "--gid", "0")
+        assert "--cap-add" in arguments(user=(0, 0))
+        assert follows(arguments(user=(1000, 7)), "--uid", "1000", "--gid", "7")
+        assert "--cap-add" not in arguments(user=(1000, 7))
+
+    def test_shared_memory_is_bounded_by_the_tasks(self) -> None:
+        assert follows(arguments(shared_memory=1 << 20), "--size", "1048576", "--tmpfs", "/dev/shm")
+        assert "/dev/shm" not in arguments()
+
     def test_everything_of_the_host_is_read_only(self) -> None:
         options = host.arguments()
-        kinds = {options[index] for index in range(len(options)) if options[index].startswith("--")}
-        assert kinds <= {"--ro-bind-try", "--symlink", "--dir"}
-        shown = {options[index + 1] for index, word in enumerate(options) if word == "--ro-bind-try"}
-        assert {"/usr", "/etc/passwd"} <= shown
-        for hidden in ("/home", "/root", "/run", "/var", "/etc/shadow", "/etc/ssh", "/etc/sudoers", "/etc/ssl/private", "/etc/docker", "/etc", "/"):
-            assert not any(path == hidden or path.startswith(hidden.rstrip("/") + "/") for path in shown if hidden not in {"/etc", "/"})
-            assert hidden not in shown
+        assert {word for word in options if word.startswith("--")} == {"--ro-bind-try"}
+        assert set(options) - {"--ro-bind-try"} <= {*host.PROGRAMS, *host.MERGED}
 
 
 class TestHost:
