@@ -55,7 +55,8 @@ def data_directory(settings: Settings) -> pathlib.Path:
     except OSError as cause:
         raise errors.SettingsError(f"{directory} cannot be made: {cause.strerror}", "data") from cause
     if not os.access(directory, os.W_OK | os.X_OK):
-        raise errors.SettingsError(f"{directory} cannot be written to by this user", "data")
+        why = "it is on a read-only file system" if os.statvfs(directory).f_flag & os.ST_RDONLY else "this user may not"
+        raise errors.SettingsError(f"{directory} cannot be written to: {why}", "data")
     return directory
 
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import sys
 from typing import Any
 
 import click
 
 import tes_server
-from tes_server import cli_options, configuration, errors, images_cli
+from tes_server import cli_options, configuration, errors, images_cli, metrics_files
 from tes_server.settings import Settings
+
+LITTLE = 100_000_000
+"""Bytes of free disk that are told as full: records and logs of a task take some kB, its files what they take."""
 
 
 class _Group(click.Group):
@@ -49,12 +53,7 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
 
     app.check(settings)
     telemetry.set_up_logging(settings.log.level)
-    held = None if api_only else processes.own(data)
-    if not api_only:
-        processes.clear_metrics(data)
-        settings = app.engine_settings(settings)
-        app.engine(settings, settings.local.engine).check()
-    listener = processes.listen(settings.server.host, settings.server.port)
+    held = None
 
     def ready() -> None:
         host, port = listener.getsockname()[:2]
@@ -64,11 +63,19 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
             click.echo("WARNING: there is no sign-in: everybody who reaches this port can run programs here", err=True)
         for root in _absent(settings):
             click.echo(f"WARNING: the file root {root} is not a directory", err=True)
+        if _full(data):
+            click.echo(f"WARNING: {_full(data)}", err=True)
 
     try:
+        if not api_only:
+            held = processes.own(data)
+            metrics_files.clear()
+            settings = _checked(settings, data)
+        listener = processes.listen(settings.server.host, settings.server.port)
         sys.exit(processes.serve(settings, listener, api_only=api_only, ready=ready))
     finally:
         if held is not None:
+            metrics_files.remove()
             os.close(held)
 
 
@@ -83,12 +90,24 @@ def reconcile(**site: Any) -> None:
     app.check(settings)
     telemetry.set_up_logging(settings.log.level)
     held = processes.own(data)  # two that resume the same attempts would run them both
-    settings = app.engine_settings(settings)
-    app.engine(settings, settings.local.engine).check()
     try:
-        processes.reconcile(settings)
+        processes.reconcile(_checked(settings, data))
     finally:
         os.close(held)
+
+
+def _checked(settings: Settings, data: pathlib.Path) -> Settings:
+    """With the engine that works here. On a full disk an engine cannot be made in ways that do not tell it."""
+    from tes_server import app
+
+    settings = app.engine_settings(settings)
+    try:
+        app.engine(settings, settings.local.engine).check()
+    except errors.EngineError as cause:
+        if _full(data):
+            raise errors.SettingsError(f"{_full(data)} ({cause.public})", "data") from cause
+        raise
+    return settings
 
 
 def _absent(settings: Settings) -> list[str]:
@@ -96,15 +115,21 @@ def _absent(settings: Settings) -> list[str]:
     return [root for root in settings.files.roots if not pathlib.Path(root).is_dir()]
 
 
+def _full(data: pathlib.Path) -> str:
+    """What to say of a disk on which hardly a task can run, or ""."""
+    free = shutil.disk_usage(data).free
+    return f"the disk of the data directory {data} is full: {free / 1e6:.0f} MB are free" if free < LITTLE else ""
+
+
 def _with_metrics(settings: Settings) -> pathlib.Path:
     """Prepare the directory that lets several processes share one /metrics, before anything imports the metrics."""
     data = settings.data_directory(pathlib.Path.home(), os.environ.get("XDG_DATA_HOME", ""))
-    directory = data / "metrics"
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        metrics_files.share(data)
+        click.get_current_context().call_on_close(metrics_files.leave)
     except OSError as cause:
         raise errors.SettingsError(f"{data} cannot be used: {cause.strerror}", "data") from cause
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
     return data
 
 
@@ -158,7 +183,8 @@ def doctor(**site: Any) -> None:
     settings = cli_options.settings(site)
     app.check(settings)
     works = False
-    click.echo(f"ok    data directory {app.data_directory(settings)}")
+    data = app.data_directory(settings)
+    click.echo(f"no    {_full(data)}" if _full(data) else f"ok    data directory {data}")
     for name in app.ENGINES:
         wanted = settings.local.engine in ("auto", name)
         try:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tes_server import app, errors, telemetry
+from tes_server import app, errors, metrics_files, telemetry
 from tes_server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -39,12 +39,6 @@ GARBAGE = 10_000
 _PR_SET_PDEATHSIG = 1
 
 
-def clear_metrics(data: pathlib.Path) -> None:
-    """Counters start at 0 with the server: drop what processes of an earlier one left (prometheus_client, multiprocess mode)."""
-    for file in (data / "metrics").glob("*.db"):
-        file.unlink(missing_ok=True)
-
-
 def listen(host: str, port: int) -> socket.socket:
     """The listening socket. Raises SettingsError where the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -62,7 +56,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 def own(data: pathlib.Path) -> int:
     """Take the data directory for this server; returns the descriptor that holds it. Raises SettingsError if another has it."""
-    held = os.open(data / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        held = os.open(data / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as cause:
+        raise errors.SettingsError(f"{data} cannot be written to: {cause.strerror}", "data") from cause
     until = time.monotonic() + HANDOVER
     while True:
         try:
@@ -108,7 +105,7 @@ def _reaped(children: dict[int, str]) -> list[str]:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
             telemetry.log(logger, logging.ERROR, "process.died", part=name, status=os.waitstatus_to_exitcode(status))
-            _forget_metrics(pid)
+            metrics_files.forget(pid)
             names.append(children.pop(pid))
     return names
 
@@ -154,13 +151,6 @@ def _end(children: dict[int, str]) -> None:
     for pid in children:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-
-
-def _forget_metrics(pid: int) -> None:
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        from prometheus_client import multiprocess
-
-        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def reconcile(settings: Settings) -> None:
@@ -223,7 +213,7 @@ def _gunicorn(settings: Settings, listener: socket.socket) -> dict[str, Any]:
         "keepalive": 75,
         "control_socket_disable": True,
         "post_fork": lambda server, worker: _die_with(server.pid),  # noqa: ARG005
-        "child_exit": lambda server, worker: _forget_metrics(worker.pid),  # noqa: ARG005
+        "child_exit": lambda server, worker: metrics_files.forget(worker.pid),  # noqa: ARG005
         "logconfig_dict": {
             "version": 1,
             "disable_existing_loggers": False,
