@@ -29,16 +29,16 @@ def unpack(blob: Bytes, diff_id: str, tree: Tree, largest: int) -> int:
 
     EngineError IMAGE_ERROR for what cannot be an image's layer; OSError of the disk.
     """
-    stream = TarStream(blob, largest)
     tree.begin_layer()
-    try:
-        with tarfile.open(fileobj=cast("Any", stream), mode="r:", encoding=sys.getfilesystemencoding(), errors="surrogateescape") as archive:
-            _unpack(archive, stream, tree)
-    except (tarfile.TarError, ValueError, OverflowError) as cause:  # ValueError: numbers in headers
-        raise image_manifest.unusable(f"a layer's archive is damaged: {cause}") from cause
-    if stream.finish() != diff_id:
-        raise image_manifest.unusable("a layer is another than its config tells of")
-    return stream.tell()
+    with TarStream(blob, largest) as stream:
+        try:
+            with tarfile.open(fileobj=cast("Any", stream), mode="r:", encoding=sys.getfilesystemencoding(), errors="surrogateescape") as archive:
+                _unpack(archive, stream, tree)
+        except (tarfile.TarError, ValueError, OverflowError) as cause:  # ValueError: numbers in headers
+            raise image_manifest.unusable(f"a layer's archive is damaged: {cause}") from cause
+        if stream.finish() != diff_id:
+            raise image_manifest.unusable("a layer is another than its config tells of")
+        return stream.tell()
 
 
 def _unpack(archive: tarfile.TarFile, stream: TarStream, tree: Tree) -> None:

@@ -6,10 +6,12 @@ the bytes say. This module must never write anything.
 
 from __future__ import annotations
 
+import collections
 import hashlib
+import threading
 import zlib
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import zstandard
 
@@ -22,19 +24,23 @@ _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _WINDOW = 128 * 1024 * 1024
 """Bytes of a zstd window: what its own command line takes without being asked for more."""
+AHEAD = 4
+"""Pieces of up to 1 MiB that wait to be written."""
 HEADERS = 8 * 1024 * 1024
 """Bytes of the headers of one entry: long names and extended headers, which `tarfile` keeps in memory."""
 
 
 class TarStream:
-    """For `tarfile`, which wants read, seek (forward) and tell; then `finish`. `largest`: bytes once uncompressed."""
+    """For `tarfile`, which wants read, seek (forward) and tell; then `finish`. `largest`: bytes once uncompressed.
+
+    A context manager: leaving it lets go of the blob.
+    """
 
     def __init__(self, blob: Bytes, largest: int) -> None:
-        self._pieces = uncompressed(blob)
+        self._ahead = _Ahead(uncompressed(blob))
         self._rest = memoryview(b"")
         self._position = 0
         self._largest = largest
-        self._hash = hashlib.sha256()
         self._allowed = HEADERS
         self.last = b""
         """the last block that was read: all zeros where an archive ends as it should"""
@@ -77,17 +83,71 @@ class TarStream:
 
     def finish(self) -> str:
         """Read on to the end, and the digest of all of it."""
-        while self._rest:
-            self._position += len(self._rest)
-            self._rest = self._next()
-        return f"sha256:{self._hash.hexdigest()}"
+        for _ in self.take(self._largest + 1):
+            pass
+        return f"sha256:{self._ahead.hash.hexdigest()}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ahead.close()
 
     def _next(self) -> memoryview:
-        data = next(self._pieces, b"")
+        data = self._ahead.next()
         if self._position + len(data) > self._largest:
             raise TooLarge
-        self._hash.update(data)
         return memoryview(data)
+
+
+class _Ahead:
+    """Has pieces made by another thread, a few ahead of their reader: files are written while the next are uncompressed."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self.hash = hashlib.sha256()
+        """of the pieces made so far: of all once `next` gave the end"""
+        self._made: collections.deque[bytes | BaseException] = collections.deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        # A daemon: it may wait for a registry, and must not keep a server from ending.
+        threading.Thread(target=self._run, args=(pieces,), name="tes-layer", daemon=True).start()
+
+    def next(self) -> bytes:
+        """The next piece, b"" after the last one. Raises what making it raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._made))
+            piece = self._made[0]
+            if isinstance(piece, BaseException):
+                raise piece
+            if piece:
+                self._made.popleft()
+                self._changed.notify_all()
+        return piece
+
+    def close(self) -> None:
+        """No more pieces are wanted."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _run(self, pieces: Iterator[bytes]) -> None:
+        try:
+            for piece in pieces:
+                self.hash.update(piece)
+                if not self._give(piece):
+                    return
+        except BaseException as cause:  # noqa: BLE001 - raised again by next
+            self._give(cause)
+        else:
+            self._give(b"")
+
+    def _give(self, piece: bytes | BaseException) -> bool:
+        """False if nobody wants it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._made) < AHEAD)
+            self._made.append(piece)
+            self._changed.notify_all()
+            return not self._closed
 
 
 class TooLarge(errors.EngineError):

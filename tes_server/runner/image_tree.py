@@ -28,6 +28,7 @@ MOST = 2_000_000
 """Entries of one image. Large conda images have a few hundred thousand; names of one layer are kept in memory."""
 
 _BITS = 0o1777
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LATEST = 2**33
 """Seconds, in the year 2242: a time beyond it is a slip, which not every file system takes."""
 
@@ -98,8 +99,12 @@ class Tree:
 
     def file(self, path: str, found: Meta, content: Iterable[memoryview], size: int) -> None:
         """A regular file of `size` bytes."""
-        parent, name, _ = self._make_way(path)
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent.folder.fd)
+        parent, name, _ = self._enter(path)
+        try:
+            fd = os.open(name, _NEW, 0o600, dir_fd=parent.folder.fd)
+        except FileExistsError:
+            self._remove(parent, name)
+            fd = os.open(name, _NEW, 0o600, dir_fd=parent.folder.fd)
         try:
             for piece in content:
                 size -= len(piece)
@@ -179,6 +184,8 @@ class Tree:
 
     def _enter(self, path: str) -> tuple[_Parent, str, str]:
         """The directory of an entry, its name, and its real path, which is noted as this layer's."""
+        if not path:
+            raise image_manifest.unusable("its root is something else than a directory")
         above, _, name = path.rpartition("/")
         parent = self._parent(above)
         real = f"{parent.real}/{name}"
@@ -195,8 +202,7 @@ class Tree:
             real = real.rpartition("/")[0]
 
     def _make_way(self, path: str) -> tuple[_Parent, str, str]:
-        if not path:
-            raise image_manifest.unusable("its root is something else than a directory")
+        """As `_enter`, and nothing is there any more."""
         parent, name, real = self._enter(path)
         self._remove(parent, name)
         return parent, name, real
