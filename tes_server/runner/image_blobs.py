@@ -22,10 +22,11 @@ import urllib3
 
 from tes_server import errors
 from tes_server.filer.control import Control
-from tes_server.runner import image_manifest, image_registry
+from tes_server.runner import image_connections, image_manifest
+from tes_server.runner.image_connections import Passing
 from tes_server.runner.image_manifest import Blob, Config, Manifest
 from tes_server.runner.image_names import Name
-from tes_server.runner.image_registry import Passing, Registry
+from tes_server.runner.image_registry import Registry
 
 PIECE = 256 * 1024
 """Bytes read at once."""
@@ -204,5 +205,5 @@ def _wake(response: urllib3.BaseHTTPResponse) -> None:
 
 
 def _final(cause: Exception) -> errors.EngineError:
-    failure = cause if isinstance(cause, errors.EngineError) else image_registry.failed(cause, "the registry")
+    failure = cause if isinstance(cause, errors.EngineError) else image_connections.failed(cause, "the registry")
     return errors.EngineError(f"{failure.public}, several times in a row", failure.code, failure.transient)

@@ -7,24 +7,21 @@ our secrets. What comes back is not believed here: digests and sizes are checked
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import pathlib
 import random
-import ssl
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 import urllib3
 
-import tes_server
 from tes_server import errors, telemetry
-from tes_server.runner import image_credentials, image_manifest, image_names
+from tes_server.runner import image_connections, image_credentials, image_manifest, image_names
 from tes_server.runner.image_access import Access
+from tes_server.runner.image_connections import Connections, Passing
 from tes_server.runner.image_names import Name
 from tes_server.telemetry import Code
 
@@ -67,14 +64,6 @@ ONCE = 1
 """Tries, where something else can be done at once if a registry does not answer."""
 
 
-class Passing(errors.EngineError):
-    """Something that may go better the next time. `after`: the seconds that the registry asks us to wait."""
-
-    def __init__(self, public: str, after: float = 0.0) -> None:
-        super().__init__(public, Code.IMAGE_ERROR, transient=True)
-        self.after = after
-
-
 class _Place(msgspec.Struct, frozen=True):
     """Where a repository may be had: `origin` (scheme://host[:port]), and its name there."""
 
@@ -93,9 +82,7 @@ class Registry:
         self._plain_http = plain_http
         self._docker_config = docker_config
         self._access = Access()
-        timeout = urllib3.Timeout(connect=pace.connect_timeout, read=pace.read_timeout)
-        self._proxies = urllib.request.getproxies_environment()
-        self._pools = {proxy: _pools(proxy, timeout) for proxy in {"", *self._proxies.values()}}
+        self._connections = Connections(pace.connect_timeout, pace.read_timeout)
 
     def digest(self, name: Name, tries: int = 0) -> str:
         """The digest of the index or manifest that `name` leads to now, without its text."""
@@ -139,7 +126,7 @@ class Registry:
 
     def _manifest(self, place: _Place, name: Name) -> tuple[bytes, str]:
         with contextlib.closing(self._get(place, f"manifests/{name.reference}", {"Accept": _ACCEPT})) as response:
-            data = _read(response, image_manifest.LARGEST)
+            data = image_connections.read(response, image_manifest.LARGEST)
             kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
         if name.digest and image_manifest.digest_of(data) != name.digest:
             raise Passing("the registry sent another manifest than was asked for")
@@ -177,7 +164,7 @@ class Registry:
                 url = urllib.parse.urlsplit(mirror.url)
                 path = f"{url.path.strip('/')}/{whole.removeprefix(prefix).strip('/')}".strip("/")
                 places.append(_Place(f"{url.scheme}://{url.netloc}", path, url.netloc))
-        plain = name.registry in self._plain_http or _is_loopback(name.registry)
+        plain = name.registry in self._plain_http or image_connections.is_loopback(name.registry)
         host = _HUB_HOST if name.registry == image_names.HUB else name.registry
         return [*places, _Place(f"{'http' if plain else 'https'}://{host}", name.repository, name.registry)]
 
@@ -201,7 +188,7 @@ class Registry:
         origin = _origin(url)
         for _ in range(HOPS + 1):
             own = {"Authorization": authorization} if authorization and _origin(url) == origin else {}
-            response = self._open(method, url, {**headers, **own})
+            response = self._connections.open(method, url, {**headers, **own})
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or not location:
                 return response
@@ -214,43 +201,12 @@ class Registry:
 
     def _send(self, method: str, url: str, **what: Any) -> urllib3.BaseHTTPResponse:
         """For `image_access`: the whole answer, without following redirects."""
-        response = self._open(method, url, **what)
+        response = self._connections.open(method, url, **what)
         with contextlib.closing(response):
             if response.status in _PASSING or response.status >= 500:
                 raise _refusal(response.status, response.headers.get("Retry-After", ""), None)
-            data = _read(response, _LONGEST_ANSWER)
+            data = image_connections.read(response, _LONGEST_ANSWER)
         return urllib3.HTTPResponse(data, response.headers, response.status)
-
-    def _open(self, method: str, url: str, headers: Mapping[str, str], body: str | None = None) -> urllib3.BaseHTTPResponse:
-        pools = self._pools[self._proxy(url)]
-        sent = {"User-Agent": f"tes-server/{tes_server.__version__}", "Accept-Encoding": "identity", **headers}
-        try:
-            return pools.urlopen(method, url, headers=sent, body=body, redirect=False, retries=False, preload_content=False, decode_content=False)
-        except urllib3.exceptions.HTTPError as cause:
-            raise failed(cause, urllib.parse.urlsplit(url).netloc) from cause
-        except ValueError as cause:  # LocationParseError, UnicodeError
-            raise image_manifest.unusable("its registry gave an address that is none") from cause
-
-    def _proxy(self, url: str) -> str:
-        """The proxy that the environment (`https_proxy`, `no_proxy`, ...) wants for `url`, "" = none."""
-        parts = urllib.parse.urlsplit(url)
-        if _is_loopback(parts.netloc) or urllib.request.proxy_bypass(parts.netloc):
-            return ""
-        return self._proxies.get(parts.scheme, "")
-
-
-def failed(cause: Exception, host: str) -> errors.EngineError:
-    """Why a connection to `host` broke, in words without a url: a url may have a signature in it."""
-    reason = cause.__cause__ or cause.__context__ or cause
-    if isinstance(reason, ssl.SSLCertVerificationError) or isinstance(cause, urllib3.exceptions.SSLError):
-        return errors.EngineError(f"the certificate of {host} is not trusted here, or it does not speak TLS", Code.IMAGE_ERROR)
-    if isinstance(cause, urllib3.exceptions.NameResolutionError):
-        return Passing(f"the name {host} cannot be resolved")
-    if isinstance(cause, urllib3.exceptions.NewConnectionError):
-        return Passing(f"{host} refuses the connection or cannot be reached")
-    if isinstance(cause, urllib3.exceptions.TimeoutError):
-        return Passing(f"{host} did not answer in time")
-    return Passing(f"the connection to {host} broke off")
 
 
 class _Complaint(msgspec.Struct):
@@ -266,7 +222,7 @@ def _refusal(status: int, retry_after: str, response: urllib3.BaseHTTPResponse |
     """A registry's answer as an error, with its own words where it has some."""
     said = ""
     with contextlib.suppress(msgspec.DecodeError, errors.EngineError, IndexError):
-        first = msgspec.json.decode(_read(response, _LONGEST_ANSWER) if response is not None else b"{}", type=_Complaints).errors[0]
+        first = msgspec.json.decode(image_connections.read(response, _LONGEST_ANSWER) if response is not None else b"{}", type=_Complaints).errors[0]
         text = f"{first.code}: {first.message}" if first.message else first.code
         said = f" ({''.join(letter if letter.isprintable() else ' ' for letter in text)[:200]})"
     if status in (401, 403):
@@ -281,28 +237,6 @@ def _refusal(status: int, retry_after: str, response: urllib3.BaseHTTPResponse |
     return image_manifest.unusable(words)
 
 
-def _read(response: urllib3.BaseHTTPResponse, most: int) -> bytes:
-    try:
-        data = response.read(most + 1)
-    except urllib3.exceptions.HTTPError as cause:
-        raise failed(cause, "the registry") from cause
-    if len(data) > most:
-        raise image_manifest.unusable(f"the registry's answer is larger than {most} bytes")
-    return data
-
-
 def _origin(url: str) -> tuple[str, str]:
     parts = urllib.parse.urlsplit(url)
     return parts.scheme, parts.netloc
-
-
-def _pools(proxy: str, timeout: urllib3.Timeout) -> urllib3.PoolManager:
-    return urllib3.ProxyManager(proxy, maxsize=8, timeout=timeout) if proxy else urllib3.PoolManager(maxsize=8, timeout=timeout)
-
-
-def _is_loopback(registry: str) -> bool:
-    host = urllib.parse.urlsplit(f"//{registry}").hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

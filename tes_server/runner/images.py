@@ -24,8 +24,9 @@ from tes_server.filer.wording import FULL
 from tes_server.runner import image_archive, image_blobs, image_layers, image_manifest, image_names, image_registry
 from tes_server.runner.image_blobs import Source
 from tes_server.runner.image_cache import Cache, Image, Listed
+from tes_server.runner.image_connections import Passing
 from tes_server.runner.image_names import Name
-from tes_server.runner.image_registry import Mirror, Pace, Passing, Registry
+from tes_server.runner.image_registry import Mirror, Pace, Registry
 from tes_server.runner.image_stream import TooLarge
 from tes_server.runner.image_tree import Owners, Tree
 from tes_server.telemetry import Code
@@ -33,6 +34,9 @@ from tes_server.telemetry import Code
 __all__ = ["Image", "Images", "Listed", "Mirror", "Options", "Pace"]
 
 logger = logging.getLogger(__name__)
+
+_NEVER = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ELOOP})
+"""What the file system of the data directory says of names that it does not take: it will not the next time."""
 
 _RESERVE = 20
 """One part in so many of the disk, but at most 10^9 bytes, is left free by a pull: the store is on it too."""
@@ -232,7 +236,7 @@ class Images:
                 raise errors.EngineError("the disk of the data directory has no room for it", Code.DISK_FULL, transient=True) from cause
             except OSError as cause:
                 code = Code.DISK_FULL if cause.errno in FULL else Code.IMAGE_ERROR
-                raise errors.EngineError(f"it cannot be unpacked: {os.strerror(cause.errno or errno.EIO)}", code, transient=True) from cause
+                raise errors.EngineError(f"it cannot be unpacked: {os.strerror(cause.errno or errno.EIO)}", code, cause.errno not in _NEVER) from cause
 
     def _build(self, source: Source, work: pathlib.Path, largest: int) -> Image:
         """The image as a tree of at most `largest` bytes in the directory `work`."""

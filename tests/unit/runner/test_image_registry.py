@@ -6,6 +6,9 @@ import base64
 import json
 import logging
 import pathlib
+import shutil
+import ssl
+import subprocess
 import urllib.parse
 
 import pytest
@@ -15,7 +18,7 @@ from tes_server.runner import image_access
 from tes_server.runner.image_registry import Mirror
 from tes_server.telemetry import Code
 from tests import image_registry
-from tests.contract.web_server import Answer, Request
+from tests.contract.web_server import Answer, Request, serving
 from tests.image_case import Packed, entry, layer, pack
 from tests.unit.runner.conftest import Maker
 
@@ -277,3 +280,53 @@ def test_a_token_server_without_tls_gets_no_password(realm: str) -> None:
 
     with pytest.raises(errors.EngineError, match="TLS"):
         image_access.Access().sign_in("https://registry.example", "x", f'Bearer realm="{realm}"', None, send)  # type: ignore[arg-type]
+
+
+# -- connections -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_a_private_authority_is_trusted_by_the_usual_variable(
+    make: Maker, image: Packed, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving(context) as server:
+        registry = Registry(server)
+        registry.push(image)
+        mirrors = (Mirror("registry.invalid", server.url),)
+        with caplog.at_level(logging.INFO), pytest.raises(errors.EngineError, match="cannot be resolved"):
+            make(mirrors=mirrors).prepare("registry.invalid/x")
+        (said,) = [record.fields["error"] for record in caplog.records if record.getMessage() == "image.mirror.failed"]  # type: ignore[attr-defined]
+        assert said == f"the certificate of {server.url.removeprefix('https://')} is not trusted here, or it does not speak TLS"
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert make(mirrors=mirrors).prepare("registry.invalid/x").digest == image.digest
+
+
+def test_a_registry_without_tls_must_be_named(make: Maker, registry: Registry, image: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By way of a proxy, as no other host is here that could be asked."""
+    registry.push(image)
+    asked: list[str] = []
+
+    def forward(request: Request) -> Answer:
+        asked.append(request.path)
+        return registry.truth(request._replace(path=request.path.removeprefix("http://plain.invalid")))
+
+    registry.lie = forward
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("http_proxy", registry.server.url)
+    options = {"plain_http": frozenset({"plain.invalid"})}
+    assert make(**options).prepare("plain.invalid/x").digest == image.digest
+    assert set(asked) >= {"http://plain.invalid/v2/x/manifests/latest"}
+    count = len(asked)
+    with pytest.raises(errors.EngineError, match="cannot be resolved"):
+        make(fresh=0).prepare("other.invalid/x")
+    monkeypatch.setenv("no_proxy", "plain.invalid")
+    with pytest.raises(errors.EngineError, match="cannot be resolved"):
+        make(**options).pull("plain.invalid/x")
+    assert len(asked) == count

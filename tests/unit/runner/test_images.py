@@ -375,3 +375,9 @@ def test_a_name_that_was_spoiled_is_asked_for_anew(make: Maker, registry: Regist
         file.write_text("")
     assert make().prepare(name) == image
     assert json.loads(next((tmp_path / "images/names").iterdir()).read_text())["digest"] == image.digest
+
+
+def test_a_name_that_the_disk_does_not_take_is_final(make: Maker, registry: Registry) -> None:
+    code, transient, words = failure(make(), registry.push(pack([layer(entry("a" * 300, b""))])))
+    assert (code, transient) == (Code.IMAGE_ERROR, False)
+    assert words.endswith("File name too long")

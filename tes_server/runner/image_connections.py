@@ -1,0 +1,110 @@
+"""HTTP for registries: one request, one answer; proxies of the environment, time-outs, and failures in our words.
+
+It must never follow a redirect, ask twice, or say a url: there may be a signature in it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+
+import urllib3
+
+import tes_server
+from tes_server import errors
+from tes_server.runner import image_manifest
+from tes_server.telemetry import Code
+
+AT_ONCE = 8
+"""Connections kept to one host: what one pull uses, and then some."""
+
+
+class Passing(errors.EngineError):
+    """Something that may go better the next time. `after`: the seconds that the registry asks us to wait."""
+
+    def __init__(self, public: str, after: float = 0.0) -> None:
+        super().__init__(public, Code.IMAGE_ERROR, transient=True)
+        self.after = after
+
+
+class Connections:
+    """To all hosts; seconds until one must have answered to a connection, and of silence. Thread-safe."""
+
+    def __init__(self, connect_timeout: float, read_timeout: float) -> None:
+        timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
+        known = urllib.request.getproxies_environment()
+        self._proxies = {scheme: _completed(known.get(scheme) or known.get("all", "")) for scheme in ("http", "https")}
+        self._pools = {proxy: _pools(proxy, timeout) for proxy in {"", *self._proxies.values()} if not proxy or proxy.startswith("http")}
+
+    def open(self, method: str, url: str, headers: Mapping[str, str], body: str | None = None) -> urllib3.BaseHTTPResponse:
+        """The answer, whatever its status, with its body still to be read. `Passing`, or another EngineError."""
+        pools = self._pools.get(self._proxy(url))
+        if pools is None:
+            raise image_manifest.unusable("the proxy that the environment names is none for http")
+        sent = {"User-Agent": f"tes-server/{tes_server.__version__}", "Accept-Encoding": "identity", **headers}
+        try:
+            return pools.urlopen(method, url, headers=sent, body=body, redirect=False, retries=False, preload_content=False, decode_content=False)
+        except urllib3.exceptions.HTTPError as cause:
+            raise failed(cause, urllib.parse.urlsplit(url).netloc) from cause
+        except ValueError as cause:  # LocationParseError, UnicodeError
+            raise image_manifest.unusable("its registry gave an address that is none") from cause
+
+    def _proxy(self, url: str) -> str:
+        """The proxy that the environment (`https_proxy`, `no_proxy`, ...) wants for `url`, "" = none."""
+        parts = urllib.parse.urlsplit(url)
+        if is_loopback(parts.netloc) or urllib.request.proxy_bypass(parts.netloc):
+            return ""
+        return self._proxies.get(parts.scheme, "")
+
+
+def read(response: urllib3.BaseHTTPResponse, most: int) -> bytes:
+    """The body, of at most so many bytes."""
+    try:
+        data = response.read(most + 1)
+    except urllib3.exceptions.HTTPError as cause:
+        raise failed(cause, "the registry") from cause
+    if len(data) > most:
+        raise image_manifest.unusable(f"the registry's answer is larger than {most} bytes")
+    return data
+
+
+def failed(cause: Exception, host: str) -> errors.EngineError:
+    """Why a connection to `host` broke."""
+    reason = cause.__cause__ or cause.__context__ or cause
+    if isinstance(reason, ssl.SSLCertVerificationError) or isinstance(cause, urllib3.exceptions.SSLError):
+        return errors.EngineError(f"the certificate of {host} is not trusted here, or it does not speak TLS", Code.IMAGE_ERROR)
+    if isinstance(cause, urllib3.exceptions.NameResolutionError):
+        return Passing(f"the name {host} cannot be resolved")
+    if isinstance(cause, urllib3.exceptions.NewConnectionError):
+        return Passing(f"{host} refuses the connection or cannot be reached")
+    if isinstance(cause, urllib3.exceptions.ProxyError):
+        return Passing(f"the proxy on the way to {host} does not let us through")
+    if isinstance(cause, urllib3.exceptions.TimeoutError):
+        return Passing(f"{host} did not answer in time")
+    return Passing(f"the connection to {host} broke off")
+
+
+def is_loopback(registry: str) -> bool:
+    """Whether host[:port] is this machine itself."""
+    host = urllib.parse.urlsplit(f"//{registry}").hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _completed(proxy: str) -> str:
+    """People write host:port as well."""
+    return proxy if "://" in proxy or not proxy else f"http://{proxy}"
+
+
+def _pools(proxy: str, timeout: urllib3.Timeout) -> urllib3.PoolManager:
+    if not proxy:
+        return urllib3.PoolManager(maxsize=AT_ONCE, timeout=timeout)
+    parts = urllib.parse.urlsplit(proxy)
+    login = urllib.parse.unquote(f"{parts.username}:{parts.password or ''}") if parts.username else None
+    plain = urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], "", "", ""))
+    return urllib3.ProxyManager(plain, maxsize=AT_ONCE, timeout=timeout, proxy_headers=urllib3.make_headers(proxy_basic_auth=login))
