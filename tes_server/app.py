@@ -21,9 +21,9 @@ from tes_server.backends.local.driver import LocalBackend
 from tes_server.control.decide import Rules
 from tes_server.control.reconciler import Pace, Reconciler
 from tes_server.control.service import About, Service, Target
-from tes_server.filer.manifest import Access
+from tes_server.filer.manifest import Access, Storage
 from tes_server.model.run import Reason
-from tes_server.plan import parameters, route
+from tes_server.plan import objects, parameters, route
 from tes_server.plan.compiler import GB
 from tes_server.plan.paths import SitePath, Sites, below, file_path
 from tes_server.plan.policy import Capabilities, Policy
@@ -65,13 +65,21 @@ def check(settings: Settings) -> None:
     host = settings.server.host
     if not settings.auth.allow_open and not _loopback(host):
         raise errors.SettingsError(f"{host} is not a loopback address; there is no sign-in yet, so this needs auth.allow_open = true", "server.host")
+    _check_storage(settings)
     for number, site in enumerate(settings.paths):
         if not site.path.startswith("/") or _directory(site.path) == "/":
             raise errors.SettingsError("must be an absolute path below /", f"paths[{number}].path")
         scheme = site.url.partition(":")[0].lower()
         known = _writable(settings)
+        if scheme in objects.SCHEMES:
+            if objects.covered([rule for rule in _rules(settings) if rule.write], site.url) is None:
+                raise errors.SettingsError("must be at or below the url of a [[storage]] table with write = true", f"paths[{number}].url")
+            continue
         if scheme not in known or not site.url[len(scheme) :].startswith("://"):
-            raise errors.SettingsError(f"must be a url that can be written to: {', '.join(sorted(known))} (see files.uploads)", f"paths[{number}].url")
+            raise errors.SettingsError(
+                f"must be a url that can be written to: {', '.join(sorted(known))} (see files.uploads), or an object store that [[storage]] names",
+                f"paths[{number}].url",
+            )
         if scheme == "file" and not any(below(file_path(site.url), root) for root in _roots(settings)):
             raise errors.SettingsError("must be at or below one of files.roots", f"paths[{number}].url")
     for number, root in enumerate((*settings.files.roots, *settings.files.live_mounts)):
@@ -88,6 +96,31 @@ def check(settings: Settings) -> None:
     for number, rule in enumerate(settings.routes):
         if rule.backend != LOCAL:
             raise errors.SettingsError(f"there is no backend {rule.backend!r}; there is {LOCAL}", f"routes[{number}].backend")
+
+
+def _check_storage(settings: Settings) -> None:
+    """Every [[storage]] table makes sense by itself. Whether the store answers shows when it is used."""
+    for number, store in enumerate(settings.storage):
+        where = f"storage[{number}]"
+        try:
+            kind = objects.rule_of(store.url, write=store.write).place.kind
+        except objects.Malformed as cause:
+            raise errors.SettingsError(f"{store.url} {cause}", f"{where}.url") from cause
+        foreign = {"s3": ("file", "client_id"), "az": ("region", "profile", "key_variable", "file", "requester_pays"), "gs": _NOT_GOOGLE}[kind]
+        for name in foreign:
+            if getattr(store, name):
+                raise errors.SettingsError(f"means nothing for {kind}://", f"{where}.{name}")
+        if bool(store.key_variable) != bool(store.secret_variable) and kind == "s3":
+            raise errors.SettingsError("key_variable and secret_variable go together", f"{where}.key_variable")
+        if store.endpoint and not store.endpoint.startswith(("http://", "https://")):
+            raise errors.SettingsError("must begin with http:// or https://", f"{where}.endpoint")
+
+
+_NOT_GOOGLE = ("region", "profile", "key_variable", "secret_variable", "requester_pays", "client_id")
+
+
+def _rules(settings: Settings) -> tuple[objects.Rule, ...]:
+    return tuple(objects.rule_of(store.url, write=store.write) for store in settings.storage)
 
 
 def _loopback(host: str) -> bool:
@@ -184,6 +217,7 @@ def policy(settings: Settings) -> Policy:
         sites=Sites(
             paths=tuple(SitePath(_directory(site.path), site.url.rstrip("/")) for site in settings.paths),
             roots=_roots(settings),
+            stores=_rules(settings),
             readable=_readable(settings),
             writable=_writable(settings),
         ),
@@ -236,7 +270,7 @@ def about(settings: Settings) -> About:
         organization_url=server.organization_url,
         version=tes_server.__version__,
         description=f"GA4GH TES 1.1 server; runs tasks on this machine with the {settings.local.engine} engine, {_promises(settings)}",
-        storage=tuple(f"file://{urllib.parse.quote(root)}" for root in _roots(settings)),
+        storage=(*(f"file://{urllib.parse.quote(root)}" for root in _roots(settings)), *(rule.place.url() for rule in _rules(settings))),
         parameters=parameters.COMMON,
     )
 
@@ -256,7 +290,13 @@ def backends(settings: Settings) -> dict[str, Backend]:
     """Backends that run tasks, resumed. Only the reconciler's process has them."""
     data = data_directory(settings)
     site = Site(
-        access=Access(roots=_roots(settings), http=settings.files.http, ftp=settings.files.ftp, uploads=settings.files.uploads),
+        access=Access(
+            roots=_roots(settings),
+            http=settings.files.http,
+            ftp=settings.files.ftp,
+            uploads=settings.files.uploads,
+            stores=tuple(msgspec.convert(store, Storage, from_attributes=True) for store in settings.storage),
+        ),
         live_roots=_normal(settings.files.live_mounts),
         tail_bytes=settings.tasks.tail_bytes,
         grace=settings.local.grace,

@@ -143,7 +143,7 @@ def markdown() -> str:
     rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     for field in fields():
         default = "" if field.default is None else msgspec.json.encode(field.default).decode()
-        rows.append(f"| `{field.key}` | {field.type.replace('|', 'or')} | `{default}` | {field.text} |")
+        rows.append(f"| `{field.key}` | {field.type.replace('|', 'or')} | `{default}` | {' '.join(field.text.split())} |")
     return "\n".join(rows) + "\n"
 
 

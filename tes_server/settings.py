@@ -83,6 +83,42 @@ class FilesSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Schemes of the net that outputs may go to, to any host; none by default. http and https by PUT, as to a pre-signed url."""
 
 
+class StorageSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One object store, or a part of one, that tasks may use with this server's credentials. What none of these names is refused.
+
+    Credentials are never settings: these name the environment variables and files that hold them.
+    """
+
+    url: str
+    """What it holds for: `s3://bucket`, `s3://bucket/prefix`, `az://account`, `az://account/container`, `gs://bucket`; `s3://` is any
+    bucket. Of several that fit, the longest. `az://` also stands for the same place as `https://account.blob.…` and `abfss://…`."""
+    write: bool = False
+    """Outputs may go there. Without it only inputs may come from there."""
+    endpoint: str = ""
+    """Another server than the cloud's own, e.g. `http://127.0.0.1:9000` (MinIO). Empty = AWS_ENDPOINT_URL, else the cloud's."""
+    region: str = ""
+    """S3 region. Empty = AWS_REGION, AWS_DEFAULT_REGION, the profile's, else us-east-1."""
+    path_style: bool = True
+    """S3: the bucket is named in the path of requests, not in the host name."""
+    requester_pays: bool = False
+    """S3: agree to pay for what is read."""
+    credentials: Literal["auto", "identity", "anonymous"] = "auto"
+    """"auto": the variables, profile or file below; else the cloud's usual environment variables and the default AWS profile; else the
+    identity of the machine. "identity": only that. "anonymous": none, for public data."""
+    profile: str = ""
+    """S3: a profile of `~/.aws/credentials` and `~/.aws/config` with keys of its own."""
+    key_variable: str = ""
+    """Name of the environment variable that holds the S3 access key id."""
+    secret_variable: str = ""
+    """Name of the environment variable that holds the S3 secret key, or the Azure account key."""
+    token_variable: str = ""
+    """Name of the environment variable that holds the S3 session token, an Azure shared access signature, or a Google token."""
+    file: str = ""
+    """Path of a Google service account file."""
+    client_id: str = ""
+    """Azure: client id of the managed identity, where the machine has several."""
+
+
 class LocalSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Running tasks on this machine."""
 
@@ -228,6 +264,8 @@ class Settings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     paths: tuple[PathSettings, ...] = ()
     """Site paths, e.g. `[[paths]]` tables with `path` and `url`."""
     files: FilesSettings = FilesSettings()
+    storage: tuple[StorageSettings, ...] = ()
+    """Object stores that tasks may use, e.g. `[[storage]]` tables with `url` and `write`. None by default."""
     local: LocalSettings = LocalSettings()
     docker: DockerSettings = DockerSettings()
     podman: PodmanSettings = PodmanSettings()

@@ -23,10 +23,16 @@ class Code(enum.StrEnum):
     IMAGE_ERROR = "IMAGE_ERROR"
     INPUT_NOT_FOUND = "INPUT_NOT_FOUND"
     INPUT_DENIED = "INPUT_DENIED"
+    INPUT_ARCHIVED = "INPUT_ARCHIVED"
     INPUT_ERROR = "INPUT_ERROR"
     OUTPUT_MISSING = "OUTPUT_MISSING"
     OUTPUT_DENIED = "OUTPUT_DENIED"
+    OUTPUT_TOO_LARGE = "OUTPUT_TOO_LARGE"
     OUTPUT_ERROR = "OUTPUT_ERROR"
+    STORAGE_NOT_FOUND = "STORAGE_NOT_FOUND"
+    STORAGE_REGION = "STORAGE_REGION"
+    STORAGE_CREDENTIALS = "STORAGE_CREDENTIALS"
+    STORAGE_REQUESTER_PAYS = "STORAGE_REQUESTER_PAYS"
     DISK_FULL = "DISK_FULL"
     EXECUTOR_FAILED = "EXECUTOR_FAILED"
     COMMAND_NOT_FOUND = "COMMAND_NOT_FOUND"
@@ -51,10 +57,16 @@ ADVICE: dict[Code, str] = {
     Code.IMAGE_ERROR: "look at the engine's own words; another image or platform may be needed",
     Code.INPUT_NOT_FOUND: "check the url of the input",
     Code.INPUT_DENIED: "the server may not read that url; ask who runs it to allow it",
+    Code.INPUT_ARCHIVED: "restore the object to a readable tier first, then submit again",
     Code.INPUT_ERROR: "the transfer was tried several times; check that its source answers",
     Code.OUTPUT_MISSING: "the command did not make this file; optional outputs may be missing",
     Code.OUTPUT_DENIED: "the server may not write to that url; ask who runs it to allow it",
+    Code.OUTPUT_TOO_LARGE: "write several smaller files",
     Code.OUTPUT_ERROR: "the transfer was tried several times; check that its target answers and has space",
+    Code.STORAGE_NOT_FOUND: "check the name of the bucket or container; this server makes none",
+    Code.STORAGE_REGION: "ask who runs the server to name the region of the bucket",
+    Code.STORAGE_CREDENTIALS: "ask who runs the server to mend its credentials",
+    Code.STORAGE_REQUESTER_PAYS: "ask who runs the server whether it may pay",
     Code.DISK_FULL: "ask for more disk_gb, or ask who runs the server for a larger disk",
     Code.EXECUTOR_FAILED: "look at the command's stderr",
     Code.COMMAND_NOT_FOUND: "the command is run without a shell; check that its first word is in the image",

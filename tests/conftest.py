@@ -9,10 +9,12 @@ import pytest
 
 from tes_server import errors
 from tes_server.runner.sandbox import SandboxEngine
+from tests.contract import object_servers
 from tests.integration.conftest import unreachable
 
+object_servers.remember(os.environ)
 # The suite must not depend on how this machine is set up.
-for name in [name for name in os.environ if name.startswith(("TES_", "DOCKER_TLS", "PROMETHEUS_"))]:
+for name in [name for name in os.environ if name.startswith(("TES_", "DOCKER_TLS", "PROMETHEUS_", "AWS_", "AZURE_", "GOOGLE_"))]:
     del os.environ[name]
 
 # Under `nohup`, or in the background of a script, these come ignored, and commands that tests start would inherit that;

@@ -78,7 +78,7 @@ def _copy_by_hand(source: int, target: int, position: int, end: int | None, cont
     return position
 
 
-def write(fd: int, data: bytes, position: int) -> int:
+def write(fd: int, data: bytes | memoryview, position: int) -> int:
     """Write all of `data` at `position`; returns its length."""
     left = memoryview(data)
     while left:

@@ -54,7 +54,7 @@ class Ftp:
         # Servers allow few connections to one address, and refuse all when there are more.
         self._places: dict[Server, threading.Semaphore] = {}
 
-    def source(self, url: str) -> Iterator[schemes.File | schemes.Entry]:
+    def source(self, url: str, directory: bool = False) -> Iterator[schemes.File | schemes.Entry]:  # noqa: ARG002
         """See schemes.Reader."""
         if not self.access.ftp:
             raise StagingError("ftp(s) inputs are switched off here", self.side.denied)

@@ -58,7 +58,7 @@ class Inward:
         if fetch.content is not None:
             return (_Content(fetch.content),)
         try:
-            return self._readers.of(fetch.url).source(fetch.url)
+            return self._readers.of(fetch.url).source(fetch.url, fetch.type is FileType.DIRECTORY)
         except KeyError as cause:
             raise StagingError("is of no scheme that this server can read from", Code.INPUT_ERROR) from cause
 

@@ -14,7 +14,7 @@ import stat
 import urllib.parse
 from collections.abc import Iterator
 
-from tes_server.filer import copying, rooted, schemes, tree
+from tes_server.filer import copying, rooted, schemes, tree, wording
 from tes_server.filer.control import Control
 from tes_server.filer.durable import Written
 from tes_server.filer.manifest import Access
@@ -185,14 +185,14 @@ class Files:
         self._written = Written()
         self._targets: dict[str, Folder] = {}
 
-    def source(self, url: str) -> Iterator[tree.TreeFile | schemes.Entry]:
+    def source(self, url: str, directory: bool = False) -> Iterator[tree.TreeFile | schemes.Entry]:  # noqa: ARG002 - a path is never both
         """See schemes.Reader. Links are kept where they stay in the source; one that leads out of the roots is Failed."""
         return tree.walk(self._realm, _path(url), keep_links=True)
 
     def split(self, url: str) -> tuple[str, str]:
         """See schemes.Writer."""
         head, slash, name = url.rpartition("/")
-        return head + slash, _unquoted(name)
+        return head + slash, wording.unquoted(name)
 
     def target(self, url: str) -> Folder:
         """See schemes.Writer."""
@@ -214,8 +214,4 @@ class Files:
 
 
 def _path(url: str) -> str:
-    return _unquoted(urllib.parse.urlsplit(url).path)
-
-
-def _unquoted(text: str) -> str:
-    return urllib.parse.unquote(text, errors="surrogateescape")
+    return wording.unquoted(urllib.parse.urlsplit(url).path)

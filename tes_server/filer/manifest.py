@@ -5,12 +5,47 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Literal
+
 import msgspec
 
 from tes_server.errors import StagingError
 from tes_server.model.task import OutputFileLog
+from tes_server.plan import objects
 
 MiB = 1024 * 1024
+
+
+class Storage(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """An object store that may be used, and where its credentials are found: names of variables and files, never their contents."""
+
+    url: str
+    """what it holds for, as `plan.objects.rule_of` reads it; of several the longest that fits a url counts"""
+    write: bool = False
+    """outputs may go there"""
+    endpoint: str = ""
+    """another server than the cloud's own: `http://127.0.0.1:9000`, `http://127.0.0.1:10000/devstoreaccount1`"""
+    region: str = ""
+    """S3 region; "" = AWS_REGION, AWS_DEFAULT_REGION, the profile's, or us-east-1"""
+    path_style: bool = True
+    """S3 buckets are named in the path, not in the host name"""
+    requester_pays: bool = False
+    """S3: agree to pay for what is read"""
+    credentials: Literal["auto", "identity", "anonymous"] = "auto"
+    """auto: the variables or file below, else the cloud's usual ones, else the machine's identity. identity: only that"""
+    profile: str = ""
+    """S3: a profile of the AWS configuration files"""
+    key_variable: str = ""
+    """name of the environment variable with the S3 access key id"""
+    secret_variable: str = ""
+    """name of the one with the S3 secret key, or with the Azure account key"""
+    token_variable: str = ""
+    """name of the one with the S3 session token, or with an Azure shared access signature"""
+    file: str = ""
+    """Google service account file"""
+    client_id: str = ""
+    """Azure: which of the machine's managed identities"""
 
 
 class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -26,10 +61,14 @@ class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Schemes of the net (`ftp`, `ftps`, `http`, `https`) that outputs may go to."""
     closed: tuple[str, ...] = ("169.254.0.0/16", "fe80::/10", "168.63.129.16/32", "fd00:ec2::254/128", "0.0.0.0/8", "::/128")
     """Networks that http(s) and ftp(s) never connect to: link-local and the metadata services of clouds, which hand out credentials."""
+    stores: tuple[Storage, ...] = ()
+    """Object stores that may be used. None by default."""
     workers: int = 8
-    """Files moved at once. More helps on network file systems, not on a local disk."""
+    """Files of this machine moved at once. More helps on network file systems, not on a local disk."""
+    remote_workers: int = 32
+    """Files moved at once where other machines take part: most of the time of a small one is waiting for an answer."""
     parts: int = 4
-    """Ranges of one http(s) file fetched at once, where the server supports them; connections to one ftp(s) server."""
+    """Ranges of one http(s) file or object moved at once, where the server supports them; connections to one ftp(s) server."""
     part_bytes: int = 64 * MiB
     """Size of such a range: large enough that its extra request is free."""
     tries: int = 5
@@ -42,6 +81,16 @@ class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Seconds for one connection to be made."""
     read_timeout: float = 60.0
     """Seconds without a byte after which a connection counts as dead."""
+
+    def store_of(self, url: str) -> Storage | None:
+        """The settings that hold for the object store that a url names; None if it names none, or none that may be used."""
+        number = objects.covered(_rules(self.stores), url)
+        return None if number is None else self.stores[number]
+
+
+@functools.lru_cache(maxsize=64)
+def _rules(stores: tuple[Storage, ...]) -> tuple[objects.Rule, ...]:
+    return tuple(objects.rule_of(store.url, write=store.write) for store in stores)
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from tes_server.filer.control import Control
 from tes_server.filer.manifest import Access
+from tes_server.plan import objects
 
 if TYPE_CHECKING:
     from tes_server.filer.ftp import Ftp
     from tes_server.filer.local import Files
+    from tes_server.filer.objects import Objects
     from tes_server.filer.web import Web
     from tes_server.filer.web_upload import WebUploads
 
@@ -102,8 +104,11 @@ class Target(Protocol):
 class Reader(Protocol):
     """A kind of url that inputs may come from. Errors are OSError or StagingError, never an SDK's own, and show no query."""
 
-    def source(self, url: str) -> Iterator[File | Entry]:
-        """The file at `url`, or everything below the directory at `url`, beginning with Directory("")."""
+    def source(self, url: str, directory: bool = False) -> Iterator[File | Entry]:
+        """The file at `url`, or everything below the directory at `url`, beginning with Directory("").
+
+        `directory`: the task says that it is one, which decides where a url can be both.
+        """
 
     def close(self) -> None:
         """Give back connections. Idempotent."""
@@ -158,15 +163,41 @@ def _web_out(access: Access, control: Control, _attempt: str) -> WebUploads:
     return web_upload.WebUploads(access, control)
 
 
+def _objects(access: Access, control: Control, _attempt: str) -> Objects:
+    from tes_server.filer import objects
+
+    return objects.Objects(access, control)
+
+
 Made = TypeVar("Made")
 Maker = Callable[[Access, Control, str], Made]
 """Makes a scheme for one stage step. The text is the attempt's own, and the same when the step is run again after a crash."""
 
-READERS: dict[str, Maker[Reader]] = {"file": _file, "http": _web, "https": _web, "ftp": _ftp_in, "ftps": _ftp_in}
+READERS: dict[str, Maker[Reader]] = {
+    "file": _file,
+    "http": _web,
+    "https": _web,
+    "ftp": _ftp_in,
+    "ftps": _ftp_in,
+    **dict.fromkeys(objects.SCHEMES, _objects),
+}
 """What inputs may come from, by the scheme's lower-case name."""
 
-WRITERS: dict[str, Maker[Writer]] = {"file": _file, "http": _web_out, "https": _web_out, "ftp": _ftp_out, "ftps": _ftp_out}
+WRITERS: dict[str, Maker[Writer]] = {
+    "file": _file,
+    "http": _web_out,
+    "https": _web_out,
+    "ftp": _ftp_out,
+    "ftps": _ftp_out,
+    **dict.fromkeys(objects.SCHEMES, _objects),
+}
 """What outputs may go to."""
+
+
+def scheme_of(url: str, access: Access) -> str:
+    """The scheme by which a url is handled: an `https` url of a blob in a store that may be used is `az`."""
+    scheme = url.partition(":")[0].lower()
+    return "az" if scheme == "https" and access.store_of(url) is not None else scheme
 
 
 class Schemes(Generic[Made]):
@@ -181,7 +212,7 @@ class Schemes(Generic[Made]):
 
     def of(self, url: str) -> Made:
         """The one that knows `url`. KeyError if there is none."""
-        maker = self._registry[url.partition(":")[0].lower()]
+        maker = self._registry[scheme_of(url, self._access)]
         if maker not in self._made:
             self._made[maker] = maker(self._access, self._control, self._attempt)
         return self._made[maker]

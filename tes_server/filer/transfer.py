@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pathlib
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from tes_server.filer import wording
 from tes_server.filer.control import Control
@@ -32,7 +32,7 @@ def stage_in(step: StageIn, volume: pathlib.Path, access: Access, stopped: Calla
     control = Control(stopped)
     inward = Inward(_opened(volume, INPUT), access, control, str(volume))
     try:
-        with control.watched(), Crew(control, access.workers, "tes-in") as crew:
+        with control.watched(), Crew(control, _hands(access, [fetch.url for fetch in step.inputs if fetch.content is None]), "tes-in") as crew:
             for path in step.directories:
                 inward.directory(path)
             claims = _Claims()
@@ -57,7 +57,7 @@ def stage_out(step: StageOut, volume: pathlib.Path, access: Access, stopped: Cal
     views = [View(_opened_live(shown, source), shown) for shown, source in sorted(live.items(), reverse=True)]  # inner ones first
     outward = Outward([*views, View(_opened(volume, OUTPUT))], access, control, str(volume))
     try:
-        with control.watched(), Crew(control, access.workers, "tes-out") as crew:
+        with control.watched(), Crew(control, _hands(access, [collect.url for collect in step.outputs]), "tes-out") as crew:
             claims = _Claims()
             for order, collect in enumerate(step.outputs):
                 claims.claim(collect.url, crew)
@@ -66,6 +66,11 @@ def stage_out(step: StageOut, volume: pathlib.Path, access: Access, stopped: Cal
     finally:
         outward.close()
     return outward.collected()
+
+
+def _hands(access: Access, urls: Iterable[str]) -> int:
+    """Threads for a step: more of them where other machines take part."""
+    return access.workers if all(url.startswith("file:") for url in urls) else access.remote_workers
 
 
 def _opened(volume: pathlib.Path, side: Side) -> Realm:

@@ -41,7 +41,7 @@ class Web:
         self.access = access
         self.requests = Requests(access, control, wording.INPUT)
 
-    def source(self, url: str) -> Iterator[WebFile]:
+    def source(self, url: str, directory: bool = False) -> Iterator[WebFile]:  # noqa: ARG002
         """The file at `url`; these schemes know no directories."""
         if not self.access.http:
             raise StagingError("http(s) inputs are switched off here", telemetry.Code.INPUT_DENIED)

@@ -84,6 +84,11 @@ def quoted(text: str) -> str:
     return urllib.parse.quote(text, errors="surrogateescape")
 
 
+def unquoted(text: str) -> str:
+    """The other way."""
+    return urllib.parse.unquote(text, errors="surrogateescape")
+
+
 class Notices:
     """Lines for system_logs in the order in which they come, bounded."""
 

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from tes_server.errors import Invalid
+from tes_server.plan import objects
 
 Direction = Literal["in", "out"]
 
@@ -35,6 +36,7 @@ class Sites(msgspec.Struct, frozen=True, kw_only=True):
     paths: tuple[SitePath, ...] = ()
     roots: tuple[str, ...] = ()
     readable: frozenset[str] = frozenset({"file", "http", "https", "ftp", "ftps"})
+    stores: tuple[objects.Rule, ...] = ()
     writable: frozenset[str] = frozenset({"file"})
 
     def prefixes(self) -> str:
@@ -103,6 +105,8 @@ def resolve(url: str, sites: Sites, direction: Direction, pointer: str) -> str:
         if parts.netloc not in ("", "localhost"):
             raise Invalid(f"names another host; file URLs start with file:///: {shorten(url)}", pointer)
         return _site_url(urllib.parse.unquote(parts.path), sites, direction, pointer)
+    if _stored(url, sites, direction, pointer):
+        return url
     allowed = sites.readable if direction == "in" else sites.writable
     if scheme not in allowed:
         verb = "read from" if direction == "in" else "write to"
@@ -110,6 +114,33 @@ def resolve(url: str, sites: Sites, direction: Direction, pointer: str) -> str:
     if not parts.hostname:
         raise Invalid(f"has no host: {shorten(url)}", pointer)
     return url
+
+
+def _stored(url: str, sites: Sites, direction: Direction, pointer: str) -> bool:
+    """True if a url names an object that may be used. Raises Invalid if it names one that may not."""
+    if not url.lower().startswith(_STORED):
+        return False
+    try:
+        place = objects.place_of(url)
+    except objects.Malformed as cause:
+        raise Invalid(f"{cause}: {shorten(url)}", pointer) from None
+    number = None if place is None else objects.covering(sites.stores, place)
+    if place is None or number is None:
+        # A blob that anybody, or who has its signature, may read over plain https.
+        if url.lower().startswith("https:"):
+            return False
+        known = ", ".join(rule.place.url() for rule in sites.stores if rule.write or direction == "in")
+        raise Invalid(
+            f"is in no store that may be used here: {shorten(url)}; {f'this server knows {known}' if known else 'see the setting `storage`'}", pointer
+        )
+    if direction == "out" and not sites.stores[number].write:
+        raise Invalid(f"this server may read there, not write: {shorten(url)}", pointer)
+    if fault := objects.fault(place.key.rstrip("/")):
+        raise Invalid(f"{fault}: {shorten(url)}", pointer)
+    return True
+
+
+_STORED = tuple(f"{scheme}:" for scheme in (*sorted(objects.SCHEMES), "https"))
 
 
 def _split(url: str, pointer: str) -> urllib.parse.SplitResult:

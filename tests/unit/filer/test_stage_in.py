@@ -255,7 +255,7 @@ def test_missing_source(stage: Stage) -> None:
     assert (error.code, error.public) == ("INPUT_NOT_FOUND", f"/inputs/0: {stage.url('a b')}: does not exist")
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/key?X-Sig=secret", "gopher://user:secret@host/x", "nonsense"])
+@pytest.mark.parametrize("url", ["irods://bucket/key?X-Sig=secret", "gopher://user:secret@host/x", "nonsense"])
 def test_unknown_scheme(stage: Stage, url: str) -> None:
     error = refused(stage, Fetch(path="/work/x", url=url, field="/inputs/7"))
     assert error.code == "INPUT_ERROR"
@@ -281,7 +281,7 @@ class Listing:
     def __init__(self, *entries: File | Entry) -> None:
         self.entries = entries
 
-    def source(self, url: str) -> list[File | Entry]:
+    def source(self, url: str, directory: bool = False) -> list[File | Entry]:
         return list(self.entries)
 
     def close(self) -> None:

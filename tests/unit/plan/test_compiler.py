@@ -10,7 +10,7 @@ import pytest
 
 from tes_server.errors import Invalid
 from tes_server.model.task import Task
-from tes_server.plan import compiler, parameters, paths
+from tes_server.plan import compiler, objects, parameters, paths
 from tes_server.plan.paths import SitePath, Sites
 from tes_server.plan.policy import Capabilities, Policy
 from tes_server.plan.steps import Mount, MountKind, Plan
@@ -181,11 +181,56 @@ def test_an_input_by_url_may_be_a_directory_whatever_its_type() -> None:
 
 def test_site_paths_on_other_stores() -> None:
     sites = Sites(
-        paths=(SitePath("/s", "s3://bucket/p"), SitePath("/f", "ftp://u:p@host/d")), readable=frozenset({"s3", "ftp"}), writable=frozenset({"s3", "ftp"})
+        paths=(SitePath("/s", "s3://bucket/p"), SitePath("/f", "ftp://u:p@host/d")),
+        stores=(objects.rule_of("s3://bucket", write=True),),
+        readable=frozenset({"ftp"}),
+        writable=frozenset({"ftp"}),
     )
     for path, url in (("/s", "s3://bucket/p"), ("/s/a b%?#/x", "s3://bucket/p/a b%?#/x"), ("/f/a b%?#/", "ftp://u:p@host/d/a%20b%25%3F%23/")):
         assert paths.resolve(path, sites, "in", "") == url
         assert paths.resolve(path, sites, "out", "") == url
+
+
+STORED = Sites(
+    stores=(objects.rule_of("s3://bucket/in", write=False), objects.rule_of("s3://bucket/out", write=True), objects.rule_of("az://account", write=True))
+)
+
+
+@pytest.mark.parametrize(
+    ("url", "direction"),
+    [
+        ("s3://bucket/in/a b", "in"),
+        ("s3://bucket/out/x", "in"),
+        ("s3://bucket/out/x", "out"),
+        ("az://account/container/x", "out"),
+        ("abfss://container@account.dfs.core.windows.net/x", "out"),
+        ("https://account.blob.core.windows.net/container/x?sig=s", "out"),
+        ("https://another.blob.core.windows.net/container/x?sig=s", "in"),
+    ],
+)
+def test_stores_that_may_be_used(url: str, direction: paths.Direction) -> None:
+    assert paths.resolve(url, STORED, direction, "/p") == url
+
+
+@pytest.mark.parametrize(
+    ("url", "direction", "words"),
+    [
+        ("s3://bucket/x", "in", "this server knows s3://bucket/in, s3://bucket/out, az://account"),
+        ("s3://bucket/x", "out", "this server knows s3://bucket/out, az://account"),
+        ("s3://bucket/in/x", "out", "read there, not write"),
+        ("gs://bucket/in/x", "in", "is in no store"),
+        ("s3:///x", "in", "names no bucket"),
+        ("s3://bucket/in/../x", "in", "'.' or '..'"),
+        ("s3://bucket/in//x", "in", "empty part"),
+        ("az://account/X/y", "in", "no valid container"),
+        ("https://another.blob.core.windows.net/container/x?sig=secret", "out", "cannot write to 'https://'"),
+    ],
+)
+def test_stores_that_may_not(url: str, direction: paths.Direction, words: str) -> None:
+    with pytest.raises(Invalid, match=words) as caught:
+        paths.resolve(url, STORED, direction, "/p")
+    assert caught.value.pointer == "/p"
+    assert "secret" not in caught.value.public
 
 
 def test_outputs_are_never_made_beforehand() -> None:
