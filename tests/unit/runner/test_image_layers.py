@@ -9,7 +9,6 @@ import os
 import pathlib
 import stat
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 
@@ -271,20 +270,3 @@ def test_owners_are_shifted_into_the_range(root: pathlib.Path) -> None:
     found = {path.name: (path.lstat().st_uid - 200_000, path.lstat().st_gid - 200_000) for path in (root, *root.iterdir())}
     everybody = {"tree": (3, 4), "d": (1, 2), "root": (0, 0), "nobody": (65534, 65534), "far": (65534, 65534), "l": (0, 0), "f": (9, 0)}
     assert found == everybody
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="becomes an ordinary user")
-def test_all_of_this_as_an_ordinary_user() -> None:
-    """The same suite once more: no right of root's is needed, and none hides a mistake."""
-    home = pathlib.Path(__file__).parents[3]
-    options = "['-q', '-p', 'no:cacheprovider', '--basetemp', d + '/t', sys.argv[1]]"
-    script = f"import sys, pytest, tempfile\nwith tempfile.TemporaryDirectory() as d: sys.exit(pytest.main({options}))"
-    done = subprocess.run(
-        ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", sys.executable, "-c", script, __file__],
-        cwd=home,
-        env={**os.environ, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
