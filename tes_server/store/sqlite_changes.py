@@ -18,7 +18,7 @@ from tes_server.model import record as model
 from tes_server.model import run, states
 from tes_server.store import sqlite_rows as rows
 
-MOST_ROWS = 64
+MOST_ROWS = 128
 """Rows in one statement: more gain nothing, and every size is a prepared statement that is kept."""
 
 _ENDS = ", ".join(f"'{state}'" for state in sorted(states.ENDS))
@@ -181,9 +181,12 @@ def _insertion(table: str, count: int, width: int) -> str:
 
 def _owner_number(connection: sqlite3.Connection, owner: str) -> int:
     # Looked up every time: a number remembered from a transaction that was rolled back would belong to somebody else.
-    connection.execute("INSERT INTO owners (owner) VALUES (?) ON CONFLICT DO NOTHING", (owner,))
-    (number,) = connection.execute("SELECT number FROM owners WHERE owner = ?", (owner,)).fetchone()
-    return int(number)
+    find = "SELECT number FROM owners WHERE owner = ?"
+    found = connection.execute(find, (owner,)).fetchone()
+    if found is None:
+        connection.execute("INSERT INTO owners (owner) VALUES (?)", (owner,))
+        found = connection.execute(find, (owner,)).fetchone()
+    return int(found[0])
 
 
 def _save(connection: sqlite3.Connection, change: model.Change) -> bool:

@@ -70,6 +70,21 @@ def test_what_waits_is_one_commit(bench: Bench) -> None:
     assert len(bench.commits) == 1
 
 
+def test_after_a_crowd_the_next_ones_are_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_writer, "PAUSE", 0.2)
+    monkeypatch.setattr(sqlite_writer, "LONGEST_PAUSE", 2.0)
+    concurrent.futures.wait(bench.together(*"abcd"))
+    first, second = bench.writer.submit("e"), bench.writer.submit("f")
+    assert (first.result(10), second.result(10)) == ("E", "F")
+    assert bench.commits == [list("abcd"), list("ef")]
+
+
+def test_a_caller_by_itself_does_not_wait_for_others(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_writer, "PAUSE", 60.0)
+    monkeypatch.setattr(sqlite_writer, "LONGEST_PAUSE", 600.0)
+    assert [bench.writer.submit(op).result(10) for op in "abc"] == list("ABC")
+
+
 def test_nothing_is_written_out_of_turn(bench: Bench) -> None:
     with bench.others:
         call = bench.writer.submit("a")
