@@ -213,8 +213,8 @@ class Cache:
 
 
 def wipe(path: pathlib.Path) -> None:
-    """Delete a tree, whatever modes its directories have. Somebody else may delete it at the same time."""
-    with contextlib.suppress(FileNotFoundError):
+    """Delete a tree, whatever modes its directories have. Another process may be at it too; what is left after all is for `sweep`."""
+    with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             subprocess.run([step.path(), "--wipe", path], check=False, capture_output=True)
             path.rmdir()

@@ -60,10 +60,6 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """also where a registry asks for more"""
 
 
-ONCE = 1
-"""Tries, where something else can be done at once if a registry does not answer."""
-
-
 class _Place(msgspec.Struct, frozen=True):
     """Where a repository may be had: `origin` (scheme://host[:port]), and its name there."""
 
@@ -84,13 +80,13 @@ class Registry:
         self._access = Access()
         self._connections = Connections(pace.connect_timeout, pace.read_timeout)
 
-    def digest(self, name: Name, tries: int = 0) -> str:
+    def digest(self, name: Name) -> str:
         """The digest of the index or manifest that `name` leads to now, without its text."""
-        return self._ask(name, lambda place: self._digest(place, name), tries)
+        return self._ask(name, lambda place: self._digest(place, name))
 
-    def manifest(self, name: Name, tries: int = 0) -> tuple[bytes, str]:
+    def manifest(self, name: Name) -> tuple[bytes, str]:
         """The text of a manifest or index, and its media type."""
-        return self._ask(name, lambda place: self._manifest(place, name), tries)
+        return self._ask(name, lambda place: self._manifest(place, name))
 
     @contextlib.contextmanager
     def blob(self, name: Name, digest: str, start: int = 0) -> Iterator[urllib3.BaseHTTPResponse]:
@@ -132,7 +128,7 @@ class Registry:
             raise Passing("the registry sent another manifest than was asked for")
         return data, kind
 
-    def _ask(self, name: Name, question: Callable[[_Place], T], tries: int) -> T:
+    def _ask(self, name: Name, question: Callable[[_Place], T]) -> T:
         """The answer of the first place that has one. The last place is the registry itself, and only it is asked again."""
         *mirrors, itself = self._places(name)
         for mirror in mirrors:
@@ -146,7 +142,7 @@ class Registry:
                 return question(itself)
             except Passing as cause:
                 failures += 1
-                if failures >= (tries or self.pace.tries):
+                if failures >= self.pace.tries:
                     raise
                 self.wait(failures, cause.after)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import pathlib
@@ -21,7 +22,7 @@ import msgspec
 
 from tes_server import errors, telemetry
 from tes_server.filer.wording import FULL
-from tes_server.runner import image_archive, image_blobs, image_layers, image_manifest, image_names, image_registry
+from tes_server.runner import image_archive, image_blobs, image_layers, image_manifest, image_names
 from tes_server.runner.image_blobs import Source
 from tes_server.runner.image_cache import Cache, Image, Listed
 from tes_server.runner.image_connections import Passing
@@ -55,6 +56,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     fresh: float = 60.0
     """seconds for which the answer to what a tag leads to is good"""
     pace: Pace = Pace()
+    brief: Pace = Pace(connect_timeout=5, read_timeout=5, tries=1)
+    """for what a tag leads to now, where what it led to before is there: all tasks that name it wait for the answer"""
 
 
 class Images:
@@ -68,7 +71,9 @@ class Images:
         self._cache = Cache(directory)
         self._options = options
         self._owners = Owners(ids)
-        self._registry = Registry(mirrors=options.mirrors, plain_http=options.plain_http, docker_config=options.docker_config, pace=options.pace)
+        registry = functools.partial(Registry, mirrors=options.mirrors, plain_http=options.plain_http, docker_config=options.docker_config)
+        self._registry = registry(pace=options.pace)
+        self._briefly = registry(pace=options.brief)
         self._lock = threading.Lock()
         self._turns: dict[Name, threading.Lock] = {}
         self._fresh: dict[Name, float] = {}
@@ -169,7 +174,7 @@ class Images:
     def _resolve(self, name: Name) -> Image:
         before = self.find(str(name))
         try:
-            digest = name.digest or self._registry.digest(name, image_registry.ONCE if before else 0)
+            digest = name.digest or (self._registry if before is None else self._briefly).digest(name)
         except Passing as cause:
             if before is None:
                 raise
@@ -212,6 +217,7 @@ class Images:
 
     def _make(self, source: Source) -> Image:
         """Unpack an image. Where the disk is full, others make way first."""
+        self._cache.sweep()
         try:
             image = self._unpack(source)
         except errors.EngineError as cause:

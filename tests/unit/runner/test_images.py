@@ -16,7 +16,7 @@ import pytest
 
 from tes_server import errors
 from tes_server.runner import image_manifest
-from tes_server.runner.images import Images
+from tes_server.runner.images import Images, Pace
 from tes_server.telemetry import Code
 from tests import image_case, image_registry
 from tests.contract.web_server import Answer, Request
@@ -145,6 +145,23 @@ def test_a_refusal_is_an_answer(make: Maker, registry: Registry, status: int, co
     assert failure(make(), name)[:2] == (code, False)
 
 
+def test_a_silent_registry_is_not_waited_for_long(make: Maker, registry: Registry) -> None:
+    name = registry.push(packed())
+    image = make().prepare(name)
+    asked, end = threading.Event(), threading.Event()
+
+    def silent(_: Request) -> None:
+        asked.set()
+        end.wait(60)
+
+    registry.lie = silent
+    try:
+        assert make(brief=Pace(read_timeout=0.1, tries=1), pace=Pace(read_timeout=600)).prepare(name) == image
+        assert asked.is_set()
+    finally:
+        end.set()
+
+
 def test_an_outage_is_waited_for_where_the_image_is_not_there(make: Maker, registry: Registry) -> None:
     name = registry.push(packed())
     registry.lie = lambda request: Answer(503, headers={"Retry-After": "1000"}) if request.number < 2 else None
@@ -222,7 +239,7 @@ def test_a_pull_that_was_killed_leaves_nothing_that_counts(make: Maker, registry
 
     registry.lie = stall
     process = pulling(tmp_path / "images", name)
-    assert halfway.wait(20)
+    assert halfway.wait(60)
     living = make()  # sweeps, but not what is alive
     assert [path.name for path in (tmp_path / "images").glob("tmp-*")] == [f"tmp-{one.digest[7:]}"]
     assert living.find(name) is None
@@ -233,7 +250,10 @@ def test_a_pull_that_was_killed_leaves_nothing_that_counts(make: Maker, registry
     images = make()
     assert not list((tmp_path / "images").glob("tmp-*"))
     assert images.find(name) is None
+    (tmp_path / "images/tmp-0").mkdir()
+    (tmp_path / "images/old-0-0/root").mkdir(parents=True)
     assert (images.prepare(name).root / "filling").stat().st_size == 3_000_000
+    assert not list((tmp_path / "images").glob("*-*")), "what others leave behind is deleted at the next pull"
 
 
 def test_who_waits_for_a_pull_that_dies_takes_it_over(make: Maker, registry: Registry, tmp_path: pathlib.Path) -> None:
@@ -249,7 +269,7 @@ def test_who_waits_for_a_pull_that_dies_takes_it_over(make: Maker, registry: Reg
 
     registry.lie = stall
     process = pulling(tmp_path / "images", name)
-    assert halfway.wait(20)
+    assert halfway.wait(60)
     found: list[str] = []
     waiting = threading.Thread(target=lambda: found.append(make().prepare(name).digest))
     waiting.start()
