@@ -134,9 +134,9 @@ def test_term_drains_and_a_restart_goes_on(server: Server, root: pathlib.Path) -
 
 
 def test_mistakes_are_explained(server: Server) -> None:
-    status, answer = server.ask("/v1/tasks", {"executors": [{"image": "ubuntu", "command": ["true"]}]})
+    status, answer = server.ask("/v1/tasks", {"executors": [{"image": "Ubuntu", "command": ["true"]}]})
     assert (status, answer["pointer"]) == (400, "/executors/0/image")
-    assert "--engine docker" in answer["detail"]
+    assert "not the name of an image" in answer["detail"]
     status, answer = server.ask("/v1/tasks", {"executors": [{**HOST, "command": ["true"]}], "resources": {"cpu_cores": 4000}})
     assert (status, answer["pointer"]) == (400, "/resources/cpu_cores")
     status, answer = server.ask("/v1/tasks", b'{"executors": [{"image": "host", "command": "true"}]}')

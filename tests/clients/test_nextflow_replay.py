@@ -19,12 +19,15 @@ PATIENCE = 120.0
 ENDS = {"COMPLETE", "EXECUTOR_ERROR", "SYSTEM_ERROR", "CANCELED"}
 
 RUNNER = """#!/bin/bash
-# Ends with the exit code of the user's script, which it leaves behind as well.
-on_exit() { code=$?; printf '%s' $code > /work/.exitcode; exit $code; }
+# Ends with the exit code of the user's script, which it leaves behind as well, after both copies of what it said are written.
+on_exit() { code=$?; wait $out $err; printf '%s' $code > /work/.exitcode; exit $code; }
 trap on_exit EXIT
 cd /work
 mkdir -p /tmp/nxf.scratch
-(set +e; bash -ue /work/.command.sh > >(tee .command.out) 2> >(tee .command.err >&2))
+mkfifo /tmp/nxf.scratch/out /tmp/nxf.scratch/err
+tee .command.out < /tmp/nxf.scratch/out & out=$!
+tee .command.err < /tmp/nxf.scratch/err >&2 & err=$!
+bash -ue /work/.command.sh > /tmp/nxf.scratch/out 2> /tmp/nxf.scratch/err
 """
 
 
