@@ -13,15 +13,20 @@ from collections.abc import Iterator
 
 import urllib3
 
+from tests.integration import token_server
 from tests.integration.conftest import unreachable
+from tests.integration.token_server import TokenServer
 
 USER, PASSWORD = "reader", "pass:word"
 HTPASSWD = "reader:$2y$05$f2UCdeH32AZdgOHIR/kIFOL986DUIQ53ufbVKF3xVGtCqlCD4n5Ji"
 
 
 @contextlib.contextmanager
-def running(directory: pathlib.Path, *, htpasswd: str = "") -> Iterator[str]:
-    """host:port of a registry that keeps its contents in `directory`. `htpasswd`: a line of such a file; others are refused."""
+def running(directory: pathlib.Path, *, htpasswd: str = "", tokens: TokenServer | None = None) -> Iterator[str]:
+    """host:port of a registry that keeps its contents in `directory`.
+
+    Who may use it: those of `htpasswd` (a line of such a file), those with a token of `tokens`, or anybody.
+    """
     program = shutil.which("docker-registry")
     if program is None:
         unreachable("docker-registry", "it is not installed (Debian's package of that name)")
@@ -36,6 +41,9 @@ def running(directory: pathlib.Path, *, htpasswd: str = "") -> Iterator[str]:
     if htpasswd:
         (directory / "htpasswd").write_text(f"{htpasswd}\n")
         config["auth"] = {"htpasswd": {"realm": "test", "path": str(directory / "htpasswd")}}
+    if tokens is not None:
+        facts = {"realm": tokens.url, "service": token_server.SERVICE, "issuer": token_server.ISSUER, "rootcertbundle": str(tokens.certificate)}
+        config["auth"] = {"token": facts}
     (directory / "config.yml").write_text(json.dumps(config))  # YAML takes JSON
     with (directory / "log").open("wb") as log:
         server = subprocess.Popen([program, "serve", str(directory / "config.yml")], stdout=log, stderr=log)

@@ -19,7 +19,7 @@ from tes_server import errors
 from tes_server.runner import image_cache
 from tes_server.runner.images import Images, Options
 from tes_server.telemetry import Code
-from tests.integration import registry_server
+from tests.integration import registry_server, token_server
 
 pytestmark = [pytest.mark.registry, pytest.mark.docker]
 
@@ -151,23 +151,45 @@ def test_docker_save_is_loaded(docker_client: Any, where: pathlib.Path, tmp_path
         assert found["docker.io/tes-test/static"].digest == docker_client.inspect_image("tes-test/static")["Id"]
 
 
-def test_a_registry_with_sign_in(docker_client: Any, where: pathlib.Path, tmp_path: pathlib.Path) -> None:
+LOGIN = {"username": registry_server.USER, "password": registry_server.PASSWORD}
+
+
+def signed_in(directory: pathlib.Path, host: str, password: str) -> pathlib.Path:
+    """Docker's config.json, as `docker login` leaves it."""
+    file = directory / f"config-{password}.json"
+    auth = base64.b64encode(f"{registry_server.USER}:{password}".encode()).decode()
+    file.write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+    return file
+
+
+def refused(where: pathlib.Path, name: str, config: pathlib.Path | None) -> str:
+    with pytest.raises(errors.EngineError) as caught:
+        Images(where, Options(docker_config=config), ids=None).prepare(name)
+    assert (caught.value.code, caught.value.transient) == (Code.IMAGE_DENIED, False)
+    return caught.value.public
+
+
+def test_a_registry_with_passwords(docker_client: Any, where: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with registry_server.running(tmp_path, htpasswd=registry_server.HTPASSWD) as host:
-        login = {"username": registry_server.USER, "password": registry_server.PASSWORD}
-        name = push(docker_client, "tes-test/static", host, auth_config=login)
-        with pytest.raises(errors.EngineError, match="wants a user") as caught:
-            Images(where, Options(), ids=None).prepare(name)
-        assert caught.value.code == Code.IMAGE_DENIED
-        config = tmp_path / "config.json"
-        for password, works in (("wrong", False), (registry_server.PASSWORD, True)):
-            auth = base64.b64encode(f"{registry_server.USER}:{password}".encode()).decode()
-            config.write_text(json.dumps({"auths": {host: {"auth": auth}}}))
-            images = Images(where, Options(docker_config=config), ids=None)
-            if works:
-                assert (images.prepare(name).root / "echo").is_file()
-            else:
-                with pytest.raises(errors.EngineError, match="denies it"):
-                    images.prepare(name)
+        name = push(docker_client, "tes-test/static", host, auth_config=LOGIN)
+        assert "wants a user" in refused(where, name, None)
+        assert "denies it" in refused(where, name, signed_in(tmp_path, host, "wrong"))
+        images = Images(where, Options(docker_config=signed_in(tmp_path, host, registry_server.PASSWORD)), ids=None)
+        assert (images.prepare(name).root / "echo").is_file()
+
+
+def test_a_registry_with_tokens(docker_client: Any, where: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with (
+        token_server.running(tmp_path, registry_server.USER, registry_server.PASSWORD) as tokens,
+        registry_server.running(tmp_path, tokens=tokens) as host,
+    ):
+        name = push(docker_client, "tes-test/static", host, auth_config=LOGIN)
+        assert "refuses a reader without a login" in refused(where, name, None)
+        assert "refuses the login" in refused(where, name, signed_in(tmp_path, host, "wrong"))
+        tokens.scopes.clear()
+        images = Images(where, Options(docker_config=signed_in(tmp_path, host, registry_server.PASSWORD)), ids=None)
+        assert (images.prepare(name).root / "echo").is_file()
+        assert tokens.scopes == ["repository:tes-test/static:pull"], "one token, for what is pulled, and no more than that"
 
 
 def test_what_a_registry_does_not_have(registry: str, where: pathlib.Path) -> None:
