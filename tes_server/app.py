@@ -6,27 +6,23 @@ import datetime
 import hashlib
 import os
 import pathlib
-import posixpath
 import random
 import shutil
 import socket
-import urllib.parse
 
 import msgspec
 
 import tes_server
-from tes_server import errors
+from tes_server import errors, site_rules
 from tes_server.backends.base import Backend
 from tes_server.backends.local.driver import LocalBackend
 from tes_server.control.decide import Rules
 from tes_server.control.reconciler import Pace, Reconciler
 from tes_server.control.service import About, Service, Target
-from tes_server.filer.manifest import Access, Storage
 from tes_server.model.run import Reason
-from tes_server.plan import objects, parameters, route
+from tes_server.plan import parameters, route
 from tes_server.plan.compiler import GB
-from tes_server.plan.paths import SitePath, Sites, below, file_path
-from tes_server.plan.policy import Capabilities, Policy
+from tes_server.plan.policy import Capabilities
 from tes_server.runner.engine import Engine
 from tes_server.runner.images import Images
 from tes_server.runner.site import Site
@@ -62,73 +58,12 @@ def data_directory(settings: Settings) -> pathlib.Path:
 
 def check(settings: Settings) -> None:
     """Refuse settings that contradict each other or this machine, with the key at fault."""
-    host = settings.server.host
-    if not settings.auth.allow_open and not _loopback(host):
-        raise errors.SettingsError(f"{host} is not a loopback address; there is no sign-in yet, so this needs auth.allow_open = true", "server.host")
-    _check_storage(settings)
-    for number, site in enumerate(settings.paths):
-        if not site.path.startswith("/") or _directory(site.path) == "/":
-            raise errors.SettingsError("must be an absolute path below /", f"paths[{number}].path")
-        scheme = site.url.partition(":")[0].lower()
-        known = _writable(settings)
-        if scheme in objects.SCHEMES:
-            if objects.covered([rule for rule in _rules(settings) if rule.write], site.url) is None:
-                raise errors.SettingsError("must be at or below the url of a [[storage]] table with write = true", f"paths[{number}].url")
-            continue
-        if scheme not in known or not site.url[len(scheme) :].startswith("://"):
-            raise errors.SettingsError(
-                f"must be a url that can be written to: {', '.join(sorted(known))} (see files.uploads), or an object store that [[storage]] names",
-                f"paths[{number}].url",
-            )
-        if scheme == "file" and not any(below(file_path(site.url), root) for root in _roots(settings)):
-            raise errors.SettingsError("must be at or below one of files.roots", f"paths[{number}].url")
-    for number, root in enumerate((*settings.files.roots, *settings.files.live_mounts)):
-        if not root.startswith("/"):
-            raise errors.SettingsError(f"{root} must be an absolute path", f"files.roots[{number}]")
+    site_rules.check(settings)
     if not settings.store.url.startswith("sqlite:"):
         raise errors.SettingsError("only sqlite: is supported so far", "store.url")
-    for number, mirror in enumerate(settings.sandbox.mirrors):
-        url = urllib.parse.urlsplit(mirror.url)
-        if url.scheme not in ("http", "https") or not url.netloc or "@" in url.netloc or url.query or url.fragment:
-            raise errors.SettingsError("must be http(s)://host[:port][/path]; logins are taken from Docker's config.json", f"sandbox.mirrors[{number}].url")
-        if not mirror.prefix.strip("/") or "://" in mirror.prefix:
-            raise errors.SettingsError("must be a registry or a part of one, e.g. docker.io", f"sandbox.mirrors[{number}].prefix")
     for number, rule in enumerate(settings.routes):
         if rule.backend != LOCAL:
             raise errors.SettingsError(f"there is no backend {rule.backend!r}; there is {LOCAL}", f"routes[{number}].backend")
-
-
-def _check_storage(settings: Settings) -> None:
-    """Every [[storage]] table makes sense by itself. Whether the store answers shows when it is used."""
-    for number, store in enumerate(settings.storage):
-        where = f"storage[{number}]"
-        try:
-            kind = objects.rule_of(store.url, write=store.write).place.kind
-        except objects.Malformed as cause:
-            raise errors.SettingsError(f"{store.url} {cause}", f"{where}.url") from cause
-        foreign = {"s3": ("file", "client_id"), "az": ("region", "profile", "key_variable", "file", "requester_pays"), "gs": _NOT_GOOGLE}[kind]
-        for name in foreign:
-            if getattr(store, name):
-                raise errors.SettingsError(f"means nothing for {kind}://", f"{where}.{name}")
-        if bool(store.key_variable) != bool(store.secret_variable) and kind == "s3":
-            raise errors.SettingsError("key_variable and secret_variable go together", f"{where}.key_variable")
-        if store.endpoint and not store.endpoint.startswith(("http://", "https://")):
-            raise errors.SettingsError("must begin with http:// or https://", f"{where}.endpoint")
-
-
-_NOT_GOOGLE = ("region", "profile", "key_variable", "secret_variable", "requester_pays", "client_id")
-
-
-def _rules(settings: Settings) -> tuple[objects.Rule, ...]:
-    return tuple(objects.rule_of(store.url, write=store.write) for store in settings.storage)
-
-
-def _loopback(host: str) -> bool:
-    try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError as cause:
-        raise errors.SettingsError(f"{host} cannot be resolved", "server.host") from cause
-    return all(str(address).startswith("127.") or address == "::1" for address in found)
 
 
 def store(settings: Settings) -> Store:
@@ -192,7 +127,7 @@ def _data_id(data: pathlib.Path) -> str:
 
 def targets(settings: Settings) -> dict[str, Target]:
     """What tasks are checked against, by backend."""
-    return {LOCAL: Target(policy=policy(settings), capabilities=capabilities(settings))}
+    return {LOCAL: Target(policy=site_rules.policy(settings), capabilities=capabilities(settings))}
 
 
 def capabilities(settings: Settings) -> Capabilities:
@@ -208,50 +143,6 @@ def capabilities(settings: Settings) -> Capabilities:
         host_image=local.engine == "sandbox" and settings.sandbox.allow_host,
         submit_window=SUBMIT_WINDOW,
     )
-
-
-def policy(settings: Settings) -> Policy:
-    """The site's rules for tasks."""
-    tasks = settings.tasks
-    return Policy(
-        sites=Sites(
-            paths=tuple(SitePath(_directory(site.path), site.url.rstrip("/")) for site in settings.paths),
-            roots=_roots(settings),
-            stores=_rules(settings),
-            readable=_readable(settings),
-            writable=_writable(settings),
-        ),
-        live_mounts=_normal(settings.files.live_mounts),
-        default_cpus=tasks.default_cpus,
-        default_ram_gb=tasks.default_ram_gb,
-        default_max_runtime=tasks.default_max_runtime,
-        max_files=tasks.max_inputs,
-    )
-
-
-def _readable(settings: Settings) -> frozenset[str]:
-    """Schemes of urls that inputs may have."""
-    http, ftp = settings.files.http, settings.files.ftp
-    return frozenset({"file", *(("http", "https") if http else ()), *(("ftp", "ftps") if ftp else ())})
-
-
-def _writable(settings: Settings) -> frozenset[str]:
-    """Schemes of urls that outputs may have."""
-    return frozenset({"file", *settings.files.uploads})
-
-
-def _roots(settings: Settings) -> tuple[str, ...]:
-    # A live mount's directory is named by file:// URLs as well.
-    return _normal((*settings.files.roots, *settings.files.live_mounts))
-
-
-def _normal(directories: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(map(_directory, directories)))
-
-
-def _directory(path: str) -> str:
-    # normpath keeps two leading slashes (POSIX lets them differ); no path of a task has them.
-    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def service(settings: Settings, kept: Store) -> Service:
@@ -270,7 +161,7 @@ def about(settings: Settings) -> About:
         organization_url=server.organization_url,
         version=tes_server.__version__,
         description=f"GA4GH TES 1.1 server; runs tasks on this machine with the {settings.local.engine} engine, {_promises(settings)}",
-        storage=(*(f"file://{urllib.parse.quote(root)}" for root in _roots(settings)), *(rule.place.url() for rule in _rules(settings))),
+        storage=site_rules.storage(settings),
         parameters=parameters.COMMON,
     )
 
@@ -290,14 +181,8 @@ def backends(settings: Settings) -> dict[str, Backend]:
     """Backends that run tasks, resumed. Only the reconciler's process has them."""
     data = data_directory(settings)
     site = Site(
-        access=Access(
-            roots=_roots(settings),
-            http=settings.files.http,
-            ftp=settings.files.ftp,
-            uploads=settings.files.uploads,
-            stores=tuple(msgspec.convert(store, Storage, from_attributes=True) for store in settings.storage),
-        ),
-        live_roots=_normal(settings.files.live_mounts),
+        access=site_rules.access(settings),
+        live_roots=site_rules.live_roots(settings),
         tail_bytes=settings.tasks.tail_bytes,
         grace=settings.local.grace,
     )

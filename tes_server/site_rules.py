@@ -1,0 +1,167 @@
+"""From the settings to the site's rules: what tasks may name, read and write, and whether that makes sense.
+
+The API's checks and the filer's access come from the same place, so that no task is taken whose files are refused later.
+This module must never name a store of tasks, a backend or an engine.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import socket
+import urllib.parse
+
+import msgspec
+
+from tes_server import errors
+from tes_server.filer.manifest import Access, Storage
+from tes_server.plan import objects
+from tes_server.plan.paths import SitePath, Sites, below, file_path
+from tes_server.plan.policy import Policy
+from tes_server.settings import MirrorSettings, PathSettings, Settings, StorageSettings
+
+_MEANINGLESS: dict[objects.Kind, tuple[str, ...]] = {
+    "s3": ("file", "client_id"),
+    "az": ("region", "profile", "key_variable", "file", "requester_pays"),
+    "gs": ("region", "profile", "key_variable", "secret_variable", "requester_pays", "client_id"),
+}
+"""Keys of a [[storage]] table that say nothing to a kind of store."""
+
+
+# -- whether it makes sense ----------------------------------------------------------------------------------------
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that contradict each other or this machine: SettingsError with the key at fault. Asks no store."""
+    host = settings.server.host
+    if not settings.auth.allow_open and not _loopback(host):
+        raise errors.SettingsError(f"{host} is not a loopback address; there is no sign-in yet, so this needs auth.allow_open = true", "server.host")
+    for key, roots in (("roots", settings.files.roots), ("live_mounts", settings.files.live_mounts)):
+        for number, root in enumerate(roots):
+            if not root.startswith("/"):
+                raise errors.SettingsError(f"{root} must be an absolute path", f"files.{key}[{number}]")
+    for number, store in enumerate(settings.storage):
+        _check_store(store, f"storage[{number}]")
+    for number, site in enumerate(settings.paths):
+        _check_path(site, settings, f"paths[{number}]")
+    for number, mirror in enumerate(settings.sandbox.mirrors):
+        _check_mirror(mirror, f"sandbox.mirrors[{number}]")
+
+
+def _loopback(host: str) -> bool:
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError as cause:
+        raise errors.SettingsError(f"{host} cannot be resolved", "server.host") from cause
+    return all(str(address).startswith("127.") or address == "::1" for address in found)
+
+
+def _check_store(store: StorageSettings, where: str) -> None:
+    """A [[storage]] table makes sense by itself. Whether the store answers shows when it is used."""
+    try:
+        kind = objects.rule_of(store.url, write=store.write).place.kind
+    except objects.Malformed as cause:
+        raise errors.SettingsError(f"{store.url} {cause}", f"{where}.url") from cause
+    for name in _MEANINGLESS[kind]:
+        if getattr(store, name):
+            raise errors.SettingsError(f"means nothing for {kind}://", f"{where}.{name}")
+    if bool(store.key_variable) != bool(store.secret_variable) and kind == "s3":
+        raise errors.SettingsError("key_variable and secret_variable go together", f"{where}.key_variable")
+    if store.endpoint and not store.endpoint.startswith(("http://", "https://")):
+        raise errors.SettingsError("must begin with http:// or https://", f"{where}.endpoint")
+
+
+def _check_path(site: PathSettings, settings: Settings, where: str) -> None:
+    """A [[paths]] table leads to something that this server may write to."""
+    if not site.path.startswith("/") or _directory(site.path) == "/":
+        raise errors.SettingsError("must be an absolute path below /", f"{where}.path")
+    scheme = site.url.partition(":")[0].lower()
+    known = _writable(settings)
+    if scheme in objects.SCHEMES:
+        if objects.covered([rule for rule in _rules(settings) if rule.write], site.url) is None:
+            raise errors.SettingsError("must be at or below the url of a [[storage]] table with write = true", f"{where}.url")
+    elif scheme not in known or not site.url[len(scheme) :].startswith("://"):
+        may = ", ".join(sorted(known))
+        raise errors.SettingsError(f"must be a url that can be written to: {may} (see files.uploads), or a store that [[storage]] names", f"{where}.url")
+    elif scheme == "file" and not any(below(file_path(site.url), root) for root in _roots(settings)):
+        raise errors.SettingsError("must be at or below one of files.roots", f"{where}.url")
+
+
+def _check_mirror(mirror: MirrorSettings, where: str) -> None:
+    url = urllib.parse.urlsplit(mirror.url)
+    if url.scheme not in ("http", "https") or not url.netloc or "@" in url.netloc or url.query or url.fragment:
+        raise errors.SettingsError("must be http(s)://host[:port][/path]; logins are taken from Docker's config.json", f"{where}.url")
+    if not mirror.prefix.strip("/") or "://" in mirror.prefix:
+        raise errors.SettingsError("must be a registry or a part of one, e.g. docker.io", f"{where}.prefix")
+
+
+# -- what tasks may do ------------------------------------------------------------------------------------------------
+
+
+def policy(settings: Settings) -> Policy:
+    """The site's rules for tasks."""
+    tasks = settings.tasks
+    return Policy(
+        sites=Sites(
+            paths=tuple(SitePath(_directory(site.path), site.url.rstrip("/")) for site in settings.paths),
+            roots=_roots(settings),
+            stores=_rules(settings),
+            readable=_readable(settings),
+            writable=_writable(settings),
+        ),
+        live_mounts=_normal(settings.files.live_mounts),
+        default_cpus=tasks.default_cpus,
+        default_ram_gb=tasks.default_ram_gb,
+        default_max_runtime=tasks.default_max_runtime,
+        max_files=tasks.max_inputs,
+    )
+
+
+def access(settings: Settings) -> Access:
+    """What stage-in and stage-out may reach."""
+    files = settings.files
+    return Access(
+        roots=_roots(settings),
+        http=files.http,
+        ftp=files.ftp,
+        uploads=files.uploads,
+        stores=tuple(msgspec.convert(store, Storage, from_attributes=True) for store in settings.storage),
+    )
+
+
+def live_roots(settings: Settings) -> tuple[str, ...]:
+    """Directories that tasks may mount as they are."""
+    return _normal(settings.files.live_mounts)
+
+
+def storage(settings: Settings) -> tuple[str, ...]:
+    """Where files of tasks may be, as urls for service-info; no secrets."""
+    return (*(f"file://{urllib.parse.quote(root)}" for root in _roots(settings)), *(rule.place.url() for rule in _rules(settings)))
+
+
+def _readable(settings: Settings) -> frozenset[str]:
+    """Schemes of urls that inputs may have."""
+    http, ftp = settings.files.http, settings.files.ftp
+    return frozenset({"file", *(("http", "https") if http else ()), *(("ftp", "ftps") if ftp else ())})
+
+
+def _writable(settings: Settings) -> frozenset[str]:
+    """Schemes of urls that outputs may have."""
+    return frozenset({"file", *settings.files.uploads})
+
+
+def _roots(settings: Settings) -> tuple[str, ...]:
+    # A live mount's directory is named by file:// URLs as well.
+    return _normal((*settings.files.roots, *settings.files.live_mounts))
+
+
+def _normal(directories: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(_directory, directories)))
+
+
+def _directory(path: str) -> str:
+    # normpath keeps two leading slashes (POSIX lets them differ); no path of a task has them.
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def _rules(settings: Settings) -> tuple[objects.Rule, ...]:
+    return tuple(objects.rule_of(store.url, write=store.write) for store in settings.storage)

@@ -1,0 +1,56 @@
+"""Settings that contradict each other are refused before anything starts, by their key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tes_server import configuration, errors, settings, site_rules
+
+
+def made(**tree: Any) -> settings.Settings:
+    return configuration.load(None, {}, tree)
+
+
+@pytest.mark.parametrize(
+    ("tree", "where"),
+    [
+        ({"server.host": "0.0.0.0"}, "server.host"),
+        ({"files.roots": ["/a", "b"]}, "files.roots[1]"),
+        ({"files.roots": ["/a"], "files.live_mounts": ["b"]}, "files.live_mounts[0]"),
+        ({"paths": [{"path": "p", "url": "file:///a"}]}, "paths[0].path"),
+        ({"paths": [{"path": "//", "url": "file:///a"}]}, "paths[0].path"),
+        ({"files.roots": ["/a"], "paths": [{"path": "/p", "url": "file:///a/x"}, {"path": "/q", "url": "s3://a"}]}, "paths[1].url"),
+        ({"files.roots": ["/a"], "paths": [{"path": "/p", "url": "file:///ab"}]}, "paths[0].url"),
+        ({"paths": [{"path": "/p", "url": "file:///a"}]}, "paths[0].url"),
+        ({"paths": [{"path": "/p", "url": "gopher://a"}]}, "paths[0].url"),
+        ({"paths": [{"path": "/p", "url": "ftp://a/b"}]}, "paths[0].url"),
+        ({"files.uploads": ["ftp"], "paths": [{"path": "/p", "url": "ftp:/a/b"}]}, "paths[0].url"),
+    ],
+)
+def test_a_contradiction_is_named(tree: dict[str, Any], where: str) -> None:
+    with pytest.raises(errors.SettingsError) as caught:
+        site_rules.check(made(**tree))
+    assert caught.value.where == where
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {},
+        {"server.host": "::1"},
+        {"server.host": "0.0.0.0", "auth.allow_open": True},
+        {"files.roots": ["/a/"], "paths": [{"path": "//p/", "url": "file:///a/b%20c/"}]},
+        {"files.uploads": ["ftp"], "paths": [{"path": "/p", "url": "ftp://a/b"}]},
+        {"files.live_mounts": ["/a"], "paths": [{"path": "/p", "url": "file:///a"}]},
+    ],
+)
+def test_what_fits_together_is_taken(tree: dict[str, Any]) -> None:
+    site_rules.check(made(**tree))
+
+
+def test_directories_are_normalised_as_the_paths_of_tasks_are() -> None:
+    sites = site_rules.policy(made(**{"files.roots": ["//a/./b/", "/a/b"], "paths": [{"path": "//p//q/", "url": "file:///a/b/"}]})).sites
+    assert sites.roots == ("/a/b",)
+    assert [(site.path, site.url) for site in sites.paths] == [("/p/q", "file:///a/b")]
