@@ -74,9 +74,9 @@ def test_max_runtime_ends_a_sleep_in_time(server: Server, root: pathlib.Path) ->
     task_id = server.create(
         sh("echo x > /work/x; exec sleep 1000", workdir="/work"),
         outputs=[{"path": "/work/x", "url": f"{root}/x"}],
-        resources={**SMALL, "backend_parameters": {"max_runtime": "2s"}},
+        resources={**SMALL, "backend_parameters": {"max_runtime": "5s"}},
     )
-    task = server.until(task_id, patience=12)
+    task = server.until(task_id, patience=60)
     assert task["state"] == "SYSTEM_ERROR"
     assert any(line.startswith("TIMEOUT") for line in task["logs"][0]["system_logs"])
     assert (root / "x").read_text() == "x\n"
