@@ -22,7 +22,7 @@ import msgspec
 
 from tes_server import errors, step
 from tes_server.plan.steps import Execute, Limits
-from tes_server.runner import bwrap, cgroups, host, records, sandbox_launch, sandbox_source, seccomp, userns
+from tes_server.runner import bwrap, cgroups, host, records, sandbox_launch, sandbox_source, seccomp, underlay, userns
 from tes_server.runner.engine import Cell, CellState, Exit
 from tes_server.runner.host_tree import HostTree
 from tes_server.runner.images import Images, Options
@@ -56,8 +56,15 @@ class SandboxEngine:
         self._cells.mkdir(mode=0o700, exist_ok=True)
         self._groups = cgroups.find()
         root = os.geteuid() == 0
+        self._step, program = step.path(), bwrap.find()
         self._site = sandbox_launch.Site(
-            step=step.path(), bwrap=bwrap.find(), root=root, network=network, filter=seccomp.program(one_id=not root), processes=processes
+            step=self._step,
+            bwrap=program,
+            root=root,
+            network=network,
+            filter=seccomp.program(one_id=not root),
+            processes=processes,
+            overlays=self._overlays(program),
         )
         ids = sandbox_launch.IDS if root else None
         tree = HostTree(self._cells / ".host", ids[0] if ids else -1)
@@ -95,7 +102,8 @@ class SandboxEngine:
         if end is None or end.code != 0:
             raise errors.EngineError(f"`true` did not work in a sandbox: {end}", Code.ENGINE_ERROR)
         mode = f"tasks as ids {sandbox_launch.IDS[0]} and up" if self._site.root else "tasks as this user"
-        return f"{version}, {mode}; {self.limits}"
+        root = "" if self._site.overlays else "; images are read-only to their tasks (no overlay can be made: put `data` on a local disk; Linux 5.11 or newer)"
+        return f"{version}, {mode}; {self.limits}{root}"
 
     def prepare(self, image: str) -> str:
         """See `Engine.prepare`."""
@@ -153,7 +161,8 @@ class SandboxEngine:
         self._reap(cell.name)
         self._out_of_memory(cell)  # kept, before its counter goes
         cgroups.remove(self._groups_of(own))
-        self.wipe(own)
+        if not _remove_unused(own):
+            self.wipe(own)
 
     def wipe(self, path: pathlib.Path) -> None:
         """See `Engine.wipe`. By tes-step, which follows no link and takes any depth."""
@@ -161,11 +170,19 @@ class SandboxEngine:
         for _ in range(_WIPE_TRIES):
             if not path.exists():
                 return
-            words = subprocess.run([self._site.step, "--wipe", path], capture_output=True, text=True, check=False).stderr.strip()
+            words = subprocess.run([self._step, "--wipe", path], capture_output=True, text=True, check=False).stderr.strip()
             with contextlib.suppress(OSError):  # tried again
                 path.rmdir()
         if path.exists():
             raise errors.EngineError(f"{path.name} cannot be deleted: {words}", Code.ENGINE_ERROR, transient=True)
+
+    def _overlays(self, program: bwrap.Program) -> bool:
+        """Tried once: it depends on the kernel and on the file system of our directory."""
+        place = pathlib.Path(tempfile.mkdtemp(dir=self._cells, prefix=".overlay-"))
+        try:
+            return underlay.overlay_works(program.path, self._step, place)
+        finally:
+            self.wipe(place)
 
     def survey(self) -> list[str]:
         """See `Engine.survey`: started, or about to be, and not removed."""
@@ -206,3 +223,16 @@ class SandboxEngine:
         with contextlib.suppress(OSError):
             return (self._cells / cell.name / "log").read_text(errors="replace")[:4096]
         return ""
+
+
+def _remove_unused(own: pathlib.Path) -> bool:
+    """Remove the directory of a cell whose command wrote nothing into its image; False if there is more. Quicker than a process for it."""
+    layer = own / "layer"
+    try:
+        for name in ("log", "groups"):
+            (own / name).unlink(missing_ok=True)
+        for directory in (*(layer / "upper").iterdir(), layer / "upper", layer / "work/work", layer / "work", layer, own / "out", own):
+            directory.rmdir()
+    except OSError:
+        return False
+    return True

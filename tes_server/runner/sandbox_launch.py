@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 import msgspec
 
 from tes_server.plan.steps import MountKind
-from tes_server.runner import bwrap, host, sandbox_mounts
+from tes_server.runner import bwrap, host, sandbox_mounts, underlay
 from tes_server.runner.engine import Cell
 from tes_server.runner.sandbox_source import Source
 
@@ -28,7 +28,7 @@ _NO_GRACE_OF_ITS_OWN = 2**31  # seconds
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """What is the same for all cells. `root`: the server is root, so that tasks get a range of ids of their own.
 
-    `filter`: the program of runner.seccomp. `processes`: how many a cell may have.
+    `filter`: the program of runner.seccomp. `processes`: how many a cell may have. `overlays`: the kernel makes them here.
     """
 
     step: pathlib.Path
@@ -37,6 +37,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     network: bool
     filter: bytes
     processes: int
+    overlays: bool
 
 
 def launch(cell: Cell, own: pathlib.Path, lock: int, groups: Sequence[pathlib.Path], source: Source, site: Site) -> int:
@@ -85,7 +86,11 @@ def _prepare(cell: Cell, own: pathlib.Path, stage: bwrap.Stage, source: Source, 
     for name in ("out", "layer", "layer/upper", "layer/work"):
         (own / name).mkdir(mode=0o755, exist_ok=True)
     (own / "layer/upper").chmod(0o755)  # it is the sandbox's /
-    root = bwrap.overlay([stage.show(path, name) for path, name in source.layers], stage.show(own / "layer", "layer"))
+    shown = [stage.show(path, name) for path, name in source.layers]
+    if site.overlays:
+        root = bwrap.overlay(shown, stage.show(own / "layer", "layer"))
+    else:
+        root = _underlay(cell, source, shown, stage.show(own / "layer/upper", "upper"), [mount.place for mount in mounts])
     if source.shows_host:
         root += [*host.arguments(), "--dir", home]
     return bwrap.arguments(
@@ -99,6 +104,17 @@ def _prepare(cell: Cell, own: pathlib.Path, stage: bwrap.Stage, source: Source, 
         user=None if source.user is None else (source.user.uid, source.user.gid),
         filter_descriptor=calls,
     )
+
+
+def _underlay(cell: Cell, source: Source, shown: Sequence[str], own: str, places: Sequence[str]) -> list[str]:
+    realm = source.realm()
+    over = {}
+    for (layer, _), reached in zip(source.layers[1:], shown[1:], strict=True):
+        over.update({f"/etc/{path.name}": f"{reached}/etc/{path.name}" for path in (layer / "etc").iterdir()})
+    made = [realm.place(path).real for path in (*cell.step.copies, cell.step.workdir or source.workdir)]
+    homes = [] if source.user is None else [realm.place(source.user.home).real]
+    scratch = [place for place in dict.fromkeys([*homes, "/run", "/var/tmp"]) if place != "/"]  # noqa: S108 the sandbox's own
+    return underlay.options(source.layers[0][0], shown[0], over, own, [*places, *made], scratch)
 
 
 def _home(cell: Cell, source: Source) -> str:

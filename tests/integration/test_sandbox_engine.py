@@ -64,6 +64,30 @@ class TestAnImage(SandboxContract):
         return sandbox_images.NAME
 
 
+class TestAnImageWithoutOverlays(TestAnImage):
+    """As on an old kernel, or with data on a file system that cannot hold an overlay's upper directory."""
+
+    @pytest.fixture(autouse=True)
+    def no_overlays(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tes_server.runner.underlay.overlay_works", lambda *_: False)
+
+    def test_says_what_is_different(self, engine: Engine) -> None:
+        assert "read-only to their tasks" in engine.check()
+
+    def test_the_images_own_places_are_read_only(self, lab: Lab) -> None:
+        out = lab.check("for f in /etc/canary /bin/new /home/alice/new; do (echo x > $f) 2> /dev/null || echo refused; done")
+        assert out == "refused\n" * 3
+
+    def test_this_machines_programs_run_too(self, lab: Lab) -> None:
+        cell = msgspec.structs.replace(lab.sh('echo x > "$HOME/f"; cat /etc/hostname; cat "$HOME/f"; ls /usr/bin > /dev/null'), image="host")
+        assert lab.run(cell).code == 0
+        assert lab.engine.streams(cell)[0] == "tes\nx\n"
+
+    def test_names_of_hosts_are_this_machines(self, lab: Lab) -> None:
+        """Though the image's resolv.conf is a link to nowhere."""
+        assert lab.check("cat /etc/resolv.conf") == pathlib.Path("/etc/resolv.conf").read_text()
+
+
 class TestOwnership(SandboxCase):
     def test_staged_files_are_the_tasks_own(self, lab: Lab) -> None:
         script = lab.work / "script"
