@@ -67,10 +67,13 @@ def list_(**given: Any) -> None:
 @click.option("--name", default="", help="Name for the image, where the file has one image and no name, or another.")
 def load(file: pathlib.Path, name: str, **given: Any) -> None:
     """Take images from a file that `docker save` wrote, or an OCI archive; - is standard input. No registry is asked about them then."""
-    kept = _opened(given)
-    with _readable(file, kept) as archive:
-        for known, image in kept.load(archive, str(file), name):
-            click.echo(f"{known or '(no name)'}  {image.digest}  {_size(image.size)}")
+
+    def one(title: str, kept: Images) -> None:
+        with _readable(file, kept) as archive:
+            for known, image in kept.load(archive, title, name):
+                click.echo(f"{known or '(no name)'}  {image.digest}  {_size(image.size)}")
+
+    _each(["standard input" if str(file) == "-" else str(file)], _opened(given), one)
 
 
 @images.command(short_help="Delete images.")
@@ -78,7 +81,13 @@ def load(file: pathlib.Path, name: str, **given: Any) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 def remove(names: tuple[str, ...], **given: Any) -> None:
     """Delete images by name or digest. One that a task runs in stays, and one that has other names loses this one only."""
-    _each(names, _opened(given), lambda name, kept: kept.remove(name))
+    _each(names, _opened(given), lambda name, kept: kept.remove(_whole(name, kept)))
+
+
+def _whole(name: str, kept: Images) -> str:
+    """The digest that `list` shows as `name`; another name as it is."""
+    found = {listed.image.digest for listed in kept.list() if listed.image.digest[:DIGEST_SHOWN] == name}
+    return found.pop() if len(found) == 1 else name
 
 
 def _opened(given: dict[str, Any]) -> Images:

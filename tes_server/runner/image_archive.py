@@ -80,7 +80,7 @@ def opened(file: BinaryIO, directory: pathlib.Path) -> Iterator[list[Packed]]:
             archive = stack.enter_context(tarfile.open(fileobj=stack.enter_context(_plain(file, directory)), mode="r:"))
             contents = _Contents(archive)
         except (OSError, tarfile.TarError, ValueError) as cause:
-            raise image_manifest.unusable(f"it cannot be read: {cause}") from cause
+            raise image_manifest.unusable(f"it cannot be read as a tar archive: {cause}") from cause
         yield list(contents.images())
 
 

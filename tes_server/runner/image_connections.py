@@ -75,7 +75,8 @@ def failed(cause: Exception, host: str) -> errors.EngineError:
     """Why a connection to `host` broke."""
     reason = cause.__cause__ or cause.__context__ or cause
     if isinstance(reason, ssl.SSLCertVerificationError) or isinstance(cause, urllib3.exceptions.SSLError):
-        return errors.EngineError(f"the certificate of {host} is not trusted here, or it does not speak TLS", Code.IMAGE_ERROR)
+        why = f"the certificate of {host} is not trusted here, or it does not speak TLS (SSL_CERT_FILE, sandbox.plain_http)"
+        return errors.EngineError(why, Code.IMAGE_ERROR)
     if isinstance(cause, urllib3.exceptions.NameResolutionError):
         return Passing(f"the name {host} cannot be resolved")
     if isinstance(cause, urllib3.exceptions.NewConnectionError):

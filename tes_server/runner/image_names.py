@@ -50,6 +50,8 @@ class Name(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse(text: str) -> Name:
     """The image that `text` names. `errors.EngineError` (IMAGE_ERROR) says what is wrong with it."""
+    if "://" in text:
+        raise _bad(text, "it begins with the host of its registry, without a scheme")
     rest, at, digest = text.partition("@")
     if at and not _DIGEST.fullmatch(digest):
         raise _bad(text, "after @ must come sha256: and 64 hexadecimal digits")

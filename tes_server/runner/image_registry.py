@@ -222,7 +222,7 @@ def _refusal(status: int, retry_after: str, response: urllib3.BaseHTTPResponse |
         text = f"{first.code}: {first.message}" if first.message else first.code
         said = f" ({''.join(letter if letter.isprintable() else ' ' for letter in text)[:200]})"
     if status in (401, 403):
-        return errors.EngineError(f"the registry denies it{said}", Code.IMAGE_DENIED)
+        return errors.EngineError(f"the registry denies it, or has no such repository{said}", Code.IMAGE_DENIED)
     if status == 404:
         return errors.EngineError(f"the registry does not have it{said}", Code.IMAGE_NOT_FOUND)
     if status == 416:

@@ -177,7 +177,7 @@ def uncompressed(blob: Bytes) -> Iterator[bytes]:
                 yield head
                 head = blob.read(PIECE)
     except (zlib.error, zstandard.ZstdError) as cause:
-        raise image_manifest.unusable(f"a layer's compression is damaged: {cause}") from cause
+        raise image_manifest.unusable(f"its compression is damaged: {cause}") from cause
 
 
 def _gunzip(data: bytes, blob: Bytes) -> Iterator[bytes]:
@@ -188,7 +188,7 @@ def _gunzip(data: bytes, blob: Bytes) -> Iterator[bytes]:
             data = blob.read(PIECE)
         if not data:
             if not unzip.eof:
-                raise image_manifest.unusable("a layer's compression ends in the middle")
+                raise image_manifest.unusable("its compression ends in the middle")
             return
         if unzip.eof:
             data = data.lstrip(b"\0")  # padding

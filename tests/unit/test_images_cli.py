@@ -50,6 +50,15 @@ def test_the_life_of_an_image(say: Say, registry: image_registry.Registry) -> No
     assert len(say("list")[1].splitlines()) == 2
 
 
+def test_the_digest_that_is_listed_is_one_to_remove(say: Say, registry: image_registry.Registry) -> None:
+    name = registry.push(pack([layer(entry("file", b"x"))]))
+    say("pull", name)
+    digest = say("list")[1].splitlines()[1].split()[1]
+    assert say("remove", digest[:-1])[0] == 1
+    assert say("remove", digest) == (0, "", "")
+    assert len(say("list")[1].splitlines()) == 2
+
+
 def test_one_that_fails_stops_no_other(say: Say, registry: image_registry.Registry) -> None:
     name = registry.push(pack([layer(entry("file", b"x"))]))
     code, out, said = say("pull", f"{registry.host}/none", "Bad Name", name)
@@ -97,8 +106,9 @@ def test_a_file_that_cannot_be_loaded_is_told(say: Say, tmp_path: pathlib.Path) 
     assert "No such file" in said
     (tmp_path / "x").write_bytes(b"x" * 2000)
     code, _, said = say("load", str(tmp_path / "x"))
-    assert code == 2
-    assert said.startswith(f"tes-server: {tmp_path / 'x'}: it cannot be read")
+    assert code == 1
+    assert said.startswith(f"tes-server: IMAGE_ERROR: {tmp_path / 'x'}: it cannot be read as a tar archive")
+    assert say("load", "-")[2].startswith("tes-server: IMAGE_ERROR: standard input: it cannot be read")
 
 
 def test_an_image_in_use_says_so(say: Say, registry: image_registry.Registry, tmp_path: pathlib.Path) -> None:
