@@ -27,6 +27,9 @@ T = TypeVar("T")
 LARGEST = 256 * 1024 * 1024
 """Bytes of one object that are read: far above any plan or report, and what a process may hold in memory."""
 
+TAKES = 3
+"""Tries to take an attempt that is told to be taken, and is not: its taker was refused for a conflict, or it is being swept."""
+
 RIVALS = 8
 """Writers that try at once to make the same object when a spool is checked."""
 
@@ -132,11 +135,15 @@ class Spool:
 
         If this raises Unavailable the attempt may have been taken; ask again with the same `run`.
         """
-        if self._shelf.create(attempt.name_of("started"), msgspec.json.encode(Started(run))):
-            return True
-        # Perhaps by us: the answer to our own write may have been lost, and the write repeated below us.
-        taken = self.started(attempt)
-        return taken is not None and taken.run == run
+        name, mine = attempt.name_of("started"), msgspec.json.encode(Started(run))
+        for _ in range(TAKES):
+            if self._shelf.create(name, mine):
+                return True
+            # Perhaps by us: the answer to our own write may have been lost, and the write repeated below us.
+            taken = self._shelf.read(name, LARGEST)
+            if taken is not None:
+                return taken == mine
+        return False
 
     def plan(self, attempt: Attempt) -> Plan | None:
         """The plan; None also for an attempt that was swept: there is nothing to do any more."""
