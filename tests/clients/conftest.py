@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from tests.acceptance.server import served
 from tests.acceptance.test_examples import needs_image
-from tests.clients.engines import Installation, Share, SharedDirectory
+from tests.clients.engines import Installation, Share, SharedDirectory, SharedObjects
+from tests.contract import object_servers
 
 TOP = "/engine-work"
 IMAGE = "tes-test/debian"
@@ -25,11 +28,16 @@ def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module", params=["file"])
-def share(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Share, str, dict[str, str]]:
-    """The work directory as engines see it, the url that stands for it, and the settings that allow that."""
-    home = tmp_path_factory.mktemp("share")
-    return SharedDirectory(TOP, home), f"file://{home}", {"TES_SERVER__FILES__ROOTS": f'["{home}"]'}
+@pytest.fixture(scope="module", params=["file", pytest.param("s3", marks=pytest.mark.s3), pytest.param("az", marks=pytest.mark.azurite)])
+def share(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Share, str, dict[str, str]]]:
+    """The work directory as engines see it, the url that stands for it, and the environment of a server that allows that."""
+    if request.param == "file":
+        home = tmp_path_factory.mktemp("share")
+        yield SharedDirectory(TOP, home), f"file://{home}", {"TES_SERVER__FILES__ROOTS": f'["{home}"]'}
+        return
+    with object_servers.s3() if request.param == "s3" else object_servers.azurite() as store:
+        settings = ", ".join(f"{name} = {json.dumps(value)}" for name, value in msgspec.to_builtins(store.settings).items())
+        yield SharedObjects(TOP, store, "exec"), f"{store.url}/exec", {**store.variables, "TES_SERVER__STORAGE": f"[{{{settings}}}]"}
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import urllib.request
 from typing import Any, TypeVar
 
 from tests.acceptance.server import Server
+from tests.contract import object_servers
 
 T = TypeVar("T")
 
@@ -64,6 +65,27 @@ class SharedDirectory(Share):
     def names(self, path: str) -> set[str]:
         base = self._at(path)
         return {str(file.relative_to(base)) for file in base.rglob("*") if file.is_file()}
+
+
+class SharedObjects(Share):
+    """A prefix of an object store, seen with the cloud's own SDK."""
+
+    def __init__(self, top: str, store: object_servers.Server, prefix: str) -> None:
+        self._top = top
+        self._store = store
+        self._prefix = prefix
+
+    def _key(self, path: str) -> str:
+        return self._prefix + path.removeprefix(self._top)
+
+    def write(self, path: str, data: bytes) -> None:
+        self._store.put(self._key(path), data)
+
+    def read(self, path: str) -> bytes | None:
+        return self._store.objects(self._key(path)).get("")
+
+    def names(self, path: str) -> set[str]:
+        return set(self._store.objects(self._key(path) + "/"))
 
 
 @dataclasses.dataclass(frozen=True)
