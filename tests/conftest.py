@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import hypothesis
 import pytest
 
 from tes_server import errors
@@ -16,6 +17,10 @@ object_servers.remember(os.environ)
 # The suite must not depend on how this machine is set up.
 for name in [name for name in os.environ if name.startswith(("TES_", "DOCKER_TLS", "PROMETHEUS_", "AWS_", "AZURE_", "GOOGLE_"))]:
     del os.environ[name]
+
+# A machine that is busy is slow, not wrong.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 # Under `nohup`, or in the background of a script, these come ignored, and commands that tests start would inherit that;
 # a handler is not inherited, and one that does nothing ignores them here as before.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import os
 import socket
 import urllib.parse
 import uuid
@@ -24,16 +25,16 @@ from tests.integration.conftest import unreachable
 ACCOUNT = "devstoreaccount1"
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """Azurite's own, the same everywhere."""
-_NAMED: dict[str, str] = {}
+_KEPT = "KEPT_FOR_TESTS_"
 
 
 def remember(environment: MutableMapping[str, str]) -> None:
-    """Keep what the environment says of the servers: tests do not see it."""
-    _NAMED.update({name: value for name, value in environment.items() if name.startswith(("AWS_", "AZURITE_"))})
+    """Keep what the environment says of the servers under names that only this module knows, also for processes of pytest-xdist."""
+    environment.update({_KEPT + name: value for name, value in environment.items() if name.startswith(("AWS_", "AZURITE_"))})
 
 
 def _named(name: str, service: str) -> str:
-    value = _NAMED.get(name)
+    value = os.environ.get(_KEPT + name)
     if not value:
         unreachable(service, f"{name} is not set")
     return value
@@ -164,7 +165,7 @@ def s3() -> Iterator[S3]:
     """The S3 server of the environment."""
     endpoint = _named("AWS_ENDPOINT_URL", "the S3 server")
     _answers(endpoint, "the S3 server")
-    server = S3(endpoint, _NAMED["AWS_ACCESS_KEY_ID"], _NAMED["AWS_SECRET_ACCESS_KEY"])
+    server = S3(endpoint, _named("AWS_ACCESS_KEY_ID", "the S3 server"), _named("AWS_SECRET_ACCESS_KEY", "the S3 server"))
     try:
         yield server
     finally:
