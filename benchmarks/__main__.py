@@ -1,22 +1,29 @@
-"""All figures, one benchmark after the other: `python -m benchmarks [--json] [NAME ...]`. About half an hour, and 12 GB of disk.
+"""All figures, one benchmark after the other: `python -m benchmarks [--json] [--store DIR] [NAME ...]`.
 
-Without --json: the table of the README, in Markdown. Must be run on a machine that does nothing else.
+Prints the table of docs/benchmarks.md, in Markdown, row by row as they are measured; with --json what each benchmark printed,
+one object a line. One that fails is told at the end and stops no other. The machine must do nothing else meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import pathlib
 import subprocess
 import sys
 from typing import Any
 
-NAMES = ("api", "scale", "docker", "sandbox", "latency", "staging", "memory", "startup")
+NAMES = ("api", "latency", "sandbox", "docker", "scale", "staging", "memory", "startup")
+
+HEAD = "| what | figure | baseline | ratio | spread | goal |\n|---|---|---|---|---|---|"
 
 
-def measured(name: str) -> dict[str, Any]:
-    """What one benchmark printed."""
-    done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--json"], stdout=subprocess.PIPE, text=True, check=True)
+def measured(name: str, options: list[str]) -> dict[str, Any] | None:
+    """What one benchmark printed; None if it failed."""
+    print(f"benchmarks.{name} ...", file=sys.stderr, flush=True)
+    done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--json", *options], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        return None
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -30,21 +37,32 @@ def row(figure: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="what each printed, as one JSON array")
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="some of them")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="as JSON instead of the table")
+    parser.add_argument("--rounds", type=int, help="rounds of ours against the baseline")
+    parser.add_argument("--store", type=pathlib.Path, help="where `scale` keeps its stores from run to run")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(NAMES)}")
     chosen = parser.parse_args()
-    results = []
+    unknown = set(chosen.names) - set(NAMES)
+    if unknown:
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    failed = []
+    where: dict[str, Any] = {}
+    if not chosen.json:
+        print(HEAD, flush=True)
     for name in chosen.names or NAMES:
-        print(f"benchmarks.{name} ...", file=sys.stderr, flush=True)
-        results.append(measured(name))
-    if chosen.json:
-        print(json.dumps(results, indent=2))
-        return
-    print("| what | figure | baseline | ratio | spread | goal |\n|---|---|---|---|---|---|")
-    for result in results:
-        print("\n".join(map(row, result["figures"])))
-    print("\n" + ", ".join(f"{key} {value}" for key, value in results[0]["machine"].items()))
+        options = ["--rounds", str(chosen.rounds)] if chosen.rounds else []
+        options += ["--store", str(chosen.store)] if chosen.store and name == "scale" else []
+        result = measured(name, options)
+        if result is None:
+            failed.append(name)
+            continue
+        where = where or result["machine"]
+        print(json.dumps(result) if chosen.json else "\n".join(map(row, result["figures"])), flush=True)
+    if where and not chosen.json:
+        print("\n" + ", ".join(f"{key} {value}" for key, value in where.items()))
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

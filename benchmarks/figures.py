@@ -15,9 +15,15 @@ import msgspec
 
 ROUNDS = 5
 
+FEWEST = 20
+"""Measurements from which on a percentile says something."""
+
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One measured number. `spread` is the least and the greatest of the rounds; `ratio` is ours by the baseline's of the same round, in the median."""
+    """One measured number. `spread` is the least and the greatest of the rounds; `ratio` is ours by the baseline's of the same round, in the median.
+
+    Nothing that is measured here can be zero: `ValueError`, since then nothing was measured.
+    """
 
     what: str
     figure: float
@@ -28,6 +34,11 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ratio: float | None = None
     spread: tuple[float, float] | None = None
     notes: dict[str, float | str] = {}
+
+    def __post_init__(self) -> None:
+        for value in (self.figure, self.baseline):
+            if value is not None and not value > 0:
+                raise ValueError(f"{self.what}: nothing was measured ({value:g} {self.unit})")
 
 
 def interleaved(ours: Callable[[], float], theirs: Callable[[], float], rounds: int = ROUNDS) -> list[tuple[float, float]]:
@@ -65,8 +76,10 @@ def measured(what: str, unit: str, values: Iterable[float], *, goal: str = "", *
 
 
 def percentile(values: Iterable[float], hundredths: int) -> float:
-    """The value below which `hundredths` of a hundred lie."""
+    """The value below which `hundredths` of a hundred lie. `ValueError` where there are fewer than 20: they tell no p95."""
     each = sorted(values)
+    if len(each) < FEWEST:
+        raise ValueError(f"{len(each)} measurements are too few for a percentile")
     return each[min(len(each) - 1, len(each) * hundredths // 100)]
 
 

@@ -37,7 +37,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """Answers a second and latencies. `errors` counts answers other than 2xx and broken connections: it has to be 0."""
+    """Answers a second and latencies. `errors` counts answers other than 2xx and broken connections."""
 
     rate: float
     p50_ms: float
@@ -52,8 +52,11 @@ def driver() -> str:
 
 
 def measure(port: int, request: Request, clients: int, seconds: float) -> Figures:
-    """Let `clients` connections send `request` to 127.0.0.1 for `seconds`."""
-    return _wrk(port, request, clients, seconds) if driver() == "wrk" else asyncio.run(_streams(port, request, clients, seconds))
+    """Let `clients` connections send `request` to 127.0.0.1 for `seconds`. One failure, or no answer at all, ends the benchmark."""
+    found = _wrk(port, request, clients, seconds) if driver() == "wrk" else asyncio.run(_streams(port, request, clients, seconds))
+    if found.errors or not found.rate:
+        raise SystemExit(f"{request.method} {request.path}: {found.errors} requests failed, {found.rate:g} a second were answered")
+    return found
 
 
 def _wrk(port: int, request: Request, clients: int, seconds: float) -> Figures:

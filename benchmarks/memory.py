@@ -50,13 +50,16 @@ def main() -> None:
         time.sleep(5)  # start-up's garbage is gone, the reconciler has had its first sweep
         idle = pss(ours.processes())
         with server.full(ours, cores=int(where["cores"])):
-            for number in range(chosen.tasks):
+            first = ours.create(api.task(10))
+            for number in range(1, chosen.tasks):
                 last = ours.create(api.task(10))
                 if number % 10 == 0:
                     ours.ask("GET", f"/v1/tasks/{last}?view=FULL")
             ours.ask("GET", "/v1/tasks?page_size=256&view=FULL")
             time.sleep(5)
             active = pss(ours.processes())
+            if ours.state(first) != "QUEUED":
+                raise SystemExit("the tasks do not wait")
         nothing = bare(len(ours.processes()))
     note = "as many bare interpreters"
     figures.show(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import pathlib
 import time
 from typing import Any
 
@@ -42,8 +43,14 @@ class BareDocker:
         for _ in range(count):
             made = client.create_container(self._image, ["true"], host_config=client.create_host_config(network_mode=self._network))["Id"]
             client.start(made)
-            client.wait(made)
+            if ended := client.wait(made)["StatusCode"]:
+                raise SystemExit(f"`true` ended with {ended}")
             client.remove_container(made)
+
+    def save(self, image: str, archive: pathlib.Path) -> None:
+        """An image of the daemon as a file."""
+        with archive.open("wb") as file:
+            file.writelines(self._clients[0].get_image(image))
 
     def close(self) -> None:
         """Give the connections back."""

@@ -1,12 +1,13 @@
 """No-op tasks through the whole server in the sandbox, against the bare Docker rate of the same run: `python -m benchmarks.sandbox --json`.
 
-Blocks alternate. `--image host` is this machine's own programs; another image has to be in the sandbox's cache before.
+Blocks alternate. The image is taken from the daemon into the sandbox's cache before; `--image host` is this machine's own programs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import pathlib
+import subprocess
 import tempfile
 
 from benchmarks import figures, noop, server
@@ -15,15 +16,18 @@ from benchmarks import figures, noop, server
 def main() -> None:
     parser = figures.parser(__doc__)
     parser.add_argument("--tasks", type=int, default=400, help="tasks in one block of ours; bare Docker gets a tenth")
-    parser.add_argument("--image", default="host", help="image of our tasks")
+    parser.add_argument("--image", default=noop.IMAGE, help="image of our tasks")
     parser.add_argument("--network", default="host", choices=["bridge", "none", "host"], help="of the bare containers; the sandbox shares the machine's")
     chosen = parser.parse_args()
     where = figures.machine()
     with contextlib.ExitStack() as stack:
         data = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(dir=chosen.data)))
-        ours = stack.enter_context(server.running(data / "data", engine="sandbox", local__cpus=noop.AT_ONCE))
         bare = noop.BareDocker(noop.IMAGE, chosen.network)
         stack.callback(bare.close)
+        if chosen.image != "host":
+            bare.save(chosen.image, data / "image.tar")
+            subprocess.run(server.command("images", "load", "--data", str(data / "data"), str(data / "image.tar")), check=True, stdout=subprocess.DEVNULL)
+        ours = stack.enter_context(server.running(data / "data", engine="sandbox", local__cpus=noop.AT_ONCE))
         noop.through(ours, chosen.image, noop.AT_ONCE)
         bare.rate(noop.AT_ONCE)
         before, done = ours.cpu_seconds(), 0

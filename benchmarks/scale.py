@@ -3,7 +3,7 @@
 A store is filled with finished tasks, without the server. At `--lists-at` tasks lists of 256 are asked for over HTTP, by one
 client and by eight, with and without selective filters. At `--tasks` creates (32 clients, durable) and lists are compared
 with a server on an empty store, in alternating blocks. Six million tasks take some 9 GB and ten minutes or more to fill:
-`--store` keeps them.
+`--store` keeps both stores for the next run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from collections.abc import Iterator
 
 from benchmarks import api, figures, load, server
 from benchmarks.store import made
+from tes_server.control import decide
+from tes_server.model.record import ALL_SHARDS, Lane
 from tes_server.store import sqlite
 
 GROUP = 2000
@@ -33,9 +35,17 @@ FILTERS = {
 """Each finds a few hundred tasks of all, somewhere in the middle."""
 
 
+def filled(kept: pathlib.Path, tasks: int) -> pathlib.Path:
+    """The data directory below `kept` with that many finished tasks, and none that waits."""
+    data = kept / f"tasks-{tasks}"
+    fill(data, tasks)
+    settle(data)
+    return data
+
+
 def fill(data: pathlib.Path, tasks: int) -> None:
     """Finished tasks into the store of a data directory, until there are `tasks` of them; the newest one ended just now."""
-    data.mkdir(exist_ok=True)
+    data.mkdir(parents=True, exist_ok=True)
     store = sqlite.SqliteStore(data / "tasks.sqlite")
     with contextlib.closing(sqlite3.connect(data / "tasks.sqlite")) as connection:
         (first,) = connection.execute("SELECT coalesce(max(seq), 0) FROM tasks").fetchone()
@@ -52,13 +62,24 @@ def serving(data: pathlib.Path) -> Iterator[server.Server]:
         yield ours
 
 
-def lists(port: int, number: int, seconds: float, rounds: int) -> list[figures.Figure]:
+def settle(data: pathlib.Path) -> None:
+    """Cancel what an earlier run left QUEUED in a store that is kept: it would start now, and the site be full of it."""
+    now = datetime.datetime.now(datetime.UTC)
+    store = sqlite.SqliteStore(data / "tasks.sqlite")
+    while waiting := store.due(Lane.WAITING, ALL_SHARDS, now, GROUP):
+        store.save([change for record in waiting if (change := decide.cancel(record, now)) is not None])
+    store.close()
+
+
+def lists(ours: server.Server, number: int, seconds: float, rounds: int) -> list[figures.Figure]:
     """p95 of lists by filter and number of clients."""
     found = []
     for name, query in FILTERS.items():
         request = load.Request("GET", LIST + query.format(number=number))
+        if not ours.ask("GET", request.path)["tasks"]:
+            raise SystemExit(f"{request.path} found no task")
         for clients, goal in ((1, "<= 2 ms" if name == "newest" else "<= 3 ms"), (8, "<= 8 ms")):
-            each = [load.measure(port, request, clients, seconds).p95_ms for _ in range(rounds)]
+            each = [load.measure(ours.port, request, clients, seconds).p95_ms for _ in range(rounds)]
             found.append(figures.measured(f"list of 256, {name}, {clients} client{'s' if clients > 1 else ''}, p95", "ms", each, goal=goal))
     return found
 
@@ -88,21 +109,19 @@ def main() -> None:
     parser = figures.parser(__doc__)
     parser.add_argument("--tasks", type=int, default=6_000_000, help="finished tasks in the large store; 0: without")
     parser.add_argument("--lists-at", type=int, default=1_000_000, help="finished tasks in the store whose lists are measured; 0: without")
-    parser.add_argument("--store", type=pathlib.Path, help="a data directory for the large store that is kept, and filled only where it is not yet")
+    parser.add_argument("--store", type=pathlib.Path, help="where both stores are kept, and filled only where they are not yet")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each block")
     chosen = parser.parse_args()
     where = figures.machine()
     found: list[figures.Figure] = []
     with tempfile.TemporaryDirectory(dir=chosen.data) as directory:
         base = pathlib.Path(directory)
+        kept = chosen.store or base
         if chosen.lists_at:
-            fill(base / "listed", chosen.lists_at)
-            with serving(base / "listed") as ours:
-                found += lists(ours.port, chosen.lists_at // 1000, chosen.seconds, chosen.rounds)
+            with serving(filled(kept, chosen.lists_at)) as ours:
+                found += lists(ours, chosen.lists_at // 1000, chosen.seconds, chosen.rounds)
         if chosen.tasks:
-            many = chosen.store or base / "many"
-            fill(many, chosen.tasks)
-            with serving(many) as large, serving(base / "empty") as small:
+            with serving(filled(kept, chosen.tasks)) as large, serving(base / "empty") as small:
                 for _ in range(512):
                     small.create(api.task(0))  # a page has to be full in both
                 found += compared(large.port, small.port, chosen.seconds, chosen.rounds, chosen.tasks)

@@ -16,6 +16,9 @@ from typing import Any
 
 PORT = re.compile(r"listens on http://127\.0\.0\.1:(\d+)")
 
+IDLE = 30.0
+"""Seconds after which the connection is opened anew: the server closes one that nobody used for 75."""
+
 ENDS = frozenset({"COMPLETE", "EXECUTOR_ERROR", "SYSTEM_ERROR", "CANCELED"})
 
 
@@ -26,13 +29,17 @@ class Server:
         self.port = port
         self._process = process
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._used = time.monotonic()
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """The JSON answer to one request. Anything but 200 ends the benchmark."""
         sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        if time.monotonic() - self._used > IDLE:
+            self._connection.close()
         self._connection.request(method, path, sent)
         response = self._connection.getresponse()
         text = response.read()
+        self._used = time.monotonic()
         if response.status != 200:
             raise SystemExit(f"{method} {path} was answered with {response.status}: {text.decode()}")
         return json.loads(text)

@@ -63,6 +63,11 @@ def copy_and_sync(source: pathlib.Path, target: pathlib.Path) -> None:
     subprocess.run(["sync", "-f", target], check=True)
 
 
+def sizes(directory: pathlib.Path) -> list[tuple[str, int]]:
+    """All files below a directory."""
+    return sorted((str(path.relative_to(directory)), path.stat().st_size) for path in directory.rglob("*") if path.is_file())
+
+
 def seconds(work: Callable[[], None]) -> float:
     """Wall time of `work`, with a quiet disk before it."""
     os.sync()
@@ -85,6 +90,9 @@ def one_round(source: pathlib.Path, base: pathlib.Path, access: Access, ours_fir
         else:
             their_time, our_time = seconds(theirs), seconds(ours)
         measured[direction] = (our_time, their_time)
+    for path in (volume / "in", out, copied, copied_out):
+        if sizes(path) != sizes(source):
+            raise SystemExit(f"{path.name} is no copy of {source.name}")
     for path in (volume, out, copied, copied_out):
         shutil.rmtree(path)
     return measured

@@ -16,6 +16,9 @@ import urllib.request
 
 from benchmarks import figures, server
 
+PATIENCE = 60.0
+"""Seconds after which a server that does not answer ends the benchmark."""
+
 
 def seconds(command: list[str]) -> float:
     """Wall time of a command."""
@@ -28,9 +31,10 @@ def serving(base: pathlib.Path, number: int) -> float:
     """Seconds from the start of the server to its first answer."""
     begin = time.perf_counter()
     with server.running(base / str(number)) as ours:
-        while True:
+        while (taken := time.perf_counter() - begin) < PATIENCE:
             with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(f"http://127.0.0.1:{ours.port}/readyz", timeout=10):
                 return time.perf_counter() - begin
+        raise SystemExit(f"/readyz was not answered with 200 within {taken:g} s")
 
 
 def main() -> None:
