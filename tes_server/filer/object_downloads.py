@@ -12,23 +12,26 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple
 
+from obstore import exceptions
+
 from tes_server import errors
-from tes_server.filer import calls, copying, object_errors
+from tes_server.filer import calls, copying
 from tes_server.filer.budget import Budget
 from tes_server.filer.control import Control
 from tes_server.filer.crew import SMALL, Crew
 from tes_server.filer.manifest import Access, MiB
+from tes_server.filer.patience import Passing, Patience
 from tes_server.telemetry import Code
 
 if TYPE_CHECKING:
-    from obstore import Bytes, BytesStream, GetOptions, GetResult
+    from obstore import Bytes, GetOptions, GetResult
 
     from tes_server.filer.stores import Bucket
 
 MEMORY = Budget(512 * MiB)
 """What all transfers of this process with object stores hold at a time, both ways."""
-CHUNK = 2 * MiB
-"""Bytes that come from the SDK at once; large enough that handing them over costs nothing."""
+CHUNK = MiB // 4
+"""Bytes that come from the SDK at once: the processor's caches still hold them when they are written, which halves the cost."""
 HELD = 4 * CHUNK
 """Bytes that one range holds: a chunk, its copy, and what the connection reads ahead."""
 SHORTEST = 8 * MiB
@@ -74,46 +77,43 @@ def _check_room(fd: int, size: int) -> None:
         raise errors.StagingError(f"has {size} bytes, and the disk has {free} free", Code.DISK_FULL)
 
 
-class _BrokeOff(Exception):
-    """The body of an answer ended early, or its connection did. The cause is obstore's."""
+class _Range:
+    """Bytes of an object from `position` up to `end`, on their way into `fd`."""
+
+    def __init__(self, source: Source, fd: int, position: int, end: int) -> None:
+        self.position = position
+        self.end = end
+        self._source = source
+        self._fd = fd
+
+    async def go_on(self, control: Control) -> None:
+        """From where it is. obstore repeats requests by itself; a body that it gives up raises Passing."""
+        options: GetOptions = {"range": (self.position, self.end)}
+        if self._source.tag is not None:
+            options["if_match"] = self._source.tag
+        found = await _got(self._source, options)
+        if found.range != (self.position, self.end):
+            raise _changed()
+        try:
+            async for data in found.stream(CHUNK):
+                control.check()
+                # Blocks this thread, which has nothing else to do.
+                self.position += copying.write(self._fd, data, self.position)
+        except exceptions.BaseError as cause:
+            raise Passing("the connection failed or broke off") from cause
+        if self.position < self.end:
+            raise Passing("the transfer broke off")
 
 
-def _fetch(source: Source, fd: int, position: int, end: int, access: Access, control: Control) -> None:
-    """One range. obstore repeats requests by itself; a body that it gives up is gone on with here, from where it stopped."""
-    failures = 0
-    while position < end:
-        before = position
+def _fetch(source: Source, fd: int, start: int, end: int, access: Access, control: Control) -> None:
+    part = _Range(source, fd, start, end)
+    patience = Patience(access, control, Code.INPUT_ERROR, start)
+    while part.position < end:
         try:
             with MEMORY.taken(HELD, control):
-                body = calls.run(_body(source, position, end), control)
-                while data := calls.run(_next(body), control):
-                    position += copying.write(fd, data, position)
-            if position < end:
-                raise _BrokeOff
-        except _BrokeOff as cause:
-            failures = failures + 1 if position == before else 0
-            if failures >= access.tries:
-                raise errors.StagingError("the connection broke off, several times", Code.INPUT_ERROR, transient=True) from cause
-            control.pause(min(access.first_delay * 2**failures, access.longest_delay))
-
-
-async def _body(source: Source, start: int, end: int) -> BytesStream:
-    options: GetOptions = {"range": (start, end)}
-    if source.tag is not None:
-        options["if_match"] = source.tag
-    found = await _got(source, options)
-    if found.range != (start, end):
-        raise _changed()
-    return found.stream(CHUNK)
-
-
-async def _next(body: BytesStream) -> bytes:
-    try:
-        async for data in body:
-            return data
-    except object_errors.FAILURES as cause:
-        raise _BrokeOff from cause
-    return b""
+                calls.run(part.go_on(control), control)
+        except Passing as met:
+            patience.failed(met, part.position)
 
 
 async def _whole(source: Source) -> Bytes:

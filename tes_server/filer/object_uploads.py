@@ -89,8 +89,7 @@ def _put_parts(store: Bucket, key: str, reading: _Reading, telling: Telling, acc
     part = max(PART, -(-reading.size // MOST_PARTS // MiB) * MiB)
     parallel = max(1, min(access.parts, HELD // part - 1))
     with MEMORY.taken(part * (parallel + 1), control):
-        begun = calls.start(_parts(store, key, reading, part, parallel, telling))
-        calls.finish(begun, control, FAREWELL)
+        calls.run(_parts(store, key, reading, part, parallel, telling), control, FAREWELL)
     if (size := calls.run(_size(store, key, telling), control)) != reading.size:
         raise errors.StagingError(f"has {reading.size} bytes, and the store says {size} of what arrived", Code.OUTPUT_ERROR, transient=True)
 

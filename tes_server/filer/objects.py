@@ -139,11 +139,9 @@ class Objects:
                     yield ObjectFile(self, bucket, name, meta)
 
     def _pages(self, bucket: Bucket, key: str) -> Iterator[Sequence[ObjectMeta]]:
-        """Pages of the objects below a key; the next one is on its way while one is worked on."""
+        """Pages of the objects below a key."""
         listed = bucket.store.list(key or None, chunk_size=PAGE)
-        coming = calls.start(_page(listed, bucket))
-        while page := calls.finish(coming, self.control):
-            coming = calls.start(_page(listed, bucket))
+        while page := calls.run(_page(listed, bucket), self.control):
             yield page
 
     # -- writing ---------------------------------------------------------------------------------------------------
