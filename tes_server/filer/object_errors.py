@@ -21,6 +21,10 @@ from tes_server.telemetry import Code
 _STATUS = re.compile(r"status code: (\d{3})|status: (\d{3})")
 _WORD = re.compile(r"<Code>(\w{1,64})</Code>")
 _REGION = re.compile(r"<Region>([a-z0-9-]{1,40})</Region>")
+# Who gives credentials to machines and roles. Keys are in the text too, but none holds `//`.
+_CREDENTIAL_SERVICE = re.compile(
+    r"//(?:169\.254\.\d|\[fd00:ec2|metadata\.google\.internal|oauth2\.googleapis\.com|login\.microsoftonline\.com|sts\.[a-z0-9.-]{0,40}amazonaws\.com)"
+)
 _PATH = re.compile(r'path: "((?:[^"\\]|\\.){1,200})')
 
 _ARCHIVED = frozenset({"InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"})
@@ -55,12 +59,11 @@ def meaning(cause: Exception, side: Side, used: str) -> errors.StagingError:
     status = int(found[1] or found[2]) if found else 0
     word = match[1] if (match := _WORD.search(text)) else ""
     answer = f"the store answered {status}" + (f" ({word})" if word else "") if status else "the store cannot be reached"
-    return (
-        _by_word(word, text, side, answer, used)
-        or _by_status(status, cause, side, answer, used)
-        or _without_status(cause, text, side, used)
-        or errors.StagingError(answer, side.error)
-    )
+    if _CREDENTIAL_SERVICE.search(text):
+        return errors.StagingError(f"no credentials could be had; tried: {used}", Code.STORAGE_CREDENTIALS, transient=True)
+    if status:
+        return _by_word(word, text, side, answer, used) or _by_status(status, side, answer, used) or errors.StagingError(answer, side.error)
+    return _by_word(word, text, side, answer, used) or _without_status(cause, text, side)
 
 
 def _by_word(word: str, text: str, side: Side, answer: str, used: str) -> errors.StagingError | None:
@@ -84,13 +87,13 @@ def _by_word(word: str, text: str, side: Side, answer: str, used: str) -> errors
     return None
 
 
-def _by_status(status: int, cause: Exception, side: Side, answer: str, used: str) -> errors.StagingError | None:
+def _by_status(status: int, side: Side, answer: str, used: str) -> errors.StagingError | None:
     if status == 401:
         return errors.StagingError(f"{answer}: it wants other credentials; used: {used}", Code.STORAGE_CREDENTIALS)
     if status == 403:
         return errors.StagingError(f"{answer}; used: {used}", side.denied)
-    if status == 404 or isinstance(cause, FileNotFoundError):
-        return errors.StagingError(f"there is no such object: {answer}" if status else "there is no such object", side.missing)
+    if status == 404:
+        return errors.StagingError(f"there is no such object: {answer}", side.missing)
     if status == 412:
         return errors.StagingError("was changed while it was being read", side.error, transient=True)
     if status in _PASSING:
@@ -98,7 +101,9 @@ def _by_status(status: int, cause: Exception, side: Side, answer: str, used: str
     return None
 
 
-def _without_status(cause: Exception, text: str, side: Side, used: str) -> errors.StagingError | None:
+def _without_status(cause: Exception, text: str, side: Side) -> errors.StagingError:
+    if isinstance(cause, FileNotFoundError):
+        return errors.StagingError("there is no such object", side.missing)
     if isinstance(cause, exceptions.InvalidPathError):
         key = match[1] if (match := _PATH.search(text)) else ""
         return errors.StagingError(f"holds an object that cannot be a file, {wording.printable(key)!r}", side.error)
@@ -107,8 +112,6 @@ def _without_status(cause: Exception, text: str, side: Side, used: str) -> error
     for mark, words in _UNREACHED.items():
         if mark in text:
             return errors.StagingError(f"the store cannot be reached: {words}", side.error, transient=True)
-    if re.search(r"credential|token|metadata|169\.254\.", text, re.IGNORECASE):
-        return errors.StagingError(f"no credentials could be had; tried: {used}", Code.STORAGE_CREDENTIALS, transient=True)
     return errors.StagingError("the connection failed or broke off", side.error, transient=True)
 
 
