@@ -29,6 +29,7 @@ class Code(enum.StrEnum):
     OUTPUT_DENIED = "OUTPUT_DENIED"
     OUTPUT_TOO_LARGE = "OUTPUT_TOO_LARGE"
     OUTPUT_ERROR = "OUTPUT_ERROR"
+    TRANSFER = "TRANSFER"
     STORAGE_NOT_FOUND = "STORAGE_NOT_FOUND"
     STORAGE_REGION = "STORAGE_REGION"
     STORAGE_CREDENTIALS = "STORAGE_CREDENTIALS"
@@ -63,6 +64,7 @@ ADVICE: dict[Code, str] = {
     Code.OUTPUT_DENIED: "the server may not write to that url; ask who runs it to allow it",
     Code.OUTPUT_TOO_LARGE: "write several smaller files",
     Code.OUTPUT_ERROR: "the transfer was tried several times; check that its target answers and has space",
+    Code.TRANSFER: "goes on; the rate is that of all files together",
     Code.STORAGE_NOT_FOUND: "check the name of the bucket or container; this server makes none",
     Code.STORAGE_REGION: "ask who runs the server to name the region of the bucket",
     Code.STORAGE_CREDENTIALS: "ask who runs the server to mend its credentials",
@@ -142,4 +144,6 @@ ATTEMPTS = prometheus.Counter("tes_attempts", "Attempts submitted", ["backend"])
 QUEUE_SECONDS = prometheus.Histogram("tes_queue_seconds", "From create to the submit of the first attempt", buckets=(0.01, 0.1, 1, 10, 60, 600, 3600, 36000))
 TICK_SECONDS = prometheus.Histogram("tes_tick_seconds", "Time of one pass of the reconciler", buckets=(0.001, 0.01, 0.1, 1, 10))
 SAVES_LOST = prometheus.Counter("tes_saves_lost", "Saves that met a newer revision")
+TRANSFER_BYTES = prometheus.Counter("tes_transfer_bytes", "Bytes of files that were staged", ["scheme", "direction"])
+TRANSFER_SECONDS = prometheus.Counter("tes_transfer_seconds", "Time of each of their transfers, summed up", ["scheme", "direction"])
 BACKEND_CALLS = prometheus.Counter("tes_backend_calls", "Calls to backends", ["backend", "call", "outcome"])

@@ -1,4 +1,4 @@
-"""Stopping a transfer: one object that every long loop asks, and that wakes threads which wait for a socket.
+"""Stopping a transfer, and how far it is: one object that every long loop asks and tells, and that wakes threads which wait for a socket.
 
 It must never decide why work stops; the caller's `stopped` does.
 """
@@ -17,17 +17,18 @@ POLL = 0.1
 
 
 class Control:
-    """The stop signal of one stage step, or of a part of one (`below`). Thread-safe."""
+    """The stop signal of one stage step, or of a part of one (`below`). Thread-safe. `moved`: call it with the number of bytes that passed."""
 
-    def __init__(self, stopped: Callable[[], bool]) -> None:
+    def __init__(self, stopped: Callable[[], bool], moved: Callable[[int], None] = lambda _: None) -> None:
         self._stopped = stopped
+        self.moved = moved
         self._ended = False
         self._lock = threading.Lock()
         self._actions: list[Callable[[], None]] = []
 
     def below(self) -> Control:
         """A control for a part of the work: it stops with this one, but stopping it leaves this one alone."""
-        return Control(self.stopped)
+        return Control(self.stopped, self.moved)
 
     def stopped(self) -> bool:
         """True once the work should end."""

@@ -65,6 +65,7 @@ def _copy_range(source: int, target: int, start: int, end: int, control: Control
             # The end; or a file system whose files the kernel cannot splice, as some answered before Linux 5.19.
             return _copy_by_hand(source, target, position, end, control)
         position += moved
+        control.moved(moved)
     return position
 
 
@@ -75,6 +76,7 @@ def _copy_by_hand(source: int, target: int, position: int, end: int | None, cont
         if not data:
             break
         position += write(target, data, position)
+        control.moved(len(data))
     return position
 
 

@@ -219,6 +219,7 @@ class Connection(ftplib.FTP):
                 if limit is not None and position + len(chunk) > limit:
                     raise Passing("the server sent more than the file's size")
                 position += copying.write(fd, chunk, position)
+                self._control.moved(len(chunk))
                 moved(position)
 
     def store(self, path: str, fd: int, position: int, moved: Callable[[int], None]) -> None:
@@ -228,6 +229,7 @@ class Connection(ftplib.FTP):
                 self._control.check()
                 data.sendall(chunk)
                 position += len(chunk)
+                self._control.moved(len(chunk))
                 moved(position)
 
     def make(self, path: str) -> None:

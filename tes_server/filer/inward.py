@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import posixpath
+import time
 from collections.abc import Iterable, Sequence
 
 from tes_server.errors import StagingError
@@ -14,6 +15,7 @@ from tes_server.filer import copying, local, schemes, wording
 from tes_server.filer.control import Control
 from tes_server.filer.crew import Batches, Crew
 from tes_server.filer.manifest import Access
+from tes_server.filer.progress import Progress
 from tes_server.filer.rooted import Realm
 from tes_server.filer.schemes import Directory, Failed, Left, Link, Schemes
 from tes_server.filer.wording import INPUT, Notices
@@ -25,9 +27,11 @@ from tes_server.telemetry import Code
 class Inward:
     """One stage-in. Every error that leaves it is a StagingError that names the input."""
 
-    def __init__(self, realm: Realm, access: Access, control: Control, attempt: str) -> None:
+    def __init__(self, realm: Realm, access: Access, control: Control, attempt: str, progress: Progress) -> None:
         self.notices = Notices()
         self._realm = realm
+        self._access = access
+        self._progress = progress
         self._control = control
         self._attempt = attempt
         self._readers = Schemes(schemes.READERS, access, control, attempt)
@@ -82,12 +86,15 @@ class Inward:
         batches.flush()
 
     def _put(self, fetch: Fetch, where: str, files: Sequence[schemes.File]) -> None:
+        scheme = "content" if fetch.content is not None else schemes.scheme_of(fetch.url, self._access)
         for file in files:
+            begun = time.monotonic()
             folder, name = (fetch.path, file.name) if file.name else posixpath.split(fetch.path)
             try:
-                self._folder(folder).put(name, file)
+                size = self._folder(folder).put(name, file)
             except (OSError, StagingError) as cause:
                 raise wording.failure(cause, INPUT, fetch.field, wording.join(where, file.name)) from cause
+            self._progress.done(scheme, size, time.monotonic() - begun)
 
     def _folder(self, path: str) -> local.Folder:
         """The directory at `path` of the volume. Kept for a while: inputs of one directory come one after the other."""

@@ -56,6 +56,7 @@ def download(source: Source, fd: int, access: Access, control: Control) -> int:
     if source.size <= SMALL:
         with MEMORY.taken(source.size, control):
             copying.write(fd, memoryview(calls.run(_whole(source), control)), 0)
+        control.moved(source.size)
         return source.size
     length = min(access.part_bytes, max(SHORTEST, -(-source.size // access.parts)))
     if length >= source.size:
@@ -99,6 +100,7 @@ class _Range:
                 control.check()
                 # Blocks this thread, which has nothing else to do.
                 self.position += copying.write(self._fd, data, self.position)
+                control.moved(len(data))
         except exceptions.BaseError as cause:
             raise Passing("the connection failed or broke off") from cause
         if self.position < self.end:

@@ -74,6 +74,7 @@ class _Reading:
                 if not data:
                     break
                 position += len(data)
+                self._control.moved(len(data))
                 yield data
             self._control.check()
             status = os.fstat(self._fd)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import posixpath
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from tes_server.filer import finding, schemes, tree, wording
 from tes_server.filer.control import Control
 from tes_server.filer.crew import Batches, Crew
 from tes_server.filer.manifest import Access, Collected
+from tes_server.filer.progress import Progress
 from tes_server.filer.rooted import Realm
 from tes_server.filer.schemes import Directory, Entry, Failed, Left, Link, Schemes, Target, Writer
 from tes_server.filer.tree import TreeFile
@@ -37,6 +39,7 @@ class _Taken(NamedTuple):
     target: Target
     name: str
     shown: str
+    scheme: str
 
 
 class View(NamedTuple):
@@ -57,8 +60,10 @@ class View(NamedTuple):
 class Outward:
     """One stage-out. Errors are kept, not raised: the other outputs still go. `views`: the first that shows a path counts."""
 
-    def __init__(self, views: Sequence[View], access: Access, control: Control, attempt: str) -> None:
+    def __init__(self, views: Sequence[View], access: Access, control: Control, attempt: str, progress: Progress) -> None:
         self._views = views
+        self._access = access
+        self._progress = progress
         self._control = control
         self._writers = Schemes(schemes.WRITERS, access, control, attempt)
         self._notices = Notices()
@@ -102,7 +107,7 @@ class Outward:
         """What was done."""
         logs = sorted(self._logs, key=lambda item: (item[0], item[1].path))
         first = min(self._failures, key=lambda item: item[0], default=None)
-        return Collected(outputs=tuple(log for _, log in logs), notices=self._notices.lines(), error=first[1] if first else None)
+        return Collected(outputs=tuple(log for _, log in logs), notices=(*self._progress.lines(), *self._notices.lines()), error=first[1] if first else None)
 
     def _take(self, order: int, collect: Collect, path: str, crew: Crew) -> None:
         view = self._view(path)
@@ -144,7 +149,7 @@ class Outward:
                 shown = wording.join(shown, name)
         else:
             url, name, shown = collect.url, "", collect.shown
-        return _Taken(order, collect.field, path, writer, writer.target(url), name, shown)
+        return _Taken(order, collect.field, path, writer, writer.target(url), name, shown, schemes.scheme_of(collect.url, self._access))
 
     def _entry(self, taken: _Taken, entry: TreeFile | Entry, batches: Batches[TreeFile]) -> None:
         name = posixpath.join(taken.name, entry.name) if entry.name else taken.name
@@ -162,11 +167,13 @@ class Outward:
     def _put(self, taken: _Taken, files: Sequence[TreeFile]) -> None:
         for file in files:
             path = wording.join(taken.path, file.name)
+            begun = time.monotonic()
             try:
                 size = taken.target.put(posixpath.join(taken.name, file.name) if file.name else taken.name, file)
             except (OSError, StagingError) as cause:
                 self._fail(taken.order, taken.field, path, cause)
             else:
+                self._progress.done(taken.scheme, size, time.monotonic() - begun)
                 self._logs.append((taken.order, OutputFileLog(url=wording.join(taken.shown, file.name), path=path, size_bytes=str(size))))
 
     def _missing(self, collect: Collect, path: str) -> None:

@@ -16,6 +16,7 @@ from tes_server.filer.crew import Crew
 from tes_server.filer.inward import Inward
 from tes_server.filer.manifest import Access, Collected
 from tes_server.filer.outward import Outward, View
+from tes_server.filer.progress import Progress
 from tes_server.filer.rooted import Realm
 from tes_server.filer.wording import INPUT, OUTPUT, Side
 from tes_server.plan.steps import StageIn, StageOut
@@ -23,14 +24,15 @@ from tes_server.plan.steps import StageIn, StageOut
 _NONE: Mapping[str, str] = types.MappingProxyType({})
 
 
-def stage_in(step: StageIn, volume: pathlib.Path, access: Access, stopped: Callable[[], bool]) -> tuple[str, ...]:
+def stage_in(step: StageIn, volume: pathlib.Path, access: Access, stopped: Callable[[], bool], progress: Progress | None = None) -> tuple[str, ...]:
     """Make the directories and place the inputs below `volume`; returns lines for system_logs.
 
     May be run again over what an earlier run left. Raises StagingError at the first input that cannot be placed, and
     Canceled soon after `stopped` answers True. Nothing is synced: the volume does not outlive its machine.
     """
-    control = Control(stopped)
-    inward = Inward(_opened(volume, INPUT), access, control, str(volume))
+    progress = progress or Progress("in")
+    control = Control(stopped, progress.moved)
+    inward = Inward(_opened(volume, INPUT), access, control, str(volume), progress)
     try:
         with control.watched(), Crew(control, _hands(access, [fetch.url for fetch in step.inputs if fetch.content is None]), "tes-in") as crew:
             for path in step.directories:
@@ -41,10 +43,12 @@ def stage_in(step: StageIn, volume: pathlib.Path, access: Access, stopped: Calla
                 inward.fetch(fetch, crew)
     finally:
         inward.close()
-    return inward.notices.lines()
+    return (*progress.lines(), *inward.notices.lines())
 
 
-def stage_out(step: StageOut, volume: pathlib.Path, access: Access, stopped: Callable[[], bool], live: Mapping[str, str] = _NONE) -> Collected:
+def stage_out(
+    step: StageOut, volume: pathlib.Path, access: Access, stopped: Callable[[], bool], live: Mapping[str, str] = _NONE, progress: Progress | None = None
+) -> Collected:
     """Take the outputs from `volume` to their urls, as many as can be taken; durable when it returns.
 
     `live`: container directories that were not in the volume, and where they are on this machine. They are shared with
@@ -53,9 +57,10 @@ def stage_out(step: StageOut, volume: pathlib.Path, access: Access, stopped: Cal
     May be run again, also after it was done. Missing outputs are notices, everything else that goes wrong is in the
     answer's `error`. Raises Canceled soon after `stopped` answers True, and StagingError if there is no volume.
     """
-    control = Control(stopped)
+    progress = progress or Progress("out")
+    control = Control(stopped, progress.moved)
     views = [View(_opened_live(shown, source), shown) for shown, source in sorted(live.items(), reverse=True)]  # inner ones first
-    outward = Outward([*views, View(_opened(volume, OUTPUT))], access, control, str(volume))
+    outward = Outward([*views, View(_opened(volume, OUTPUT))], access, control, str(volume), progress)
     try:
         with control.watched(), Crew(control, _hands(access, [collect.url for collect in step.outputs]), "tes-out") as crew:
             claims = _Claims()

@@ -139,6 +139,7 @@ class _Download:
             if end is not None and piece.position + len(data) > end:
                 raise _NoRanges
             piece.position += copying.write(self._fd, data, piece.position)
+            control.moved(len(data))
         if end is not None and piece.position < end:
             raise Passing("the transfer broke off")
         if end is None and piece.position == 0 and not response.chunked:

@@ -108,6 +108,7 @@ def _chunks(fd: int, size: int, control: Control) -> Iterator[bytes]:
             raise StagingError("was made shorter while it was sent", Code.OUTPUT_ERROR)
         yield data
         position += len(data)
+        control.moved(len(data))
 
 
 def _check_no_query(parts: urllib.parse.SplitResult) -> None:

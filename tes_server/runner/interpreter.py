@@ -7,19 +7,21 @@ decide a TES state: it reports.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 from tes_server import errors, telemetry
 from tes_server.filer import transfer, wording
 from tes_server.filer.manifest import Collected
+from tes_server.filer.progress import Direction, Progress
 from tes_server.model.run import Phase, Reason, Report
 from tes_server.model.task import ExecutorLog, OutputFileLog
 from tes_server.plan.steps import Plan
@@ -72,6 +74,7 @@ class Interpreter:
         self._exits: list[tuple[Cell, Exit]] = []
         self._notices: list[str] = []
         self._staged: Staged | None = None
+        self._progress: Progress | None = None
         self._removed: set[str] = set()
 
     # -- from other threads -----------------------------------------------------------------------------------------
@@ -80,6 +83,12 @@ class Interpreter:
     def silence(self) -> str:
         """Why the engine cannot be asked at the moment, "" if it can."""
         return self._reach.silence
+
+    @property
+    def transfer(self) -> str:
+        """How far a long transfer is that is under way, "" if none is."""
+        progress = self._progress
+        return progress.words() if progress else ""
 
     def stop(self, reason: Reason = Reason.CANCELED) -> None:
         """End the attempt soon: nothing new is started, and the running executor gets TERM, after the grace KILL. Never waits."""
@@ -184,7 +193,8 @@ class Interpreter:
         self._move(Phase.STAGING)
         site.check_live(self.plan, self._site)
         images = {image: self._prepare(image) for image in dict.fromkeys(step.image for step in self.plan.executors)}
-        notices = transfer.stage_in(self.plan.stage_in, self._attempt.volume, self._site.access, self._stopped)
+        with self._moving("in") as progress:
+            notices = transfer.stage_in(self.plan.stage_in, self._attempt.volume, self._site.access, self._stopped, progress)
         staged = Staged(images, notices, boot_id())
         self._attempt.set_staged(staged)
         return staged
@@ -273,7 +283,8 @@ class Interpreter:
         """Take the outputs, after failures too; an earlier failure is never hidden by one of the transfer."""
         try:
             shared = {mount.path: mount.source for mount in site.live(self.plan)}
-            collected = transfer.stage_out(self.plan.stage_out, self._attempt.volume, self._site.access, self._canceled, shared)
+            with self._moving("out") as progress:
+                collected = transfer.stage_out(self.plan.stage_out, self._attempt.volume, self._site.access, self._canceled, shared, progress)
         except errors.Canceled:
             return (), failure
         except errors.StagingError as cause:
@@ -286,6 +297,15 @@ class Interpreter:
         return collected.outputs, failure
 
     # -- the parts --------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _moving(self, direction: Direction) -> Iterator[Progress]:
+        """Files are moved in the block: show how far they are."""
+        self._progress = Progress(direction)
+        try:
+            yield self._progress
+        finally:
+            self._progress = None
 
     def _start_timer(self) -> None:
         if not self.plan.limits.max_runtime or self.start_time is None:

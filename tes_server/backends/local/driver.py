@@ -230,10 +230,9 @@ class LocalBackend:
         if interpreter is not None:
             # ENDED is told only once the thread is gone, so that a release that follows finds nothing running.
             phase = Phase.RUNNING if interpreter.phase is Phase.ENDED else interpreter.phase
-            silence = interpreter.silence
-            return Observation(
-                phase=phase, start_time=interpreter.start_time, where=self._where, code=Code.ENGINE_UNAVAILABLE if silence else "", message=silence
-            )
+            silence, moving = interpreter.silence, interpreter.transfer
+            code = Code.ENGINE_UNAVAILABLE if silence else Code.TRANSFER if moving else ""
+            return Observation(phase=phase, start_time=interpreter.start_time, where=self._where, code=code, message=silence or moving)
         attempt = self.attempt(name)
         report = attempt.report()
         if report is not None:

@@ -15,8 +15,10 @@ import pytest
 
 from tes_server import errors
 from tes_server.backends.local import render
+from tes_server.backends.local.driver import LocalBackend
+from tes_server.filer import progress, transfer
 from tes_server.filer.manifest import Access
-from tes_server.model.run import Phase, Reason, Report
+from tes_server.model.run import Handle, Phase, Reason, Report
 from tes_server.model.task import Task
 from tes_server.plan import compiler
 from tes_server.plan.paths import Sites
@@ -176,6 +178,35 @@ def test_a_missing_image_and_a_missing_input_start_nothing(tmp_path: pathlib.Pat
     staged = bench.run()
     assert (staged.reason, staged.code) == (Reason.STAGING, "INPUT_NOT_FOUND")
     assert not bench.machine.started
+
+
+def test_a_transfer_that_takes_long_is_shown(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LONG", 0.0)
+    bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
+    site = Site(access=Access(roots=(str(bench.site),)))
+    backend = LocalBackend(tmp_path / "data", MemoryEngine(bench.machine), site, Capabilities(), Clock())  # type: ignore[arg-type]
+    handle = Handle("local", "t-1")
+    seen: list[str] = []
+
+    def looking(work: Callable[..., object]) -> Callable[..., object]:
+        def look(*given: object) -> object:
+            observation = backend.observe([handle])[handle]
+            seen.append(f"{observation.phase} {observation.code} {observation.message.partition(',')[0]}")
+            return work(*given)
+
+        return look
+
+    monkeypatch.setattr(transfer, "stage_in", looking(transfer.stage_in))
+    monkeypatch.setattr(transfer, "stage_out", looking(transfer.stage_out))
+    over = threading.Event()
+    backend.listen(lambda _: over.set() if backend.observe([handle])[handle].phase is Phase.ENDED else None)
+    assert backend.submit([render.render(bench.plan)]) == {"t-1": handle}
+    assert over.wait(60)
+    assert seen == ["STAGING TRANSFER inputs: 0 files", "RUNNING TRANSFER outputs: 0 files"]
+    report = backend.attempt("t-1").report()
+    assert report is not None
+    assert [line.partition(",")[0] for line in report.notices] == ["TRANSFER: inputs: 1 files", "TRANSFER: outputs: 1 files"]
+    backend.close()
 
 
 def test_a_cancel_before_the_start_starts_nothing(tmp_path: pathlib.Path) -> None:
