@@ -37,6 +37,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 425, 429})
 _LONGEST_ANSWER = 1024 * 1024
 """Bytes read of an answer that is a token or an error."""
+_ASIDE = 60.0
+"""Seconds for which a mirror that does not answer is passed over: each blob would wait for its silence else."""
 
 
 class Mirror(msgspec.Struct, frozen=True):
@@ -79,14 +81,15 @@ class Registry:
         self._docker_config = docker_config
         self._access = Access()
         self._connections = Connections(pace.connect_timeout, pace.read_timeout)
+        self._aside: dict[str, float] = {}
 
     def digest(self, name: Name) -> str:
         """The digest of the index or manifest that `name` leads to now, without its text."""
-        return self._ask(name, lambda place: self._digest(place, name))
+        return self._ask(name, lambda place: self._digest(place, name), self.pace.tries)
 
     def manifest(self, name: Name) -> tuple[bytes, str]:
         """The text of a manifest or index, and its media type."""
-        return self._ask(name, lambda place: self._manifest(place, name))
+        return self._ask(name, lambda place: self._manifest(place, name), self.pace.tries)
 
     @contextlib.contextmanager
     def blob(self, name: Name, digest: str, start: int = 0) -> Iterator[urllib3.BaseHTTPResponse]:
@@ -95,20 +98,8 @@ class Registry:
         Not tried again here; raises `Passing` where that would help.
         """
         headers = {"Range": f"bytes={start}-"} if start else {}
-        failure: errors.EngineError | None = None
-        for place in self._places(name):
-            try:
-                response = self._get(place, f"blobs/{digest}", headers)
-            except errors.EngineError as cause:
-                # The registry's own word counts: a mirror need not have everything.
-                failure = cause
-                continue
-            try:
-                yield response
-            finally:
-                response.close()
-            return
-        raise failure or _refusal(404, "", None)
+        with contextlib.closing(self._ask(name, lambda place: self._get(place, f"blobs/{digest}", headers), tries=1)) as response:
+            yield response
 
     def _digest(self, place: _Place, name: Name) -> str:
         try:
@@ -128,13 +119,17 @@ class Registry:
             raise Passing("the registry sent another manifest than was asked for")
         return data, kind
 
-    def _ask(self, name: Name, question: Callable[[_Place], T]) -> T:
-        """The answer of the first place that has one. The last place is the registry itself, and only it is asked again."""
+    def _ask(self, name: Name, question: Callable[[_Place], T], tries: int) -> T:
+        """The answer of the first place that has one. The last place is the registry itself: only it is asked again, and its word counts."""
         *mirrors, itself = self._places(name)
         for mirror in mirrors:
+            if time.monotonic() < self._aside.get(mirror.origin, 0):
+                continue
             try:
                 return question(mirror)
             except errors.EngineError as cause:
+                if isinstance(cause, Passing):
+                    self._aside[mirror.origin] = time.monotonic() + _ASIDE
                 telemetry.log(logger, logging.INFO, "image.mirror.failed", image=str(name), mirror=mirror.origin, error=cause.public)
         failures = 0
         while True:
@@ -142,7 +137,7 @@ class Registry:
                 return question(itself)
             except Passing as cause:
                 failures += 1
-                if failures >= self.pace.tries:
+                if failures >= tries:
                     raise
                 self.wait(failures, cause.after)
 

@@ -7,11 +7,12 @@ the bytes say. This module must never write anything.
 from __future__ import annotations
 
 import collections
+import gzip
 import hashlib
 import threading
 import zlib
 from collections.abc import Iterator
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import zstandard
 
@@ -167,38 +168,16 @@ def uncompressed(blob: Bytes) -> Iterator[bytes]:
     head = b""
     while len(head) < len(_ZSTD) and (more := blob.read(PIECE)):
         head += more
+    file: Any = _Joined(head, blob)
+    if head.startswith(_GZIP):
+        file = gzip.GzipFile(fileobj=file)
+    elif head.startswith(_ZSTD):
+        file = zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(file, read_size=PIECE, read_across_frames=True)
     try:
-        if head.startswith(_GZIP):
-            yield from _gunzip(head, blob)
-        elif head.startswith(_ZSTD):
-            yield from _unzstd(head, blob)
-        else:
-            while head:
-                yield head
-                head = blob.read(PIECE)
-    except (zlib.error, zstandard.ZstdError) as cause:
+        while data := file.read(PIECE * 4):
+            yield data
+    except (zlib.error, gzip.BadGzipFile, EOFError, zstandard.ZstdError) as cause:
         raise image_manifest.unusable(f"its compression is damaged: {cause}") from cause
-
-
-def _gunzip(data: bytes, blob: Bytes) -> Iterator[bytes]:
-    """All members: some tools compress in several."""
-    unzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-    while True:
-        if not data:
-            data = blob.read(PIECE)
-        if not data:
-            if not unzip.eof:
-                raise image_manifest.unusable("its compression ends in the middle")
-            return
-        if unzip.eof:
-            data = data.lstrip(b"\0")  # padding
-            if not data:
-                continue
-            unzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-        out = unzip.decompress(data, PIECE * 4)
-        data = unzip.unused_data if unzip.eof else unzip.unconsumed_tail
-        if out:
-            yield out
 
 
 class _Joined:
@@ -211,9 +190,3 @@ class _Joined:
     def read(self, size: int) -> bytes:
         data, self._head = self._head[:size], self._head[size:]
         return data or self._blob.read(size)
-
-
-def _unzstd(head: bytes, blob: Bytes) -> Iterator[bytes]:
-    reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(cast("Any", _Joined(head, blob)), read_size=PIECE, read_across_frames=True)
-    while out := reader.read(PIECE * 4):
-        yield out

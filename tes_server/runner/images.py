@@ -15,6 +15,7 @@ import pathlib
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
@@ -75,7 +76,7 @@ class Images:
         self._registry = registry(pace=options.pace)
         self._briefly = registry(pace=options.brief)
         self._lock = threading.Lock()
-        self._turns: dict[Name, threading.Lock] = {}
+        self._turns: weakref.WeakValueDictionary[Name, threading.Lock] = weakref.WeakValueDictionary()
         self._fresh: dict[Name, float] = {}
         self._cache.sweep()
 

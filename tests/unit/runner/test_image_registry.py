@@ -242,6 +242,20 @@ def test_what_a_mirror_does_not_have_comes_from_the_registry(make: Maker, regist
     assert len(registry.asked("/manifests/")) >= 1
 
 
+def test_a_mirror_that_does_not_answer_is_passed_over_for_a_while(make: Maker, registry: Registry, other: Registry, image: Packed) -> None:
+    other.lie = lambda _: Answer(503)
+    mirrors = (Mirror(registry.host, other.server.url),)
+    images = make(mirrors=mirrors)
+    images.prepare(registry.push(image))
+    assert len(other.server.requests) == 1, "not for each blob"
+    other.lie = lambda _: Answer(404)
+    make(mirrors=mirrors, fresh=0).prepare(f"{registry.host}/x")
+    assert len(other.server.requests) == 2
+    another = registry.push(pack([layer(entry("file", b"another"))]), "y")
+    make(mirrors=mirrors).prepare(another)
+    assert len(other.server.requests) == 2 + 4, "one that has nothing of this image may have the next: digest, manifest, config and layer"
+
+
 def test_a_mirror_has_its_own_login(make: Maker, registry: Registry, other: Registry, image: Packed, tmp_path: pathlib.Path) -> None:
     other.push(image)
     other.lie = lambda request: None if request.headers.get("authorization") == BASIC else Answer(401, headers={"WWW-Authenticate": "Basic"})
