@@ -216,7 +216,10 @@ def _is_directory(path: pathlib.Path) -> bool:
 
 def _name(source: str) -> str:
     """The last part of a path or URL, for the default container path."""
-    path = urllib.parse.unquote(urllib.parse.urlsplit(source).path) if _SCHEME.match(source) else str(pathlib.Path(source).absolute())
+    try:
+        path = urllib.parse.unquote(urllib.parse.urlsplit(source).path) if _SCHEME.match(source) else str(pathlib.Path(source).absolute())
+    except ValueError as cause:  # brackets that are no IPv6 address
+        raise Invalid(f"{source!r} is no url: {cause}") from cause
     name = posixpath.basename(posixpath.normpath(path))
     if name in ("", "."):
         raise Invalid(f"{source!r} has no file name; name the container path: {IN_FORM}")

@@ -38,7 +38,7 @@ _NOTHING = "b-a"
 _PIECE = re.compile(
     r"""
     \\.                                         # a quoted character
-    | \[ [!^]? \]? (?: \[:\w+:\] | [^\]] )* \]   # a bracket expression; a `]` that comes first is an ordinary member
+    | \[ [!^]?+ \]?+ (?: \[:\w+:\] | [^\]] )* \] # a bracket expression; a `]` that comes first is an ordinary member
     | \*\*+
     | .
     """,
