@@ -17,6 +17,7 @@ import msgspec
 import urllib3
 
 from tes_server import errors
+from tes_server.runner import image_connections
 from tes_server.runner.image_credentials import Login
 from tes_server.telemetry import Code
 
@@ -88,7 +89,7 @@ def _basic(login: Login) -> str:
 
 
 def _bearer(origin: str, repository: str, parameters: dict[str, str], login: Login | None, send: Send) -> tuple[str, float]:
-    realm = urllib.parse.urlsplit(parameters.get("realm", ""))
+    realm = image_connections.split(parameters.get("realm", ""))
     # A registry that is asked over TLS must not have the password sent in the clear.
     if realm.scheme != "https" and not (realm.scheme == "http" and origin.startswith("http:")):
         raise errors.EngineError("the registry names a token server that is not asked over TLS", Code.IMAGE_DENIED)

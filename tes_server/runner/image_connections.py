@@ -41,23 +41,31 @@ class Connections:
 
     def open(self, method: str, url: str, headers: Mapping[str, str], body: str | None = None) -> urllib3.BaseHTTPResponse:
         """The answer, whatever its status, with its body still to be read. `Passing`, or another EngineError."""
-        pools = self._pools.get(self._proxy(url))
+        parts = split(url)
+        pools = self._pools.get(self._proxy(parts))
         if pools is None:
             raise image_manifest.unusable("the proxy that the environment names is none for http")
         sent = {"User-Agent": f"tes-server/{tes_server.__version__}", "Accept-Encoding": "identity", **headers}
         try:
             return pools.urlopen(method, url, headers=sent, body=body, redirect=False, retries=False, preload_content=False, decode_content=False)
+        except ValueError as cause:  # also urllib3's LocationValueError, which is an HTTPError as well
+            raise image_manifest.unusable(f"{parts.netloc} is no address that can be asked") from cause
         except urllib3.exceptions.HTTPError as cause:
-            raise failed(cause, urllib.parse.urlsplit(url).netloc) from cause
-        except ValueError as cause:  # LocationParseError, UnicodeError
-            raise image_manifest.unusable("its registry gave an address that is none") from cause
+            raise failed(cause, parts.netloc) from cause
 
-    def _proxy(self, url: str) -> str:
-        """The proxy that the environment (`https_proxy`, `no_proxy`, ...) wants for `url`, "" = none."""
-        parts = urllib.parse.urlsplit(url)
+    def _proxy(self, parts: urllib.parse.SplitResult) -> str:
+        """The proxy that the environment (`https_proxy`, `no_proxy`, ...) wants for a url, "" = none."""
         if is_loopback(parts.netloc) or urllib.request.proxy_bypass(parts.netloc):
             return ""
         return self._proxies.get(parts.scheme, "")
+
+
+def split(url: str, base: str = "") -> urllib.parse.SplitResult:
+    """A stranger's url in parts; `base` is where it was said. EngineError if it is none."""
+    try:
+        return urllib.parse.urlsplit(urllib.parse.urljoin(base, url))
+    except ValueError as cause:
+        raise image_manifest.unusable("the registry names an address that is none") from cause
 
 
 def read(response: urllib3.BaseHTTPResponse, most: int) -> bytes:

@@ -116,6 +116,11 @@ def unusable(words: str) -> errors.EngineError:
     return errors.EngineError(words, Code.IMAGE_ERROR)
 
 
+def shown(text: str, most: int = 100) -> str:
+    """A stranger's word in a line of ours."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:most])
+
+
 def digest_of(data: bytes) -> str:
     """The digest by which a registry knows `data`."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -132,12 +137,12 @@ def decode(data: bytes, media_type: str) -> Manifest | tuple[Blob, ...]:
             raise unusable("its manifest is an index as well")
         return tuple(map(_checked, document.manifests))
     if document.config is None or document.layers is None or said in INDEXES:
-        raise unusable(f"it has no manifest of an image but {said or 'something else'}")
+        raise unusable(f"it has no manifest of an image but {shown(said) or 'something else'}")
     if document.config.media_type not in CONFIGS:
-        raise unusable(f"it is no container image but {document.config.media_type}")
+        raise unusable(f"it is no container image but {shown(document.config.media_type)}")
     for layer in document.layers:
         if not layer.media_type.startswith(_LAYERS) or layer.media_type.endswith("+encrypted"):
-            raise unusable(f"a layer is {layer.media_type}, which cannot be unpacked")
+            raise unusable(f"a layer is {shown(layer.media_type)}, which cannot be unpacked")
     if len(document.layers) > MOST_LAYERS:
         raise unusable(f"it has more than {MOST_LAYERS} layers")
     return Manifest(_checked(document.config), tuple(map(_checked, document.layers)))
@@ -151,7 +156,7 @@ def choose(entries: tuple[Blob, ...], machine: str = "") -> Blob:
         for entry in fitting:
             if entry.platform is not None and entry.platform.variant == variant:
                 return entry
-    known = sorted({str(entry.platform) for entry in entries if entry.platform and entry.platform.os != "unknown"})
+    known = sorted({shown(str(entry.platform)) for entry in entries if entry.platform and entry.platform.os != "unknown"})
     raise unusable(f"it is not for linux/{architecture}, only for {', '.join(known[:20]) or 'nothing that it names'}")
 
 
@@ -160,7 +165,7 @@ def config(data: bytes, layers: int, machine: str = "") -> Config:
     found = _decoded(data, Config, "config")
     architecture = architecture_of(machine)
     if found.os not in ("", "linux") or found.architecture not in ("", architecture):
-        raise unusable(f"it is for {found.os}/{found.architecture}, this machine is linux/{architecture}")
+        raise unusable(f"it is for {shown(found.os)}/{shown(found.architecture)}, this machine is linux/{architecture}")
     if len(found.rootfs.diff_ids) != layers:
         raise unusable(f"its config tells of {len(found.rootfs.diff_ids)} layers, its manifest of {layers}")
     if any("\0" in text for text in (*found.env, *found.env.values(), found.workdir, found.user)):

@@ -6,6 +6,7 @@ Pure text. This module must never ask a registry, nor know which images there ar
 from __future__ import annotations
 
 import re
+import urllib.parse
 
 import msgspec
 
@@ -61,7 +62,7 @@ def parse(text: str) -> Name:
         if not _TAG.fullmatch(tag):
             raise _bad(text, "after the last : must come a tag of up to 128 letters, digits, '_', '.', '-'")
     registry, repository = _split(path)
-    if not _REGISTRY.fullmatch(registry):
+    if not _is_host(registry):
         raise _bad(text, f"{registry!r} is no host[:port]")
     if not _REPOSITORY.fullmatch(repository):
         raise _bad(text, "its path must be lower-case letters and digits, with single '.', '_', '-' and '/' between them")
@@ -75,6 +76,13 @@ def parse(text: str) -> Name:
 def is_digest(text: str) -> bool:
     """True for `sha256:` and 64 hexadecimal digits."""
     return _DIGEST.fullmatch(text) is not None
+
+
+def _is_host(registry: str) -> bool:
+    try:
+        return _REGISTRY.fullmatch(registry) is not None and urllib.parse.urlsplit(f"//{registry}").port != 0
+    except ValueError:  # the address in the brackets, or a port above 65535
+        return False
 
 
 def _split(path: str) -> tuple[str, str]:

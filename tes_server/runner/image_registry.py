@@ -184,10 +184,10 @@ class Registry:
             if response.status not in _REDIRECTS or not location:
                 return response
             response.close()
-            there = urllib.parse.urljoin(url, location)
-            if urllib.parse.urlsplit(there).scheme != "https" and url.startswith("https:"):
+            there = image_connections.split(location, url)
+            if there.scheme != "https" and url.startswith("https:"):
                 raise image_manifest.unusable("the registry redirects to an address without TLS")
-            url = there
+            url = there.geturl()
         raise image_manifest.unusable(f"the registry redirects more than {HOPS} times")
 
     def _send(self, method: str, url: str, **what: Any) -> urllib3.BaseHTTPResponse:
@@ -215,7 +215,7 @@ def _refusal(status: int, retry_after: str, response: urllib3.BaseHTTPResponse |
     with contextlib.suppress(msgspec.DecodeError, errors.EngineError, IndexError):
         first = msgspec.json.decode(image_connections.read(response, _LONGEST_ANSWER) if response is not None else b"{}", type=_Complaints).errors[0]
         text = f"{first.code}: {first.message}" if first.message else first.code
-        said = f" ({''.join(letter if letter.isprintable() else ' ' for letter in text)[:200]})"
+        said = f" ({image_manifest.shown(text, 200)})"
     if status in (401, 403):
         return errors.EngineError(f"the registry denies it, or has no such repository{said}", Code.IMAGE_DENIED)
     if status == 404:

@@ -287,6 +287,19 @@ def test_challenges_are_read(challenge: str, scheme: str, parameters: dict[str, 
     assert image_access.parse(challenge) == (scheme, parameters)
 
 
+ODD = ["http://[x", "http://[::::]/", "http://x:99999999/", "http://a..b/", "http:///"]
+
+
+@pytest.mark.parametrize("address", ODD)
+def test_an_address_that_is_none_ends_a_pull(make: Maker, registry: Registry, image: Packed, address: str) -> None:
+    name = registry.push(image)
+    for answer in (Answer(307, headers={"Location": address}), Answer(401, headers={"WWW-Authenticate": f'Bearer realm="{address}"'})):
+        registry.lie = lambda request, answer=answer: answer if request.method == "GET" else None  # type: ignore[misc]
+        with pytest.raises(errors.EngineError, match=r"address|redirects") as caught:
+            make().prepare(name)
+        assert not caught.value.transient
+
+
 @pytest.mark.parametrize("realm", ["http://tokens.example/", "ftp://x/", "", "token"])
 def test_a_token_server_without_tls_gets_no_password(realm: str) -> None:
     def send(*_: object, **__: object) -> object:
