@@ -157,7 +157,7 @@ def test_a_silent_registry_is_not_waited_for_long(make: Maker, registry: Registr
     registry.lie = silent
     try:
         assert make(brief=Pace(read_timeout=0.1, tries=1), pace=Pace(read_timeout=600)).prepare(name) == image
-        assert asked.is_set()
+        assert asked.wait(60)
     finally:
         end.set()
 
