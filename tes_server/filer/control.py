@@ -25,6 +25,9 @@ class Control:
         self._ended = False
         self._lock = threading.Lock()
         self._actions: list[Callable[[], None]] = []
+        self._over = threading.Event()
+        self._over.set()  # until the block of `watched`
+        self._watcher: threading.Thread | None = None
 
     def below(self) -> Control:
         """A control for a part of the work: it stops with this one, but stopping it leaves this one alone."""
@@ -51,25 +54,28 @@ class Control:
         """Let `end` call `action`, from another thread: it must make waits fail that do not look at the control. May not raise."""
         with self._lock:
             self._actions.append(action)
+            if self._watcher is None and not self._over.is_set():  # without an action there is nobody to wake: most steps need no thread for it
+                self._watcher = threading.Thread(target=self._watch, name="tes-stop", daemon=True)
+                self._watcher.start()
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Within the block `end` follows soon when `stopped` says so, also while this very thread waits for a socket."""
-        over = threading.Event()
-
-        def watch() -> None:
-            while not over.wait(POLL):
-                if self.stopped():
-                    self.end()
-                    return
-
-        watcher = threading.Thread(target=watch, name="tes-stop", daemon=True)
-        watcher.start()
+        self._over = threading.Event()
         try:
             yield
         finally:
-            over.set()
-            watcher.join()
+            with self._lock:
+                self._over.set()
+                watcher, self._watcher = self._watcher, None
+            if watcher is not None:
+                watcher.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(POLL):
+            if self.stopped():
+                self.end()
+                return
 
     def end(self) -> None:
         """Stop the work: `stopped` is true from now on, and what waits is woken. Idempotent."""
