@@ -54,10 +54,10 @@ class Stage:
         self.pairs: list[tuple[pathlib.Path, str]] = []
 
     def show(self, path: pathlib.Path, name: str) -> str:
-        """The path that bwrap shall use for `path`."""
+        """The path that bwrap shall use for `path`, which is no link itself."""
         if not self._gathers:
             return str(path)
-        self.pairs.append((path.resolve(), name))
+        self.pairs.append((path, name))
         return str(STAGE / name)
 
     def program(self, program: Program) -> str:

@@ -19,7 +19,7 @@ from tes_server import errors
 from tes_server.plan.steps import Limits
 from tes_server.telemetry import Code
 
-_PERIOD = 100_000  # microseconds in which the share of cores is counted; the kernel's default
+_PERIOD = 100_000  # microseconds in which the share of cores is counted: the kernel's default, with which every group begins
 _CONTROLLERS = ("memory", "cpu", "pids")
 _REMOVE_SECONDS = 10.0  # killed processes that write to a slow disk need a while to go
 
@@ -120,16 +120,24 @@ def _settings(version: int, controller: str, limits: Limits, processes: int) -> 
             yield "memory.max", str(limits.ram_bytes)
             yield "memory.swap.max?", "0"
     if controller == "cpu" and limits.cpus:
-        yield from [("cpu.cfs_period_us", str(_PERIOD)), ("cpu.cfs_quota_us", quota)] if version == 1 else [("cpu.max", f"{quota} {_PERIOD}")]
+        yield ("cpu.cfs_quota_us", quota) if version == 1 else ("cpu.max", f"{quota} {_PERIOD}")
     if controller == "pids":
         yield "pids.max", str(processes)
 
 
 def _put(file: pathlib.Path, value: str) -> None:
-    optional = file.name.endswith("?")
-    target = file.with_name(file.name.rstrip("?"))
-    if not optional or target.exists():
-        target.write_text(value)
+    path = str(file)
+    optional = path.endswith("?")
+    try:
+        descriptor = os.open(path.rstrip("?"), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | (0 if optional else os.O_CREAT))
+    except FileNotFoundError:
+        if optional:
+            return
+        raise
+    try:
+        os.write(descriptor, value.encode())
+    finally:
+        os.close(descriptor)
 
 
 def _writable(candidates: Sequence[pathlib.Path]) -> pathlib.Path | None:
@@ -173,6 +181,12 @@ def _mounts() -> Iterator[tuple[str, list[str], pathlib.Path, str]]:
 
 def _lines(path: str | pathlib.Path) -> list[str]:
     try:
-        return pathlib.Path(path).read_text().splitlines()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return []
+    parts = []
+    with contextlib.suppress(OSError):  # a group that goes meanwhile
+        while part := os.read(descriptor, 1 << 16):
+            parts.append(part)
+    os.close(descriptor)
+    return b"".join(parts).decode().splitlines()

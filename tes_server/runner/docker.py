@@ -22,7 +22,7 @@ import msgspec
 
 from tes_server import errors, step
 from tes_server.plan.steps import MountKind
-from tes_server.runner import docker_client, docker_images, docker_products, docker_spec, records, volume
+from tes_server.runner import docker_client, docker_images, docker_products, docker_spec, records, small_tree, volume
 from tes_server.runner.docker_products import Product
 from tes_server.runner.engine import Cell, CellState, Exit
 from tes_server.telemetry import Code
@@ -212,7 +212,7 @@ class DockerEngine:
 
     def wipe(self, path: pathlib.Path) -> None:
         """Delete a tree. What another user made in a container, an ordinary user's server deletes by a container that runs as root."""
-        if not path.is_dir():
+        if small_tree.remove(path) or not path.is_dir():
             return
         subprocess.run([step.path(), "--wipe", path], check=False, capture_output=True)  # what it cannot delete is seen next
         try:

@@ -15,11 +15,15 @@ import shutil
 import stat
 import tempfile
 import threading
+import time
 
 from tes_server.filer import rooted
 from tes_server.runner import host
 
 HOSTNAME = "tes"
+LOOK = 1.0
+"""Seconds between two looks whether files of /etc have changed."""
+
 HOST, NAMES = "host", "names"
 """Directories of a tree: a root file system; and one with etc/{hosts,hostname,resolv.conf} alone, to lie over an image."""
 
@@ -35,17 +39,21 @@ class HostTree:
         self._owner = owner
         self._lock = threading.Lock()
         self._seen: object = None
+        self._looked = 0.0
         self._path = directory
         self._held: rooted.Descriptor | None = None
 
     def hold(self) -> tuple[pathlib.Path, int]:
         """The tree of now, and a descriptor: while anybody has that open, the tree stays. The caller closes it."""
         with self._lock:
-            seen = _fingerprint()
-            if self._held is None or seen != self._seen:
-                self._path, self._held = self._make()
-                self._seen = seen
-                self._sweep()
+            now = time.monotonic()
+            if self._held is None or now - self._looked >= LOOK:
+                seen = _fingerprint()
+                if self._held is None or seen != self._seen:
+                    self._path, self._held = self._make()
+                    self._seen = seen
+                    self._sweep()
+                self._looked = now
             return self._path, os.dup(self._held.fd)  # one lock, until the last of its descriptors is closed
 
     def _make(self) -> tuple[pathlib.Path, rooted.Descriptor]:

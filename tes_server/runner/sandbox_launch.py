@@ -69,7 +69,7 @@ def launch(cell: Cell, own: pathlib.Path, lock: int, groups: Sequence[pathlib.Pa
         program = stage.program(site.bwrap)
         if site.root:
             command += ["--userns", str(IDS[0]), str(IDS[1])]
-            for directory in (cell.volume, own / "layer", own / "out"):
+            for directory in (cell.volume, own / "layer", *([own / "out"] if cell.step.copies else [])):
                 command += ["--own", str(directory)]
             for shown, name in stage.pairs:
                 command += ["--stage", str(shown), name]
@@ -83,7 +83,7 @@ def launch(cell: Cell, own: pathlib.Path, lock: int, groups: Sequence[pathlib.Pa
 def _prepare(cell: Cell, own: pathlib.Path, stage: bwrap.Stage, source: Source, site: Site, home: str, calls: int) -> list[str]:
     """The cell's directories, and bwrap's options."""
     mounts = sandbox_mounts.binds(cell, source.realm(), stage.show, shows_host=source.shows_host)
-    for name in ("out", "layer", "layer/upper", "layer/work"):
+    for name in (*(["out"] if cell.step.copies else []), "layer", "layer/upper", "layer/work"):
         (own / name).mkdir(mode=0o755, exist_ok=True)
     (own / "layer/upper").chmod(0o755)  # it is the sandbox's /
     shown = [stage.show(path, name) for path, name in source.layers]
@@ -155,9 +155,9 @@ def _memory(content: bytes) -> Iterator[int]:
     """A file without a name; its descriptor, at the beginning."""
     descriptor = os.memfd_create("tes", os.MFD_CLOEXEC)
     try:
-        with os.fdopen(os.dup(descriptor), "wb") as out:
-            out.write(content)
-        os.lseek(descriptor, 0, os.SEEK_SET)
+        done = 0
+        while done < len(content):
+            done += os.pwrite(descriptor, content[done:], done)
         yield descriptor
     finally:
         os.close(descriptor)

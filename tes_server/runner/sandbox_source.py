@@ -43,6 +43,7 @@ class Sources:
         self._tree = tree
         self._allow_host = allow_host
         self._ids = ids
+        self._users: dict[str, image_user.User] = {}  # by digest
 
     def prepare(self, image: str) -> str:
         """See `Engine.prepare`."""
@@ -91,11 +92,13 @@ class Sources:
         )
 
     def _user(self, image: Image, name: str) -> image_user.User:
-        try:
-            # One id can be called by any number.
-            return image_user.find(rooted.Realm(str(image.root)), image.user, self._ids if self._ids > 1 else 2**32 - 1)
-        except errors.EngineError as cause:
-            raise errors.EngineError(f"{name}: {cause.public}", cause.code) from cause
+        if image.digest not in self._users:
+            try:
+                # One id can be called by any number.
+                self._users[image.digest] = image_user.find(rooted.Realm(str(image.root)), image.user, self._ids if self._ids > 1 else 2**32 - 1)
+            except errors.EngineError as cause:
+                raise errors.EngineError(f"{name}: {cause.public}", cause.code) from cause
+        return self._users[image.digest]
 
     def _odd_etc(self, image: Image) -> bool:
         """An /etc that is a link would be hidden by a directory laid over it."""

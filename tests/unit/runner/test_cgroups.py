@@ -27,7 +27,6 @@ def test_version_1_has_a_group_for_each_controller(tmp_path: pathlib.Path) -> No
     assert written == {
         "memory.limit_in_bytes": "67108864",
         "memory.memsw.limit_in_bytes": "67108864",
-        "cpu.cfs_period_us": "100000",
         "cpu.cfs_quota_us": "150000",
         "pids.max": "100",
     }
