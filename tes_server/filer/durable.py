@@ -29,12 +29,14 @@ class Written:
     def _clear(self) -> None:
         self._places: list[tuple[Descriptor, str]] = []
         self._disks: dict[int, Descriptor] = {}
+        self._newest: Descriptor | None = None
 
     def add(self, folder: Descriptor, name: str = "") -> None:
         """The file `name` was put into `folder`, or without a name: `folder` changed. It must be open for reading."""
-        disk = os.fstat(folder.fd).st_dev
         with self._lock:
-            self._disks.setdefault(disk, folder)
+            if folder is not self._newest:  # the files of one directory come one after the other
+                self._newest = folder
+                self._disks.setdefault(os.fstat(folder.fd).st_dev, folder)
             if len(self._places) <= FEW:
                 self._places.append((folder, name))
 

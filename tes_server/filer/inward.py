@@ -87,14 +87,16 @@ class Inward:
 
     def _put(self, fetch: Fetch, where: str, files: Sequence[schemes.File]) -> None:
         scheme = "content" if fetch.content is not None else schemes.scheme_of(fetch.url, self._access)
-        for file in files:
-            begun = time.monotonic()
-            folder, name = (fetch.path, file.name) if file.name else posixpath.split(fetch.path)
-            try:
-                size = self._folder(folder).put(name, file)
-            except (OSError, StagingError) as cause:
-                raise wording.failure(cause, INPUT, fetch.field, wording.join(where, file.name)) from cause
-            self._progress.done(scheme, size, time.monotonic() - begun)
+        begun, sizes = time.monotonic(), list[int]()
+        try:
+            for file in files:
+                folder, name = (fetch.path, file.name) if file.name else posixpath.split(fetch.path)
+                try:
+                    sizes.append(self._folder(folder).put(name, file))
+                except (OSError, StagingError) as cause:
+                    raise wording.failure(cause, INPUT, fetch.field, wording.join(where, file.name)) from cause
+        finally:
+            self._progress.done(scheme, len(sizes), sum(sizes), time.monotonic() - begun)
 
     def _folder(self, path: str) -> local.Folder:
         """The directory at `path` of the volume. Kept for a while: inputs of one directory come one after the other."""

@@ -165,16 +165,17 @@ class Outward:
             batches.add(entry)
 
     def _put(self, taken: _Taken, files: Sequence[TreeFile]) -> None:
+        begun, sizes = time.monotonic(), list[int]()
         for file in files:
             path = wording.join(taken.path, file.name)
-            begun = time.monotonic()
             try:
                 size = taken.target.put(posixpath.join(taken.name, file.name) if file.name else taken.name, file)
             except (OSError, StagingError) as cause:
                 self._fail(taken.order, taken.field, path, cause)
             else:
-                self._progress.done(taken.scheme, size, time.monotonic() - begun)
+                sizes.append(size)
                 self._logs.append((taken.order, OutputFileLog(url=wording.join(taken.shown, file.name), path=path, size_bytes=str(size))))
+        self._progress.done(taken.scheme, len(sizes), sum(sizes), time.monotonic() - begun)
 
     def _missing(self, collect: Collect, path: str) -> None:
         self._notices.add(Code.OUTPUT_MISSING, f"{collect.field}: there is no {wording.printable(path)}", advice=True)

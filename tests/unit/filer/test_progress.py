@@ -32,7 +32,7 @@ def test_only_long_ones_are_told() -> None:
     clock.now += progress.LONG - 0.1
     assert (made.words(), made.lines()) == ("", ())
     clock.now += 0.1 + 30
-    made.done("s3", 3_000_000_000, 60)
+    made.done("s3", 1, 3_000_000_000, 60)
     assert made.words() == "inputs: 1 files, 3.0 GB in 60 s, 50.0 MB/s"
     assert made.lines() == ("TRANSFER: inputs: 1 files, 3.0 GB in 60 s, 50.0 MB/s",)
 
