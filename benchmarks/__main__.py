@@ -1,7 +1,7 @@
-"""All figures, one benchmark after the other: `python -m benchmarks [--json] [--store DIR] [NAME ...]`.
+"""All figures, one benchmark after the other: `python -m benchmarks [--json] [--store DIR] [--into FILE] [NAME ...]`.
 
-Prints the table of docs/benchmarks.md, in Markdown, row by row as they are measured; with --json what each benchmark printed,
-one object a line. One that fails is told at the end and stops no other. The machine must do nothing else meanwhile.
+Prints the table of the README, in Markdown, row by row as they are measured; with --json what each benchmark printed, one
+object a line. One that fails is told at the end and stops no other. The machine must do nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import subprocess
 import sys
 from typing import Any
 
-NAMES = ("api", "latency", "sandbox", "docker", "scale", "staging", "memory", "startup")
+NAMES = ("api", "latency", "sandbox", "docker", "scale", "staging", "objects", "memory", "startup")
+
+BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
+"""Lines of a document between which its table stands."""
 
 HEAD = "| what | figure | baseline | ratio | spread | goal |\n|---|---|---|---|---|---|"
 
@@ -33,7 +36,17 @@ def row(figure: dict[str, Any]) -> str:
     base = f"{figure['baseline']:g} ({figure['baseline_is']})" if "baseline" in figure else ""
     ratio = f"{figure['ratio']:g}" if "ratio" in figure else ""
     spread = "{:g} to {:g}".format(*figure["spread"]) if "spread" in figure else ""
-    return f"| {figure['what']} | {figure['figure']:g} {figure['unit']} | {base} | {ratio} | {spread} | {figure.get('goal', '')} |"
+    slowest = f", p99 {figure['notes']['p99_ms']:g} ms" if "p99_ms" in figure.get("notes", {}) else ""
+    return f"| {figure['what']} | {figure['figure']:g} {figure['unit']}{slowest} | {base} | {ratio} | {spread} | {figure.get('goal', '')} |"
+
+
+def put(table: str, document: pathlib.Path) -> None:
+    """Replace the table of a document. `ValueError` where it has no place for one."""
+    before, _, rest = document.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"{document} has no lines {BEGIN.strip()} and {END.strip()}")
+    document.write_text(f"{before}{BEGIN}\n{table}\n\n{END}{after}")
 
 
 def main() -> None:
@@ -41,12 +54,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="as JSON instead of the table")
     parser.add_argument("--rounds", type=int, help="rounds of ours against the baseline")
     parser.add_argument("--store", type=pathlib.Path, help="where `scale` keeps its stores from run to run")
+    parser.add_argument("--into", type=pathlib.Path, action="append", default=[], metavar="FILE", help="a document whose table is replaced too")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(NAMES)}")
     chosen = parser.parse_args()
     unknown = set(chosen.names) - set(NAMES)
     if unknown:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     failed = []
+    lines = [HEAD]
     where: dict[str, Any] = {}
     if not chosen.json:
         print(HEAD, flush=True)
@@ -58,9 +73,13 @@ def main() -> None:
             failed.append(name)
             continue
         where = where or result["machine"]
+        lines += map(row, result["figures"])
         print(json.dumps(result) if chosen.json else "\n".join(map(row, result["figures"])), flush=True)
-    if where and not chosen.json:
-        print("\n" + ", ".join(f"{key} {value}" for key, value in where.items()))
+    lines += ["", ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in where.items()) + "."]
+    if not chosen.json:
+        print("\n".join(lines[-2:]))
+    for document in chosen.into:
+        put("\n".join(lines), document)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

@@ -108,7 +108,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def show(name: str, figures: Sequence[Figure], where: dict[str, str | float], *, as_json: bool) -> None:
-    """Print what was measured."""
+    """Print what was measured. Ends the benchmark where that is nothing."""
+    if not figures:
+        raise SystemExit(f"{name}: nothing was measured")
     if as_json:
         print(json.dumps({"benchmark": name, "machine": where, "figures": msgspec.to_builtins(figures)}, indent=2))
         return

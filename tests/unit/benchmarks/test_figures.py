@@ -44,6 +44,11 @@ def test_a_percentile_needs_enough_values() -> None:
         figures.percentile(range(19), 95)
 
 
+def test_no_figure_is_no_result() -> None:
+    with pytest.raises(SystemExit, match="nothing was measured"):
+        figures.show("api", [], {}, as_json=True)
+
+
 def test_both_forms_of_output_hold_the_same_figures(capsys: pytest.CaptureFixture[str]) -> None:
     made = [figures.compared("creates", "a second", [(10, 5)], baseline_is="bare", goal=">= 3"), figures.measured("start", "s", [1.5])]
     figures.show("api", made, {"cores": 2}, as_json=True)
