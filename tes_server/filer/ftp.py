@@ -13,7 +13,6 @@ import os
 import posixpath
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -28,6 +27,7 @@ from tes_server.filer.manifest import Access
 from tes_server.filer.patience import Passing, Patience
 from tes_server.filer.schemes import Directory, Left, Link, LocalFile
 from tes_server.filer.wording import Side
+from tes_server.plan import paths
 
 DEPTH = 64
 """Nested directories read: a server may show a link as the directory that it leads to, round in circles."""
@@ -94,7 +94,7 @@ class Ftp:
     def split(self, url: str) -> tuple[str, str]:
         """See schemes.Writer."""
         head, slash, name = url.rpartition("/")
-        return head + slash, urllib.parse.unquote(name, errors="surrogateescape")
+        return head + slash, wording.unquoted(paths.FTP_TYPE.sub("", name))
 
     def target(self, url: str) -> FtpTarget:
         """See schemes.Writer. The directory is made with the first thing that is put into it."""

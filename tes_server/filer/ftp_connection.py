@@ -26,6 +26,7 @@ from tes_server.filer.ftp_listing import Item, Kind
 from tes_server.filer.manifest import Access
 from tes_server.filer.patience import Passing
 from tes_server.filer.wording import Side
+from tes_server.plan import paths
 from tes_server.telemetry import Code
 
 IMPLICIT = 990
@@ -67,19 +68,14 @@ def parse(url: str, code: Code) -> tuple[Server, str]:
     """
     try:
         parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname, parts.port
+        host, port, path = parts.hostname, parts.port, paths.ftp_path(parts)
     except ValueError as cause:
         raise StagingError("is no valid url", code) from cause
-    path = _unquoted(re.sub(r";type=[aid]$", "", parts.path, flags=re.IGNORECASE).removeprefix("/"))
-    user, password = _unquoted(parts.username or ""), _unquoted(parts.password or "")
-    if not host or any(sign in path + user + password for sign in "\r\n\0") or ".." in path.split("/"):
+    if not host:
         raise StagingError("is no valid url", code)
     secure = parts.scheme.lower() == "ftps"
+    user, password = wording.unquoted(parts.username or ""), wording.unquoted(parts.password or "")
     return Server(secure, host, port or (IMPLICIT if secure else ftplib.FTP_PORT), user, password), path
-
-
-def _unquoted(text: str) -> str:
-    return urllib.parse.unquote(text, errors="surrogateescape")
 
 
 class NoResume(Passing):

@@ -141,12 +141,12 @@ class Outward:
             pattern = collect.path.removeprefix(collect.prefix).lstrip("/")
             url, shown = _without(collect.url, pattern), _without(collect.shown, pattern)
             name = path.removeprefix(collect.prefix).lstrip("/")
-            shown = wording.join(shown, name)
+            shown = wording.below(shown, name)
         elif is_file:
             (url, name), shown = writer.split(collect.url), collect.shown
             if not name:  # a file for a url that ends with a slash keeps its name
                 name = posixpath.basename(path)
-                shown = wording.join(shown, name)
+                shown = wording.below(shown, name)
         else:
             url, name, shown = collect.url, "", collect.shown
         return _Taken(order, collect.field, path, writer, writer.target(url), name, shown, schemes.scheme_of(collect.url, self._access))
@@ -174,7 +174,7 @@ class Outward:
                 self._fail(taken.order, taken.field, path, cause)
             else:
                 sizes.append(size)
-                self._logs.append((taken.order, OutputFileLog(url=wording.join(taken.shown, file.name), path=path, size_bytes=str(size))))
+                self._logs.append((taken.order, OutputFileLog(url=wording.below(taken.shown, file.name), path=path, size_bytes=str(size))))
         self._progress.done(taken.scheme, len(sizes), sum(sizes), time.monotonic() - begun)
 
     def _missing(self, collect: Collect, path: str) -> None:

@@ -10,6 +10,7 @@ import urllib.parse
 from typing import NamedTuple
 
 from tes_server import errors, telemetry
+from tes_server.plan import paths
 from tes_server.telemetry import Code
 
 NOTICES = 100
@@ -26,6 +27,9 @@ class Side(NamedTuple):
 
 INPUT = Side(Code.INPUT_NOT_FOUND, Code.INPUT_DENIED, Code.INPUT_ERROR)
 OUTPUT = Side(Code.OUTPUT_ERROR, Code.OUTPUT_DENIED, Code.OUTPUT_ERROR)
+
+_QUOTED = paths.NET | {"file"}
+"""Schemes in whose urls names are percent-encoded; keys of object stores and plain paths are written as they are."""
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -75,8 +79,17 @@ def printable(text: str) -> str:
 
 
 def join(url: str, name: str) -> str:
-    """A relative path behind the url of a directory, as it is shown."""
+    """A relative path behind that of a directory, for messages."""
     return printable(url.rstrip("/") + "/" + name) if name else printable(url)
+
+
+def below(url: str, name: str) -> str:
+    """What lies at a relative path below the url (or absolute path) of a directory, in the form in which a task could name it."""
+    scheme = url.partition(":")[0].lower()
+    if not name or scheme not in _QUOTED:
+        return join(url, name)
+    path, mark, query = url.partition("?") if scheme in ("http", "https") else (url, "", "")
+    return join(path, quoted(name)) + mark + query
 
 
 def quoted(text: str) -> str:

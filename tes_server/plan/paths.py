@@ -6,6 +6,7 @@ Lexical and pure: whether a path is really inside its root, links followed, is t
 from __future__ import annotations
 
 import posixpath
+import re
 import urllib.parse
 from typing import Literal
 
@@ -18,6 +19,9 @@ Direction = Literal["in", "out"]
 
 NET = frozenset({"ftp", "ftps", "http", "https"})
 """Schemes whose urls are those of RFC 3986, with paths percent-encoded."""
+
+FTP_TYPE = re.compile(r";type=[aid]$", re.IGNORECASE)
+"""How an ftp url may end (RFC 1738, 3.2.2). We move bytes, whatever it says."""
 
 LONGEST_PATH = 4000
 """Bytes: Linux takes 4095 (PATH_MAX), of which the place of a task's volume needs some."""
@@ -100,11 +104,13 @@ def resolve(url: str, sites: Sites, direction: Direction, pointer: str) -> str:
     scheme = scheme.lower()
     if not colon or not rest.startswith("/"):
         raise Invalid(f"is neither an absolute path nor a URL: {shorten(url)}", pointer)
-    parts = _split(url, pointer)
     if scheme == "file":
-        if parts.netloc not in ("", "localhost"):
+        # Not urlsplit: a file has no query, and clients that put `file://` before a path leave `?` and `#` as they are.
+        host, slash, path = rest.removeprefix("//").partition("/") if rest.startswith("//") else ("", "", rest)
+        if host not in ("", "localhost"):
             raise Invalid(f"names another host; file URLs start with file:///: {shorten(url)}", pointer)
-        return _site_url(urllib.parse.unquote(parts.path), sites, direction, pointer)
+        return _site_url(urllib.parse.unquote(slash + path), sites, direction, pointer)
+    parts = _split(url, pointer)
     if _stored(url, sites, direction, pointer):
         return url
     allowed = sites.readable if direction == "in" else sites.writable
@@ -113,7 +119,30 @@ def resolve(url: str, sites: Sites, direction: Direction, pointer: str) -> str:
         raise Invalid(f"this server cannot {verb} '{scheme}://'; it knows {', '.join(sorted(allowed))} and absolute paths", pointer)
     if not parts.hostname:
         raise Invalid(f"has no host: {shorten(url)}", pointer)
+    if any(ord(sign) < 32 or ord(sign) == 127 for sign in url):
+        raise Invalid(f"holds a control character, which a URL writes as %0A and the like: {shorten(url)}", pointer)
+    if scheme in ("ftp", "ftps"):
+        try:
+            ftp_path(parts)
+        except ValueError as cause:
+            raise Invalid(f"{cause}: {shorten(url)}", pointer) from None
     return url
+
+
+def ftp_path(parts: urllib.parse.SplitResult) -> str:
+    """The path of an ftp(s) url, decoded, without the slash after the host and without `;type=`. ValueError says why it has none.
+
+    There is no query: `?` belongs to the name, as curl and wget have it.
+    """
+    path = FTP_TYPE.sub("", f"{parts.path}?{parts.query}" if parts.query else parts.path)
+    path = urllib.parse.unquote(path, errors="surrogateescape").removeprefix("/")
+    login = urllib.parse.unquote(f"{parts.username or ''}{parts.password or ''}")
+    # FTP's commands are lines.
+    if any(sign in path + login for sign in "\r\n\0"):
+        raise ValueError("holds a line break or NUL, which FTP cannot carry")
+    if ".." in path.split("/"):
+        raise ValueError("must not hold '..'")
+    return path
 
 
 def _stored(url: str, sites: Sites, direction: Direction, pointer: str) -> bool:

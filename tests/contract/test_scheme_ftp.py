@@ -193,6 +193,12 @@ def test_paths_begin_where_the_login_does(server: FtpServer, control: Control) -
         assert get(server.url(path), control) == b"x"
 
 
+@pytest.mark.parametrize("path", ["a?b", "a%3Fb"])
+def test_a_question_mark_is_a_sign_of_a_name(server: FtpServer, control: Control, path: str) -> None:
+    (server.home / "a?b").write_bytes(b"x")
+    assert get(server.url(path), control) == b"x"
+
+
 # -- directories ----------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tes_server import errors
 from tes_server.model.task import OutputFileLog
-from tes_server.plan.steps import Collect
+from tes_server.plan.steps import Collect, Fetch
 from tests.unit.filer.conftest import Stage, contents, count
 
 
@@ -64,6 +64,19 @@ def test_name_that_is_no_utf8(stage: Stage) -> None:
     done = stage.out(stage.collect("/work"), stage.collect("/work/*", "stars", prefix="/work"))
     assert [log.path for log in done.outputs] == [r"/work/caf\xe9"] * 2
     assert contents(stage.root / "out") == contents(stage.root / "stars") == {os.fsdecode(b"caf\xe9"): b"x"}
+
+
+@pytest.mark.parametrize("target", ["out", "out?#%20"])
+def test_logged_urls_can_be_inputs(stage: Stage, target: str) -> None:
+    names = ["100%", "p%20q", "a?b", "h#h", "a b", "\u00e4", "new\nline"]
+    for name in names:
+        stage.make(f"/work/d/{name}", name.encode())
+    url = stage.url(target)
+    done = stage.out(Collect(path="/work/d", url=url, shown=url, field=""), Collect(path="/work/d/*", prefix="/work/d", url=url, shown=url, field=""))
+    assert (done.error, len(done.outputs)) == (None, 2 * len(names))
+    for number, log in enumerate(done.outputs):
+        stage.into(Fetch(path=f"/again/{number}", url=log.url, field=""))
+        assert (stage.volume / "again" / str(number)).read_text() == log.path.removeprefix("/work/d/")
 
 
 def test_executable_bits(stage: Stage) -> None:

@@ -27,6 +27,22 @@ def test_redacted(url: str, shown: str) -> None:
     assert wording.redacted(url) == shown
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://h/d", "http://h/d/a%20b/100%25%3F%23"),
+        ("https://h/d/?sig=1", "https://h/d/a%20b/100%25%3F%23?sig=1"),
+        ("ftp://h/d?e", "ftp://h/d?e/a%20b/100%25%3F%23"),
+        ("file:///d?e", "file:///d?e/a%20b/100%25%3F%23"),
+        ("/d", "/d/a b/100%?#"),
+        ("s3://bucket/d?e/", "s3://bucket/d?e/a b/100%?#"),
+    ],
+)
+def test_below_in_the_form_of_the_url(url: str, shown: str) -> None:
+    assert wording.below(url, "a b/100%?#") == shown
+    assert wording.below(url, "") == url
+
+
 def test_failure_is_worded_once() -> None:
     first = wording.failure(errors.StagingError("broke", "INPUT_ERROR", transient=True), wording.INPUT, "/inputs/0", "x://y")
     assert (first.public, first.code, first.transient) == ("/inputs/0: x://y: broke", "INPUT_ERROR", True)

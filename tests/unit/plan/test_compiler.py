@@ -74,7 +74,12 @@ def one(**fields: Any) -> list[dict[str, Any]]:
         ({"inputs": [{"path": "a", "url": "/data/a"}]}, "/inputs/0/path", "absolute"),
         ({"inputs": [{"path": "/a"}]}, "/inputs/0", "url or content"),
         ({"inputs": [{"path": "/a/" * 2000, "content": ""}]}, "/inputs/0/path", "4000 bytes"),
-        ({"inputs": [{"path": "/a", "url": "file://[bad/x"}]}, "/inputs/0/url", "is no URL"),
+        ({"inputs": [{"path": "/a", "url": "http://[bad/x"}]}, "/inputs/0/url", "is no URL"),
+        ({"inputs": [{"path": "/a", "url": "file://[bad/x"}]}, "/inputs/0/url", "another host"),
+        ({"inputs": [{"path": "/a", "url": "http://h/a\nb"}]}, "/inputs/0/url", "control character"),
+        ({"inputs": [{"path": "/a", "url": "ftp://h/a%0d%0aDELE%20x"}]}, "/inputs/0/url", "line break"),
+        ({"inputs": [{"path": "/a", "url": "ftp://u:%0a@h/a"}]}, "/inputs/0/url", "line break"),
+        ({"inputs": [{"path": "/a", "url": "ftp://h/a/%2e%2e/b"}]}, "/inputs/0/url", "'..'"),
         ({"inputs": [{"path": "/a", "url": "http://[::1/x"}]}, "/inputs/0/url", "is no URL"),
         ({"inputs": [{"path": "/a", "url": "http://h:99999/x"}]}, "/inputs/0/url", "is no URL"),
         ({"inputs": [{"path": "/a", "url": "http://:80/x"}]}, "/inputs/0/url", "no host"),
@@ -171,6 +176,12 @@ def test_content_wins_over_url_and_may_be_empty() -> None:
 def test_site_paths_and_roots() -> None:
     urls = [item.url for item in plan(inputs=[{"path": "/w/a", "url": "/site/x y"}, {"path": "/w/b", "url": "file:///data/b%23"}]).stage_in.inputs]
     assert urls == ["file:///data/site/x%20y", "file:///data/b%23"]
+
+
+@pytest.mark.parametrize("url", ["file:///data/a?b#c", "file://localhost/data/a?b#c", "file:/data/a?b#c", "file:///data/a%3fb%23c", "/data/a?b#c"])
+def test_files_have_no_query(url: str) -> None:
+    """Clients that put `file://` before a path leave its `?` and `#` as they are."""
+    assert [item.url for item in plan(inputs=[{"path": "/w/a", "url": url}]).stage_in.inputs] == ["file:///data/a%3Fb%23c"]
 
 
 def test_an_input_by_url_may_be_a_directory_whatever_its_type() -> None:
