@@ -13,7 +13,7 @@ trap finish EXIT
 
 if ! tes-server doctor --engine sandbox --allow-host --data "$work/data" >"$work/doctor.log" 2>&1; then
   echo "The sandbox does not work on this machine:" >&2
-  cat "$work/doctor.log" >&2
+  grep '^no ' "$work/doctor.log" >&2 || cat "$work/doctor.log" >&2
   exit 1
 fi
 

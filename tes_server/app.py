@@ -107,7 +107,7 @@ def engine(settings: Settings, name: str) -> Engine:
 
 def images(settings: Settings) -> Images:
     """The images of the sandbox engine. Docker's login file is found as Docker finds it."""
-    from tes_server.runner import sandbox_launch
+    from tes_server.runner import userns
     from tes_server.runner.images import Mirror, Options
 
     sandbox = settings.sandbox
@@ -117,7 +117,7 @@ def images(settings: Settings) -> Images:
         plain_http=frozenset(sandbox.plain_http),
         docker_config=pathlib.Path(os.environ.get("DOCKER_CONFIG") or pathlib.Path.home() / ".docker") / "config.json",
     )
-    return Images(data_directory(settings) / "images", options, ids=sandbox_launch.IDS if os.geteuid() == 0 else None)
+    return Images(data_directory(settings) / "images", options, ids=userns.ids())
 
 
 def _data_id(data: pathlib.Path) -> str:
@@ -173,7 +173,7 @@ def _promises(settings: Settings) -> str:
     from tes_server.runner import cgroups, sandbox
 
     own = " and this machine's own programs (image 'host')" if settings.sandbox.allow_host else ""
-    network = "tasks share this machine's network" if settings.sandbox.network else "tasks have no network"
+    network = sandbox.network_in_words(settings.sandbox.network)
     return f"which takes any container image{own}; {sandbox.limits_in_words(cgroups.find())}; {network}"
 
 

@@ -78,22 +78,20 @@ def arguments(
     shared_memory: int,
     network: bool,
     maps_range: bool,
-    user: tuple[int, int] | None,
+    user: tuple[int, int],
     filter_descriptor: int,
 ) -> list[str]:
     """bwrap's options, for `--args`.
 
     `root` are the options that make / (see `overlay`). `mounts`: outer ones first. `results` is bound at RESULTS unless "".
     `shared_memory`: bytes of /dev/shm, 0 = as the kernel has it. `maps_range`: tes-step has made the user namespace, in which we
-    are 0; else one is made here, in which we are `user` (None = the same as outside). `filter_descriptor`: of runner.seccomp.
+    are 0; else one is made here, in which we are `user`. `filter_descriptor`: of runner.seccomp.
     """
     options = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--hostname", HOSTNAME]
     options += ["--die-with-parent", "--as-pid-1", "--clearenv", "--chdir", "/", "--seccomp", str(filter_descriptor)]
     if not maps_range:
-        options += ["--unshare-user", "--disable-userns"]
-        if user is not None:
-            options += ["--uid", str(user[0]), "--gid", str(user[1])]
-    if maps_range or (user is not None and user[0] == 0):
+        options += ["--unshare-user", "--disable-userns", "--uid", str(user[0]), "--gid", str(user[1])]
+    if maps_range or user[0] == 0:
         options += ["--cap-drop", "ALL"]
         for name in _CAPABILITIES:
             options += ["--cap-add", f"CAP_{name}"]

@@ -41,6 +41,11 @@ def limits_in_words(groups: cgroups.Groups | None) -> str:
     return "memory counted and processes limited without cgroups, cores not limited (no cgroup is writable: run as root, or under systemd with Delegate=yes)"
 
 
+def network_in_words(network: bool) -> str:
+    """What the setting sandbox.network means for tasks."""
+    return "tasks share this machine's network" if network else "tasks have no network"
+
+
 class SandboxEngine:
     """Runs images, and the image `host` where `allow_host`, in bubblewrap.
 
@@ -55,18 +60,17 @@ class SandboxEngine:
         self._cells = data.resolve() / "sandbox"  # resolved: tes-step follows no link, not even an honest one
         self._cells.mkdir(mode=0o700, exist_ok=True)
         self._groups = cgroups.find()
-        root = os.geteuid() == 0
+        ids = userns.ids()
         self._step, program = step.path(), bwrap.find()
         self._site = sandbox_launch.Site(
             step=self._step,
             bwrap=program,
-            root=root,
+            ids=ids,
             network=network,
-            filter=seccomp.program(one_id=not root),
+            filter=seccomp.program(one_id=ids is None),
             processes=processes,
             overlays=self._overlays(program),
         )
-        ids = sandbox_launch.IDS if root else None
         tree = HostTree(self._cells / ".host", ids[0] if ids else -1)
         self._sources = sandbox_source.Sources(images or Images(data / "images", Options(), ids=ids), tree, allow_host=allow_host, ids=ids[1] if ids else 1)
         self._children: dict[str, int] = {}  # supervisors that are ours to reap, by cell
@@ -101,9 +105,9 @@ class SandboxEngine:
                 self.remove(trial)
         if end is None or end.code != 0:
             raise errors.EngineError(f"`true` did not work in a sandbox: {end}", Code.ENGINE_ERROR)
-        mode = f"tasks as ids {sandbox_launch.IDS[0]} and up" if self._site.root else "tasks as this user"
+        mode = f"tasks as ids {self._site.ids[0]} and up" if self._site.ids else "tasks as this user"
         root = "" if self._site.overlays else "; images are read-only to their tasks (no overlay can be made: put `data` on a local disk; Linux 5.11 or newer)"
-        return f"{version}, {mode}; {self.limits}{root}"
+        return f"{version}, {mode}; {self.limits}; {network_in_words(self._site.network)}{root}"
 
     def prepare(self, image: str) -> str:
         """See `Engine.prepare`."""

@@ -19,21 +19,20 @@ from tes_server.runner import bwrap, host, sandbox_mounts, underlay
 from tes_server.runner.engine import Cell
 from tes_server.runner.sandbox_source import Source
 
-IDS = (200_000, 65_536)  # first id and number of ids of tasks of a root server: above every ordinary user's
 _GRACE = 10.0  # for a supervisor that gets TERM from somebody else than `Engine.stop`
 _FASTER = 1 << 30  # bytes: a net for a process that grows faster than tes-step counts; much of what it holds it never touches
 _NO_GRACE_OF_ITS_OWN = 2**31  # seconds
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
-    """What is the same for all cells. `root`: the server is root, so that tasks get a range of ids of their own.
+    """What is the same for all cells. `ids`: see `userns.ids`.
 
     `filter`: the program of runner.seccomp. `processes`: how many a cell may have. `overlays`: the kernel makes them here.
     """
 
     step: pathlib.Path
     bwrap: bwrap.Program
-    root: bool
+    ids: tuple[int, int] | None
     network: bool
     filter: bytes
     processes: int
@@ -45,7 +44,7 @@ def launch(cell: Cell, own: pathlib.Path, lock: int, groups: Sequence[pathlib.Pa
 
     Raises `errors.EngineError` (REJECTED) for mounts that cannot be, `OSError` for what this machine refuses.
     """
-    stage = bwrap.Stage(site.root)
+    stage = bwrap.Stage(site.ids is not None)
     with ExitStack() as opened:
         step = os.open(site.step, os.O_RDONLY | os.O_CLOEXEC)
         opened.callback(os.close, step)
@@ -67,8 +66,8 @@ def launch(cell: Cell, own: pathlib.Path, lock: int, groups: Sequence[pathlib.Pa
         for index, path in enumerate(cell.step.copies):
             command += ["--move", str(own / "out" / str(index)), str(cell.volume.resolve()) + path]
         program = stage.program(site.bwrap)
-        if site.root:
-            command += ["--userns", str(IDS[0]), str(IDS[1])]
+        if site.ids is not None:
+            command += ["--userns", str(site.ids[0]), str(site.ids[1])]
             for directory in (cell.volume, own / "layer", *([own / "out"] if cell.step.copies else [])):
                 command += ["--own", str(directory)]
             for shown, name in stage.pairs:
@@ -100,8 +99,8 @@ def _prepare(cell: Cell, own: pathlib.Path, stage: bwrap.Stage, source: Source, 
         results=stage.show(own / "out", "out") if cell.step.copies else "",
         shared_memory=cell.limits.ram_bytes,
         network=site.network,
-        maps_range=site.root,
-        user=None if source.user is None else (source.user.uid, source.user.gid),
+        maps_range=site.ids is not None,
+        user=(os.geteuid(), os.getegid()) if source.user is None else (source.user.uid, source.user.gid),
         filter_descriptor=calls,
     )
 
@@ -124,7 +123,7 @@ def _home(cell: Cell, source: Source) -> str:
     """
     if not source.shows_host:
         return ""
-    home = host.home(0 if os.geteuid() == 0 else os.getuid())
+    home = host.home(os.geteuid())
     return next((mount.path for mount in cell.mounts if home.startswith(mount.path + "/")), home)
 
 
@@ -136,11 +135,11 @@ def _inner(cell: Cell, source: Source, site: Site, *, limits: bool) -> list[str]
             command += [option, value]
     for index, path in enumerate(step.copies):
         command += ["--copy", path, f"{bwrap.RESULTS}/{index}"]
-    if site.root and source.user is not None:
+    if site.ids is not None and source.user is not None:
         command += ["--user", str(source.user.uid), str(source.user.gid)]
         for group in source.user.groups:
             command += ["--group", str(group)]
-    if not site.root:  # the files are our own, but we could not read what the task made unreadable
+    if site.ids is None:  # the files are our own, but we could not read what the task made unreadable
         for mount in cell.mounts:
             command += ["--open", mount.path] if mount.kind is MountKind.ROOT else []
     if limits:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import pathlib
 import subprocess
 from collections.abc import Iterable
 from typing import Any
 
-from tes_server.runner import image_manifest, sandbox_launch
+from tes_server.runner import image_manifest, userns
 from tes_server.runner.images import Images
 from tests.image_case import Entry, directory, entry, layer, link
 
-IDS = sandbox_launch.IDS if os.geteuid() == 0 else None
+IDS = userns.ids()
 BUSYBOX = pathlib.Path("/bin/busybox")
 NAME = "tes-test/bb"  # as root, with everything usual
 ENV = ["PATH=/bin", "FROM_IMAGE=yes", "BOTH=image"]

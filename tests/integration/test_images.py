@@ -16,14 +16,14 @@ from typing import IO, Any, cast
 import pytest
 
 from tes_server import errors
-from tes_server.runner import image_cache
+from tes_server.runner import image_cache, userns
 from tes_server.runner.images import Images, Options
 from tes_server.telemetry import Code
 from tests.integration import registry_server, token_server
 
 pytestmark = [pytest.mark.registry, pytest.mark.docker]
 
-IDS = (200_000, 65_536)
+IDS = userns.IDS
 HOME = pathlib.Path(__file__).parents[2]
 
 
@@ -77,7 +77,7 @@ DEVICES = (tarfile.CHRTYPE, tarfile.BLKTYPE)
 
 @pytest.mark.parametrize("image", ["tes-test/busybox", "tes-test/static", "tes-test/debian"])
 def test_a_tree_is_what_docker_makes_of_it(docker_client: Any, registry: str, where: pathlib.Path, image: str) -> None:
-    ids = IDS if os.geteuid() == 0 else None
+    ids = userns.ids()
     images, name = Images(where, Options(limit=10**10), ids=ids), push(docker_client, image, registry)
     compare(docker_client, image, images.prepare(name).root, ids)
     images.remove(name)

@@ -21,7 +21,7 @@ def arguments(**other: Any) -> list[str]:
         "shared_memory": 0,
         "network": True,
         "maps_range": False,
-        "user": None,
+        "user": (1000, 1000),
         "filter_descriptor": 7,
     }
     return bwrap.arguments(**{**usual, **other})
@@ -57,8 +57,6 @@ class TestArguments:
         assert not any("SYS_ADMIN" in word or "SYS_PTRACE" in word or "MKNOD" in word for word in mapped)
 
     def test_one_id_is_the_images_user(self) -> None:
-        assert "--uid" not in arguments()
-        assert "--cap-add" not in arguments()
         assert follows(arguments(user=(0, 0)), "--unshare-user", "--disable-userns", "--uid", "0", "--gid", "0")
         assert "--cap-add" in arguments(user=(0, 0))
         assert follows(arguments(user=(1000, 7)), "--uid", "1000", "--gid", "7")
@@ -135,6 +133,26 @@ class TestVolume:
         with pytest.raises(errors.EngineError):
             volume.place(tmp_path, "/link/x", directory=True)
         assert len(list(pathlib.Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives ids")
+@pytest.mark.parametrize(
+    ("table", "given"),
+    [
+        ("         0          0 4294967295\n", userns.IDS),
+        ("         0       1000          1\n", None),
+        ("0 1000 1\n1 100000 65536\n", None),
+        ("0 1000 1\n1 100000 265535\n", userns.IDS),
+    ],
+)
+def test_ids_are_given_where_there_are_enough(tmp_path: pathlib.Path, table: str, given: object) -> None:
+    (tmp_path / "uid_map").write_text(table)
+    assert userns.ids(tmp_path / "uid_map") == given
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root gives ids")
+def test_an_ordinary_user_has_no_ids_to_give() -> None:
+    assert userns.ids() is None
 
 
 @pytest.mark.parametrize(
