@@ -30,20 +30,33 @@ def run(call: Coroutine[Any, Any, Answer], control: Control, farewell: float = 0
     except IndexError:
         loop = asyncio.new_event_loop()
     task = loop.create_task(call)
-    looking: asyncio.TimerHandle
-
-    def look() -> None:
-        nonlocal looking
-        looking = loop.call_later(farewell, task.cancel) if control.stopped() else loop.call_later(POLL, look)
-
-    looking = loop.call_later(POLL, look)
+    watch = _Watch(loop, task, control, farewell)
     try:
         return loop.run_until_complete(task)
     except asyncio.CancelledError:
         raise errors.Canceled("the transfer was stopped") from None
     finally:
-        looking.cancel()
+        watch.end()
         if task.done():
             _idle.append(loop)
         else:  # the thread was interrupted, by a signal: what is left of the call ends with its loop
             loop.close()
+
+
+class _Watch:
+    """Cancels a task soon after the control stops. Holds nothing once it has ended: answers are large, and cycles live on for a while."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], control: Control, farewell: float) -> None:
+        self._loop = loop
+        self._task = task
+        self._control = control
+        self._farewell = farewell
+        self._next = loop.call_later(POLL, self._look)
+
+    def _look(self) -> None:
+        stopped = self._control.stopped()
+        self._next = self._loop.call_later(self._farewell, self._task.cancel) if stopped else self._loop.call_later(POLL, self._look)
+
+    def end(self) -> None:
+        """Look no more."""
+        self._next.cancel()
