@@ -72,11 +72,11 @@ class Cache:
         self._names.mkdir(mode=0o700, exist_ok=True)
 
     def find(self, digest: str) -> Image | None:
-        """The image, if it is there."""
+        """The image, if it is there and whole."""
         place = self._place(digest)
         try:
             image = msgspec.json.decode((place / "image.json").read_bytes(), type=Image, dec_hook=lambda kind, value: kind(value))
-        except FileNotFoundError:
+        except (FileNotFoundError, msgspec.DecodeError):
             return None
         return msgspec.structs.replace(image, root=place / "root")  # the data directory may have been moved
 
@@ -118,6 +118,7 @@ class Cache:
             else:
                 for left in list(place.iterdir()):
                     wipe(left)
+                self.remove(digest)  # one that is not whole
                 yield place
         finally:
             wipe(place)

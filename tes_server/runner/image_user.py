@@ -34,10 +34,10 @@ def find(root: rooted.Realm, user: str, count: int) -> User:
     """
     name, _, group = user.partition(":")
     name = name or "0"
-    entry = next((line for line in _lines(root, "/etc/passwd", 7) if line[0] == name or (name.isdecimal() and line[2] == str(int(name)))), None)
+    entry = next((line for line in _lines(root, "/etc/passwd", 7) if line[0] == name or (_is_number(name) and line[2] == str(int(name)))), None)
     if entry is not None:
         uid, gid, home, login = int(entry[2]), int(entry[3]), entry[5], entry[0]
-    elif name.isdecimal():
+    elif _is_number(name):
         uid, gid, home, login = int(name), 0, "/", ""
     else:
         raise errors.EngineError(f"the image's USER {user[:100]!r} is not in its /etc/passwd", Code.IMAGE_ERROR)
@@ -53,9 +53,9 @@ def find(root: rooted.Realm, user: str, count: int) -> User:
 
 def _gid(root: rooted.Realm, group: str, user: str) -> int:
     for line in _lines(root, "/etc/group", 4):
-        if line[0] == group or (group.isdecimal() and line[2] == str(int(group))):
+        if line[0] == group or (_is_number(group) and line[2] == str(int(group))):
             return int(line[2])
-    if group.isdecimal():
+    if _is_number(group):
         return int(group)
     raise errors.EngineError(f"the group of the image's USER {user[:100]!r} is not in its /etc/group", Code.IMAGE_ERROR)
 
@@ -71,5 +71,10 @@ def _lines(root: rooted.Realm, path: str, fields: int) -> Iterator[list[str]]:
         text = file.read(_BYTES_MAX).decode(errors="replace")
     for line in text.splitlines():
         words = line.split(":")
-        if len(words) >= fields and words[2].isascii() and words[2].isdecimal() and (fields != 7 or (words[3].isascii() and words[3].isdecimal())):
+        if len(words) >= fields and _is_number(words[2]) and (fields != 7 or _is_number(words[3])):
             yield words
+
+
+def _is_number(text: str) -> bool:
+    """An id is at most 2^32: longer numbers are none, and `int` refuses them if they are very long."""
+    return text.isascii() and text.isdecimal() and len(text) <= 10

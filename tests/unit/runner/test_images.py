@@ -397,6 +397,18 @@ def test_a_name_that_was_spoiled_is_asked_for_anew(make: Maker, registry: Regist
     assert json.loads(next((tmp_path / "images/names").iterdir()).read_text())["digest"] == image.digest
 
 
+def test_an_image_that_was_spoiled_is_pulled_anew(make: Maker, registry: Registry, tmp_path: pathlib.Path) -> None:
+    name = registry.push(packed())
+    image = make().prepare(name)
+    (tmp_path / "images" / image.digest[7:] / "image.json").write_text("{")
+    images = make()
+    assert images.list() == []
+    assert images.find(name) is None
+    assert images.prepare(name) == image
+    assert [listed.image for listed in images.list()] == [image]
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {"names", image.digest[7:]}
+
+
 def test_a_name_that_the_disk_does_not_take_is_final(make: Maker, registry: Registry) -> None:
     code, transient, words = failure(make(), registry.push(pack([layer(entry("a" * 300, b""))])))
     assert (code, transient) == (Code.IMAGE_ERROR, False)
