@@ -17,7 +17,7 @@ import msgspec
 import urllib3
 
 from tes_server import errors
-from tes_server.runner import image_connections
+from tes_server.runner import image_connections, image_manifest
 from tes_server.runner.image_credentials import Login
 from tes_server.telemetry import Code
 
@@ -107,7 +107,7 @@ def _bearer(origin: str, repository: str, parameters: dict[str, str], login: Log
         raise errors.EngineError(f"the registry's token server refuses {who} (status {answer.status})", Code.IMAGE_DENIED)
     try:
         given = msgspec.json.decode(answer.data, type=_Token)
-    except msgspec.DecodeError as cause:
+    except image_manifest.UNDECODABLE as cause:
         raise errors.EngineError("the registry's token server gave something else than a token", Code.IMAGE_ERROR, transient=True) from cause
     token = given.token or given.access_token or ""
     if not token or not token.isascii() or not token.isprintable():

@@ -12,7 +12,7 @@ import posixpath
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import IO, BinaryIO, TypeVar
+from typing import IO, BinaryIO
 
 import msgspec
 
@@ -25,8 +25,6 @@ _LINKS = 10
 
 _FULL_NAME = "io.containerd.image.name"
 _REFERENCE = "org.opencontainers.image.ref.name"
-
-T = TypeVar("T")
 
 
 class Packed:
@@ -105,10 +103,10 @@ class _Contents:
 
     def images(self) -> Iterator[Packed]:
         if "index.json" in self._members:  # Docker's own file lies beside it since Docker 25
-            for entry in self._decoded("index.json", _Index).manifests:
+            for entry in image_manifest.decoded(self._text("index.json"), _Index, "index.json").manifests:
                 yield self._by_layout(entry)
         elif "manifest.json" in self._members:
-            for saved in self._decoded("manifest.json", list[_Saved]):
+            for saved in image_manifest.decoded(self._text("manifest.json"), list[_Saved], "manifest.json"):
                 yield self._by_docker(saved)
         else:
             raise image_manifest.unusable("it is neither what `docker save` writes nor OCI's image layout")
@@ -138,12 +136,6 @@ class _Contents:
         if image_manifest.digest_of(text) != blob.digest:
             raise image_manifest.unusable(f"{blob.digest} is damaged: its digest is another")
         return text
-
-    def _decoded(self, path: str, kind: type[T]) -> T:
-        try:
-            return msgspec.json.decode(self._text(path), type=kind)
-        except msgspec.DecodeError as cause:
-            raise image_manifest.unusable(f"its {path} cannot be read: {cause}") from cause
 
     def _text(self, path: str) -> bytes:
         text = self._open(path).read(image_manifest.LARGEST_CONFIG + 1)

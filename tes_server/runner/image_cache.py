@@ -25,6 +25,7 @@ import msgspec
 
 from tes_server import errors, step
 from tes_server.filer import durable
+from tes_server.runner import image_manifest
 from tes_server.runner.image_names import Name
 from tes_server.telemetry import Code
 
@@ -76,13 +77,13 @@ class Cache:
         place = self._place(digest)
         try:
             image = msgspec.json.decode((place / "image.json").read_bytes(), type=Image, dec_hook=lambda kind, value: kind(value))
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, *image_manifest.UNDECODABLE):
             return None
         return msgspec.structs.replace(image, root=place / "root")  # the data directory may have been moved
 
     def known(self, name: Name) -> Known | None:
         """Where `name` led to, the last time."""
-        with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+        with contextlib.suppress(FileNotFoundError, *image_manifest.UNDECODABLE):
             return msgspec.json.decode(self._file(str(name)).read_bytes(), type=Known)
         return None
 
@@ -100,7 +101,7 @@ class Cache:
         """All of them."""
         found = []
         for file in self._names.glob("*.json"):
-            with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+            with contextlib.suppress(FileNotFoundError, *image_manifest.UNDECODABLE):
                 found.append(msgspec.json.decode(file.read_bytes(), type=Known))
         return found
 

@@ -15,7 +15,7 @@ import subprocess
 import msgspec
 
 from tes_server import errors
-from tes_server.runner import image_names
+from tes_server.runner import image_manifest, image_names
 from tes_server.telemetry import Code
 
 _HUB_KEYS = ("https://index.docker.io/v1/", image_names.HUB, "registry-1.docker.io", "index.docker.io")
@@ -62,7 +62,7 @@ def find(config: pathlib.Path | None, registry: str) -> Login | None:
         file = msgspec.json.decode(config.read_bytes(), type=_File)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as cause:
+    except (OSError, *image_manifest.UNDECODABLE) as cause:
         raise errors.EngineError(f"the logins in Docker's {config.name} cannot be read ({type(cause).__name__})", Code.IMAGE_DENIED) from cause
     keys = _HUB_KEYS if registry == image_names.HUB else (registry,)
     for key in keys:
@@ -111,6 +111,6 @@ def _ask(helper: str, key: str) -> Login | None:
         raise errors.EngineError(f"{program} failed with exit code {done.returncode}", Code.IMAGE_DENIED)
     try:
         answer = msgspec.json.decode(done.stdout, type=_Answer)
-    except msgspec.DecodeError as cause:
+    except image_manifest.UNDECODABLE as cause:
         raise errors.EngineError(f"{program} gave something else than a login", Code.IMAGE_DENIED) from cause
     return Login(identity=answer.secret) if answer.username == _TOKEN_USER else Login(user=answer.username, password=answer.secret)

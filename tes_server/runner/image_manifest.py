@@ -34,6 +34,8 @@ _ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm6
 _VARIANTS = {"amd64": ("", "v1"), "arm64": ("", "v8")}
 """Variants that every machine of the architecture can run, in order of preference: the others are for newer ones."""
 
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not the JSON they should be."""
 
 S = TypeVar("S")
 
@@ -126,11 +128,19 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+def decoded(data: bytes, kind: type[S], what: str) -> S:
+    """A stranger's JSON; `what` is what it should be."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except UNDECODABLE as cause:
+        raise unusable(f"its {what} cannot be read: {cause}") from cause
+
+
 def decode(data: bytes, media_type: str) -> Manifest | tuple[Blob, ...]:
     """A manifest, or the entries of an index. `media_type` is what the registry says of it, "" = nothing."""
     if media_type.startswith(_OLD):
         raise unusable("the registry has it only in Docker's first format, which nobody takes any more; push it again")
-    document = _decoded(data, _Document, "manifest")
+    document = decoded(data, _Document, "manifest")
     said = document.media_type or media_type
     if document.manifests is not None:
         if document.config is not None or document.layers is not None or said in MANIFESTS:
@@ -162,7 +172,7 @@ def choose(entries: tuple[Blob, ...], machine: str = "") -> Blob:
 
 def config(data: bytes, layers: int, machine: str = "") -> Config:
     """The config of an image of so many layers, for this machine."""
-    found = _decoded(data, Config, "config")
+    found = decoded(data, Config, "config")
     architecture = architecture_of(machine)
     if found.os not in ("", "linux") or found.architecture not in ("", architecture):
         raise unusable(f"it is for {shown(found.os)}/{shown(found.architecture)}, this machine is linux/{architecture}")
@@ -180,13 +190,6 @@ def architecture_of(machine: str = "") -> str:
         return _ARCHITECTURES[machine.lower()]
     except KeyError:
         raise unusable(f"images are run on x86-64 and arm64, not on {machine}") from None
-
-
-def _decoded(data: bytes, kind: type[S], what: str) -> S:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
-        raise unusable(f"its {what} cannot be read: {cause}") from cause
 
 
 def _checked(blob: Blob) -> Blob:

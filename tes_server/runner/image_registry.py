@@ -212,7 +212,7 @@ class _Complaints(msgspec.Struct):
 def _refusal(status: int, retry_after: str, response: urllib3.BaseHTTPResponse | None) -> errors.EngineError:
     """A registry's answer as an error, with its own words where it has some."""
     said = ""
-    with contextlib.suppress(msgspec.DecodeError, errors.EngineError, IndexError):
+    with contextlib.suppress(*image_manifest.UNDECODABLE, errors.EngineError, IndexError):
         first = msgspec.json.decode(image_connections.read(response, _LONGEST_ANSWER) if response is not None else b"{}", type=_Complaints).errors[0]
         text = f"{first.code}: {first.message}" if first.message else first.code
         said = f" ({image_manifest.shown(text, 200)})"

@@ -110,8 +110,10 @@ def test_what_was_loaded_is_asked_nobody_about(make: Maker) -> None:
         (layer(link("x", "/etc/passwd"), entry("manifest.json", b'[{"Config": "x", "Layers": []}]')), "has no"),
         (layer(link("x", "x"), entry("manifest.json", b'[{"Config": "x", "Layers": []}]')), "has no x"),
         (layout(plain(b"1"), spoiled=b"{}"), "damaged"),
+        (layer(entry("index.json", b'{"manifests": [{"mediaType": "\xff"}]}')), "index.json cannot be read"),
+        (layer(entry("index.json", b'{"manifests": ' + b"[" * 100_000)), "index.json cannot be read"),
     ],
-    ids=range(11),
+    ids=range(13),
 )
 def test_a_file_that_is_none_is_told(make: Maker, tmp_path: pathlib.Path, data: bytes, words: str) -> None:
     images = make()

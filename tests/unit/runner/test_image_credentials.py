@@ -98,5 +98,11 @@ def test_what_is_broken_is_told_without_secrets(tmp_path: pathlib.Path, helper: 
     assert str(tmp_path) not in caught.value.public
 
 
+def test_a_file_that_is_no_text_is_told(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_bytes(b'{"auths": {"\xff": {}}}')
+    with pytest.raises(errors.EngineError, match="cannot be read"):
+        image_credentials.find(tmp_path / "config.json", "x")
+
+
 def test_a_login_does_not_show_itself() -> None:
     assert "word" not in repr(Login(user="me", password="pass:word"))

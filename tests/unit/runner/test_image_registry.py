@@ -140,6 +140,13 @@ def test_a_busy_token_server_is_asked_again(make: Maker, registry: Registry, oth
     make().prepare(registry.push(image))
 
 
+def test_a_token_that_is_no_text_is_told(make: Maker, registry: Registry, other: Registry, image: Packed) -> None:
+    Gate(registry, other)
+    other.lie = lambda _: Answer(200, b'{"token": "\xff"}')
+    with pytest.raises(errors.EngineError, match="something else than a token"):
+        make().prepare(registry.push(image))
+
+
 def test_basic(make: Maker, registry: Registry, image: Packed, tmp_path: pathlib.Path) -> None:
     def guard(request: Request) -> Answer | None:
         return None if request.headers.get("authorization") == BASIC else Answer(401, headers={"WWW-Authenticate": 'Basic realm="x"'})

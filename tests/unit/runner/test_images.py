@@ -185,6 +185,8 @@ def test_a_mistake_is_told_with_the_registrys_words(make: Maker, registry: Regis
     name = registry.push(one)
     registry.lie = lambda request: Answer(404, b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "not\\nhere"}]}') if request.method == "GET" else None
     assert failure(make(), name)[2].endswith("does not have it (MANIFEST_UNKNOWN: not here)")
+    registry.lie = lambda request: Answer(404, b'{"errors": [{"code": "\xe9"}]}') if request.method == "GET" else None
+    assert failure(make(), name)[2].endswith("does not have it")
 
 
 # -- one pull for all --------------------------------------------------------------------------------------------------
@@ -387,12 +389,13 @@ def test_somebody_elses_directory_is_left_alone(make: Maker, tmp_path: pathlib.P
         make()
 
 
-def test_a_name_that_was_spoiled_is_asked_for_anew(make: Maker, registry: Registry, tmp_path: pathlib.Path) -> None:
-    """A power cut may leave an empty file."""
+@pytest.mark.parametrize("spoiled", [b"", b'{"name": "\xff"}'])
+def test_a_name_that_was_spoiled_is_asked_for_anew(make: Maker, registry: Registry, tmp_path: pathlib.Path, spoiled: bytes) -> None:
+    """A power cut may leave an empty file, a bad disk anything."""
     name = registry.push(packed())
     image = make().prepare(name)
     for file in (tmp_path / "images/names").iterdir():
-        file.write_text("")
+        file.write_bytes(spoiled)
     assert make().prepare(name) == image
     assert json.loads(next((tmp_path / "images/names").iterdir()).read_text())["digest"] == image.digest
 
