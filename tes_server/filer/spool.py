@@ -161,6 +161,6 @@ class Spool:
             return None
         try:
             return decoded(data)
-        except msgspec.DecodeError as cause:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
             telemetry.log(logger, logging.ERROR, "spool.spoiled", name=name, error=str(cause))
             return None

@@ -182,7 +182,7 @@ class SpoolContract(abc.ABC):
                 one.result()
         assert seen
 
-    @pytest.mark.parametrize("data", [b"", b"{", b'{"run": 5}', b"null", b"\xff", b'{"run": "a"'])
+    @pytest.mark.parametrize("data", [b"", b"{", b'{"run": 5}', b"null", b"\xff", b'{"run": "\xff"}', b'{"x": ' + b"[" * 100_000, b'{"run": "a"'])
     def test_what_is_spoiled_counts_as_missing_and_as_taken(self, data: bytes) -> None:
         for what in ("plan", "started", "report"):
             self.shelf().write(f"task-1/1/{what}.json", data)
