@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import collections
 import concurrent.futures
 import datetime
 import hashlib
@@ -247,7 +248,21 @@ def _not_found(task_id: str) -> errors.NotFound:
 
 def new_id(now: datetime.datetime) -> str:
     """A fresh id, `[a-z0-9]{26}`: 48 bits of time, so that new ones lie together in every index, and 80 random bits."""
-    return _base32((int(now.timestamp() * 1000) << 80) | int.from_bytes(os.urandom(10), "big"))
+    return _base32((int(now.timestamp() * 1000) << 80) | int.from_bytes(_random(), "big"))
+
+
+_unused: collections.deque[bytes] = collections.deque()
+os.register_at_fork(after_in_child=_unused.clear)  # no two processes may make the same ids
+
+
+def _random() -> bytes:
+    """10 random bytes. The kernel is asked for many at once: each call gives Python's lock away, and the store's writer waits for it."""
+    while True:
+        try:
+            return _unused.pop()
+        except IndexError:
+            block = os.urandom(10 * 256)
+            _unused.extend(block[start : start + 10] for start in range(0, len(block), 10))
 
 
 def key_id(owner: str, key: str) -> str:

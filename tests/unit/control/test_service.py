@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import datetime
 import string
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -54,6 +56,12 @@ class TestIds:
 
     def test_ids_of_one_moment_differ(self) -> None:
         assert len({service.new_id(T0) for _ in range(1000)}) == 1000
+
+    def test_a_child_process_makes_others(self) -> None:
+        made = "print(*(service.new_id(now) for _ in range(300)), flush=True)"
+        script = f"import datetime, os; from tes_server.control import service; now = datetime.datetime.now(datetime.UTC); {made}; os.fork() and os.wait(); {made}"
+        printed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+        assert len(printed) == len(set(printed)) == 900
 
     def test_a_key_is_its_owners(self) -> None:
         assert service.key_id("alice", "k") == service.key_id("alice", "k")
