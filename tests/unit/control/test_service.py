@@ -59,7 +59,8 @@ class TestIds:
 
     def test_a_child_process_makes_others(self) -> None:
         made = "print(*(service.new_id(now) for _ in range(300)), flush=True)"
-        script = f"import datetime, os; from tes_server.control import service; now = datetime.datetime.now(datetime.UTC); {made}; os.fork() and os.wait(); {made}"
+        begin = "import datetime, os; from tes_server.control import service; now = datetime.datetime.now(datetime.UTC)"
+        script = f"{begin}; {made}; os.fork() and os.wait(); {made}"
         printed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
         assert len(printed) == len(set(printed)) == 900
 
