@@ -135,19 +135,24 @@ class TestVolume:
         assert len(list(pathlib.Path("/proc/self/fd").iterdir())) == before
 
 
+ALL, DOCKERS = "000001ffffffffff", "00000000a80425fb"  # capabilities: those of root, and of root in a Docker container
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives ids")
 @pytest.mark.parametrize(
-    ("table", "given"),
+    ("table", "powers", "given"),
     [
-        ("         0          0 4294967295\n", userns.IDS),
-        ("         0       1000          1\n", None),
-        ("0 1000 1\n1 100000 65536\n", None),
-        ("0 1000 1\n1 100000 265535\n", userns.IDS),
+        ("         0          0 4294967295\n", ALL, userns.IDS),
+        ("         0          0 4294967295\n", DOCKERS, None),
+        ("         0       1000          1\n", ALL, None),
+        ("0 1000 1\n1 100000 65536\n", ALL, None),
+        ("0 1000 1\n1 100000 265535\n", ALL, userns.IDS),
     ],
 )
-def test_ids_are_given_where_there_are_enough(tmp_path: pathlib.Path, table: str, given: object) -> None:
+def test_ids_are_given_where_there_are_enough(tmp_path: pathlib.Path, table: str, powers: str, given: object) -> None:
     (tmp_path / "uid_map").write_text(table)
-    assert userns.ids(tmp_path / "uid_map") == given
+    (tmp_path / "status").write_text(f"Name:\tx\nCapPrm:\t{ALL}\nCapEff:\t{powers}\nSeccomp:\t0\n")
+    assert userns.ids(tmp_path) == given
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root gives ids")
@@ -164,8 +169,20 @@ def test_an_ordinary_user_has_no_ids_to_give() -> None:
         ("user/max_user_namespaces", "5\n", ""),
     ],
 )
-def test_advice_names_the_setting_in_the_way(tmp_path: pathlib.Path, name: str, value: str, advice: str) -> None:
+@pytest.mark.parametrize("root", [False, True])
+def test_advice_names_the_setting_in_the_way(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, advice: str, root: bool) -> None:
+    monkeypatch.setattr("tes_server.runner.userns.ids", lambda: userns.IDS if root else None)
     (tmp_path / name).parent.mkdir()
     (tmp_path / name).write_text(value)
-    assert advice in userns.advice(tmp_path)
-    assert bool(advice) == bool(userns.advice(tmp_path))
+    found = userns.advice(tmp_path, [])
+    if root and "unprivileged" in name:
+        assert found == ""
+    else:
+        assert advice in found
+        assert bool(advice) == bool(found)
+
+
+def test_advice_for_a_container(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "mark").touch()
+    assert "--security-opt seccomp=unconfined" in userns.advice(tmp_path, [tmp_path / "mark"])
+    assert userns.advice(tmp_path, [tmp_path / "none"]) == ""
