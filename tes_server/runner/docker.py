@@ -162,6 +162,8 @@ class DockerEngine:
         ended = records.ended(cell.record)
         if records.failed(cell.record):
             raise errors.EngineError(f"the command was not started: {self._last_words(cell)}", Code.ENGINE_ERROR, transient=True)
+        if ended is not None and records.cut(cell.record) and not records.out_of_memory(cell.record):
+            return None
         if ended is not None:
             # A shell that outlives the kill of its child ends with a code of its own, which is kept.
             return msgspec.structs.replace(ended, oom=ended.code != 0 and records.out_of_memory(cell.record))

@@ -59,6 +59,11 @@ def failed(record: pathlib.Path) -> bool:
     return _read(record, "failed", _LINE_MAX) is not None
 
 
+def cut(record: pathlib.Path) -> bool:
+    """The command was ended by somebody else than the server or itself: its `Exit` is not the command's own."""
+    return _read(record, "cut", _LINE_MAX) is not None
+
+
 def out_of_memory(record: pathlib.Path) -> bool:
     """A process of the command was killed for memory. Marked before the exit record is written."""
     return _read(record, "oom", _LINE_MAX) is not None

@@ -145,7 +145,10 @@ class SandboxEngine:
         if records.failed(cell.record) or (end is None and records.start(cell.record) is None):
             words = (records.streams(cell.record, cell.tail_bytes)[1] + self._log(cell)).strip()
             raise errors.EngineError(f"the sandbox could not start the command: {words or 'no word from its supervisor'}", Code.ENGINE_ERROR, transient=True)
-        return None if end is None else msgspec.structs.replace(end, oom=self._out_of_memory(cell))
+        if end is None:
+            return None
+        oom = self._out_of_memory(cell)
+        return None if records.cut(cell.record) and not oom else msgspec.structs.replace(end, oom=oom)
 
     def stop(self, cell: Cell, grace: float) -> None:
         """See `Engine.stop`."""

@@ -130,6 +130,7 @@ static void exec_by_path(char **argv)
 void child_run(const struct options *options, const struct birth *birth)
 {
     setpgid(0, 0);
+    close(birth->mapped[0]); /* or our own copy of the supervisor's end would let us wait for a dead one for ever */
     if (dup2(birth->input, 0) < 0 || dup2(birth->outputs[0], 1) < 0 || dup2(birth->outputs[1], 2) < 0)
         _exit(FAILED);
     for (size_t i = 0; i < options->cgroups.count; i++)

@@ -31,6 +31,8 @@
  *   --stage SRC NAME     SRC is at /tmp/NAME for bwrap
  *   --own DIR            what is ours at and below DIR is given to BASE before
  *
+ * Where the command was ended from outside, by TERM without a `stop` file or with its sandbox, the record has `cut` beside `exit`.
+ *
  * Exit code: the command's; 128 + signal; 127 no such program; 126 it, its workdir or one of its files cannot be used (said on its
  * stderr); 125 failure of our own: nothing was started, or a redirected stream could not be kept whole. */
 #include "step.h"

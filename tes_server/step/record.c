@@ -1,5 +1,5 @@
 /* The record directory: what outlives us. `start` before the command, `exit` after it, two rings of its output,
- * and the marks `failed` and `oom`. */
+ * and the marks `failed`, `cut` and `oom`. */
 #include "step.h"
 
 #include <errno.h>
@@ -113,6 +113,11 @@ int record_oom(int directory)
 {
     int fd = openat(directory, "oom", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
     return fd < 0 ? -1 : close(fd);
+}
+
+int record_cut(int directory)
+{
+    return put_line(directory, "cut", "cut.tmp", "the command was ended from outside\n");
 }
 
 /* The kernel counts a kill before it sends the signal, so that whoever saw the end of its victim finds it counted. */

@@ -32,6 +32,7 @@ struct supervisor {
     pid_t child;
     int proc;                  /* /proc as it was before the command, or -1 */
     bool ended, stopping, out_of_memory;
+    bool cut;                  /* whoever ended the command was neither the server nor the command */
     int status;                /* from waitpid */
     uint64_t kill_at, resend_at, count_at; /* monotonic */
 };
@@ -150,14 +151,14 @@ static void signal_command(const struct supervisor *self, int number)
 }
 
 /* An inner tes-step may not be there yet to take the signal (bwrap blocks it and forks): it is sent again until somebody ends. */
-static void stop_command(struct supervisor *self)
+static void stop_command(struct supervisor *self, bool from_outside)
 {
     uint64_t now = clock_ns(CLOCK_MONOTONIC), grace = self->options->grace_ns;
     if (self->stopping)
         return;
     self->stopping = true;
-    if (self->record >= 0)
-        record_stop(self->record, &grace);
+    if (self->record >= 0 && !record_stop(self->record, &grace))
+        self->cut = from_outside; /* nobody wished for it: a daemon or a machine that goes down */
     self->kill_at = grace < NEVER - now ? now + grace : NEVER;
     self->resend_at = self->options->inner >= 0 ? now + RESEND_NS : NEVER;
     signal_command(self, SIGTERM);
@@ -196,7 +197,7 @@ static void take_signals(struct supervisor *self)
     struct signalfd_siginfo got;
     while (read(self->signals, &got, sizeof got) == (ssize_t)sizeof got)
         if (got.ssi_signo != SIGCHLD)
-            stop_command(self);
+            stop_command(self, getpid() != 1 || got.ssi_pid == 0); /* in a container the command can signal us, and has a number */
     int status;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) /* as PID 1 we inherit everybody's orphans */
         if (pid == self->child) {
@@ -269,10 +270,14 @@ static void judge(struct supervisor *self, struct ending *ending)
     } else {
         ending->code = WEXITSTATUS(self->status);
     }
-    if (self->reported >= 0 && !read_report(self, ending) && ending->signal == 0) {
+    if (self->reported < 0 || read_report(self, ending))
+        return;
+    if (ending->signal == 0) {
         ending->code = FAILED;
         if (self->record >= 0)
             (void)record_failed(self->record);
+    } else if (!self->stopping && !ending->out_of_memory) {
+        self->cut = true; /* the sandbox was killed, and the command with it */
     }
 }
 
@@ -305,6 +310,8 @@ static int write_ending(struct supervisor *self, const struct ending *ending)
 {
     if (self->record >= 0 && ending->out_of_memory)
         (void)record_oom(self->record);
+    if (self->record >= 0 && self->cut)
+        (void)record_cut(self->record);
     for (size_t i = 0; self->record >= 0 && i < self->options->counters.count; i++)
         (void)record_counted_oom(self->record, self->options->counters.at[i]); /* version 1 and 2 of cgroups have other names: one is missing */
     while (self->record >= 0 && record_exit(self->record, ending) < 0) {
@@ -386,7 +393,7 @@ int run(const struct options *options)
         /* Whoever stops us writes `stop`, then looks for `start` to signal us; we wrote `start`, then look for `stop`: one of both sees
          * the other. */
         if (self.record >= 0 && record_stop(self.record, &grace))
-            stop_command(&self);
+            stop_command(&self, false);
         watch(&self);
         judge(&self, &ending);
     }

@@ -80,6 +80,7 @@ int record_ring(int directory, const char *name, size_t keep);
 int record_start(int directory, uint64_t now_ns);
 int record_exit(int directory, const struct ending *ending);
 int record_failed(int directory);
+int record_cut(int directory);
 int record_oom(int directory); /* marks a kill for memory */
 int record_counted_oom(int directory, const char *counters); /* marks it if `counters` tells of one */
 int record_stop(int directory, uint64_t *grace_ns); /* 1: a stop was asked for, `grace_ns` is set; 0: none */

@@ -1,13 +1,14 @@
 """What every container engine must do: one abstract suite, run on each implementation.
 
 A subclass supplies the fixtures `engine`, `successor` (a second engine object over the same data, as after a restart of
-the server) and `image` (one that has /bin/sh and the usual small programs), and `kill_supervisor`.
+the server) and `image` (one that has /bin/sh and the usual small programs), and `signal_supervisor`.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import pathlib
+import signal
 import stat
 import time
 from collections.abc import Iterator
@@ -40,8 +41,8 @@ class EngineContract:
     def image(self) -> str:
         raise NotImplementedError
 
-    def kill_supervisor(self, cell: Cell) -> None:
-        """Kill tes-step of a running cell from outside, with KILL."""
+    def signal_supervisor(self, cell: Cell, number: signal.Signals) -> None:
+        """Signal tes-step of a running cell from outside."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -295,12 +296,18 @@ class EngineContract:
         cell, _ = lab.blocked(before="echo run >> /work/runs")
         with concurrent.futures.ThreadPoolExecutor() as pool:
             wait = pool.submit(lab.engine.wait, cell)
-            self.kill_supervisor(cell)
+            self.signal_supervisor(cell, signal.SIGKILL)
             assert wait.result(PATIENCE) is None
         assert lab.engine.state(cell) is CellState.LOST
         successor.start(cell)
         assert successor.wait(cell) is None
         assert (lab.work / "runs").read_text() == "run\n"
+
+    def test_a_command_that_somebody_else_ends_is_lost(self, lab: Lab) -> None:
+        """A daemon or a machine that goes down ends what runs politely; its exit code would be told as the command's own."""
+        cell, _ = lab.blocked(before="trap 'exit 3' TERM")
+        self.signal_supervisor(cell, signal.SIGTERM)
+        assert lab.engine.wait(cell) is None
 
     def test_remove_kills_and_may_be_repeated(self, lab: Lab) -> None:
         lab.engine.remove(lab.cell("true"))

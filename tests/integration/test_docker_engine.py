@@ -65,8 +65,8 @@ class TestDockerEngine(EngineContract):
     def image(self) -> str:
         return IMAGE
 
-    def kill_supervisor(self, cell: Cell) -> None:
-        self.client.kill(cell.name, "KILL")
+    def signal_supervisor(self, cell: Cell, number: signal.Signals) -> None:
+        self.client.kill(cell.name, int(number))
 
 
 # -- images of all kinds -----------------------------------------------------------------------------------------------

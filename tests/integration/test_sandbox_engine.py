@@ -38,10 +38,18 @@ class SandboxContract(EngineContract):
     def successor(self, data: pathlib.Path, images: Images) -> Engine:
         return SandboxEngine(data=data, allow_host=True, network=True, images=images)
 
-    def kill_supervisor(self, cell: Cell) -> None:
+    def signal_supervisor(self, cell: Cell, number: signal.Signals) -> None:
         begun = records.start(cell.record)
         assert begun is not None
-        os.kill(begun.pid, signal.SIGKILL)
+        os.kill(begun.pid, number)
+
+    def test_a_sandbox_killed_from_outside_is_lost(self, lab: Lab) -> None:
+        cell, _ = lab.blocked()
+        begun = records.start(cell.record)
+        assert begun is not None
+        [inside] = pathlib.Path(f"/proc/{begun.pid}/task/{begun.pid}/children").read_text().split()
+        os.kill(int(inside), signal.SIGKILL)
+        assert lab.engine.wait(cell) is None
 
 
 class TestThisMachine(SandboxContract):

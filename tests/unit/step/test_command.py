@@ -232,6 +232,46 @@ class TestStop:
         assert begun.pid == process.pid
         assert records.ended(record) is None
 
+    def test_by_somebody_else_is_marked(self, binary: pathlib.Path, record: pathlib.Path) -> None:
+        self.stop(binary, record, "trap 'exit 3' TERM; echo up; while :; do sleep 0.01; done")
+        assert records.cut(record)
+
+    def test_by_the_server_is_not(self, binary: pathlib.Path, record: pathlib.Path) -> None:
+        self.stop(binary, record, "trap 'exit 3' TERM; echo up; while :; do sleep 0.01; done", wish=5.0)
+        assert not records.cut(record)
+
+    def test_one_killed_before_the_ids_are_mapped_frees_the_lock(self, binary: pathlib.Path, record: pathlib.Path, tmp_path: pathlib.Path) -> None:
+        """The cgroup that the child joins just before is a pipe here, whose other end holds it up."""
+        os.mkfifo(tmp_path / "cgroup")
+        lock = records.take_lock(record)
+        assert lock is not None
+        options: list[str | pathlib.Path] = [
+            "--record",
+            record,
+            "--lock",
+            str(lock),
+            "--keep",
+            str(lock),
+            "--cgroup",
+            tmp_path / "cgroup",
+            "--userns",
+            "200000",
+            "65536",
+        ]
+        with subprocess.Popen([binary, *options, "--", "true"], pass_fds=[lock]) as process:
+            os.close(lock)
+            children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            deadline = time.monotonic() + 30
+            while not children.read_text():
+                assert time.monotonic() < deadline
+            process.kill()
+            process.wait(30)
+        assert records.locked(record)
+        assert (tmp_path / "cgroup").read_text() == "0"
+        while records.locked(record):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
     def test_other_signals_stop_it_too(self, binary: pathlib.Path, record: pathlib.Path, number: signal.Signals) -> None:
         with subprocess.Popen([binary, "--record", record, "--", "sh", "-c", "trap 'exit 9' TERM; echo up; while :; do sleep 0.01; done"]) as process:
@@ -265,6 +305,16 @@ class TestNested:
         assert run("--record", record, "--inner", 9, "--", "sh", "-c", "echo no sandbox >&2; exit 1").returncode == 125
         assert records.failed(record)
         assert records.streams(record, 10240)[1] == "no sandbox\n"
+
+    def test_a_sandbox_killed_from_outside_is_not_the_commands_end(self, binary: pathlib.Path, run: Run, record: pathlib.Path) -> None:
+        assert self.nested(binary, run, record, "--", "sh", "-c", "kill -KILL $PPID; exec sleep 1000") == 137
+        assert records.cut(record)
+        assert not records.failed(record)
+
+    def test_one_that_was_to_stop_is(self, binary: pathlib.Path, run: Run, record: pathlib.Path) -> None:
+        (record / "stop").write_text("0")
+        assert self.nested(binary, run, record, "--", "sh", "-c", "trap '' TERM; while :; do sleep 1000; done") in {137, 143}
+        assert not records.cut(record)
 
     def test_the_command_cannot_forge_the_report(self, binary: pathlib.Path, run: Run, record: pathlib.Path) -> None:
         assert self.nested(binary, run, record, "--", "sh", "-c", "echo '0 0 1 1' >&9; exit 3") in {1, 2, 3}
