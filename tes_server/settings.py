@@ -206,8 +206,8 @@ class RetrySettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """New attempts after the engine, the platform or an image registry failed for a passing reason."""
     first_delay: Pause = 2.0
     """Seconds before the first repeat; doubled each time, with jitter."""
-    longest_delay: Pause = 300.0
-    """Bound of that delay."""
+    longest_delay: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 300.0
+    """Bound of that delay, an hour at most."""
 
 
 class RouteSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -26,8 +26,8 @@ class Congestion:
         self._until: datetime.datetime | None = None
 
     def lasts(self, rooms: Rooms, now: datetime.datetime) -> bool:
-        """True if the last look started nothing, a moment ago, and nothing has ended since."""
-        return self._until is not None and now < self._until and rooms == self._rooms
+        """True if the last look started nothing, a moment ago, and nothing has ended since. Never by a clock that has been set back."""
+        return self._until is not None and self._until - RELOOK <= now < self._until and rooms == self._rooms
 
     def looked(self, rooms: Rooms, started: int, waiting: int, now: datetime.datetime) -> None:
         """The queue was read: `waiting` tasks were there, `started` of them were started in `rooms`."""

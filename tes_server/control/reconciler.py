@@ -141,7 +141,7 @@ class Reconciler:
     def _swept_records(self, shards: frozenset[int], now: datetime.datetime) -> list[Record]:
         """A page of the walk over all active records, begun every `interval`: keeps everything right without news."""
         if self._sweep_from is None:
-            if now - self._swept < datetime.timedelta(seconds=self._pace.interval):
+            if abs(now - self._swept) < datetime.timedelta(seconds=self._pace.interval):  # the clock may be set back
                 return []
             self._swept, self._sweep_from = now, ""
         page = self._store.sweep(shards, self._sweep_from, self._pace.batch)

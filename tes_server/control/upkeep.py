@@ -27,7 +27,7 @@ EPOCH = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 
 
 class Upkeep:
-    """Called at each pass; keeps its own, slower pace."""
+    """Called at each pass; keeps its own, slower pace. A clock that is set back does not hold it up."""
 
     def __init__(self, store: Store, backends: Mapping[str, Backend]) -> None:
         self._store = store
@@ -60,7 +60,7 @@ class Upkeep:
 
     def count(self, now: datetime.datetime) -> None:
         """Publish how many tasks there are in each live state."""
-        if now - self._counted < CENSUS_INTERVAL:
+        if abs(now - self._counted) < CENSUS_INTERVAL:
             return
         self._counted = now
         for state, number in self._store.census().items():
@@ -68,7 +68,7 @@ class Upkeep:
 
     def survey(self, now: datetime.datetime) -> None:
         """End compute that no record owns: an attempt that is neither its record's live one nor still to be released."""
-        if now - self._surveyed < SURVEY_INTERVAL:
+        if abs(now - self._surveyed) < SURVEY_INTERVAL:
             return
         self._surveyed = now
         for backend in self._backends.values():

@@ -157,7 +157,14 @@ int record_stop(int directory, uint64_t *grace_ns)
 int record_ring(int directory, const char *name, size_t keep)
 {
     int fd = openat(directory, name, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
-    if (fd >= 0 && ftruncate(fd, (off_t)(8 + 2 * keep)) < 0) {
+    /* With its room on the disk: a command that fills the disk is the one whose words are wanted. */
+    int lacks = fd < 0 ? 0 : posix_fallocate(fd, 0, (off_t)(8 + 2 * keep));
+    if (lacks == ENOSPC || lacks == EDQUOT) {
+        close(fd);
+        errno = lacks;
+        return -1;
+    }
+    if (fd >= 0 && ftruncate(fd, (off_t)(8 + 2 * keep)) < 0) { /* not every file system can promise room */
         int cause = errno;
         close(fd);
         errno = cause;

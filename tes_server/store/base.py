@@ -15,6 +15,9 @@ from tes_server.model.record import Brief, Change, Lane, Page, Query, Record, Vi
 from tes_server.model.run import Tails
 from tes_server.model.states import State
 
+FAR = datetime.timedelta(hours=2)
+"""No delay is so long (settings: an hour at most): what is due later was put off under a clock that has been set back since."""
+
 
 class Store(Protocol):
     """Durable, shared between processes, safe to call from any thread."""
@@ -38,7 +41,8 @@ class Store(Protocol):
         """The shards (`record.shard_of`) that this reconciler owns now. Renews what it holds; call it at every tick."""
 
     def due(self, lane: Lane, shards: frozenset[int], now: datetime.datetime, limit: int) -> list[Record]:
-        """A read: records of `lane` with `due <= now`.
+        """A read: records of `lane` with `due <= now`. A clock may be set back, so a WAITING record that was never put off
+        (`due` is `created`), or is put off for longer than `FAR`, is due as well.
 
         ACTIVE: by due time, with status and detail, without task and logs.
         WAITING: owner by owner (each owner's oldest first, then each owner's second, ...), with status, detail and the

@@ -3,6 +3,7 @@
 # ruff: noqa: S608 - every text is bound; what is pasted into statements are constants and numbers
 from __future__ import annotations
 
+import datetime
 import itertools
 import math
 import sqlite3
@@ -10,8 +11,10 @@ from collections.abc import Collection, Iterable, Iterator
 
 from tes_server.model import record as model
 from tes_server.model import states
+from tes_server.store import base
 from tes_server.store import sqlite_rows as rows
 
+_FAR = base.FAR // datetime.timedelta(microseconds=1)
 _LIVE = ", ".join(f"'{state}'" for state in sorted(states.LIVE))
 
 
@@ -59,7 +62,7 @@ def due_waiting(connection: sqlite3.Connection, shards: Collection[int], now: in
     """
     statement = (
         "SELECT created, id, seq FROM tasks INDEXED BY waiting WHERE lane = 'WAITING' AND owner = ? "
-        f"AND (created, id) > (?, ?) AND due <= ? {_shard_check(shards)} ORDER BY created, id LIMIT ?"
+        f"AND (created, id) > (?, ?) AND (due <= ? OR due = created OR due > ?) {_shard_check(shards)} ORDER BY created, id LIMIT ?"
     )
     taken: dict[int, list[tuple[int, str, int]]] = {owner: [] for owner in _waiting_owners(connection)}
     more = list(taken)
@@ -68,7 +71,7 @@ def due_waiting(connection: sqlite3.Connection, shards: Collection[int], now: in
         share = -(-missing // len(more))
         for owner in tuple(more):
             after = taken[owner][-1][:2] if taken[owner] else (-(2**63), "")
-            found = connection.execute(statement, (owner, *after, now, share)).fetchall()
+            found = connection.execute(statement, (owner, *after, now, now + _FAR, share)).fetchall()
             taken[owner] += found
             if len(found) < share:
                 more.remove(owner)

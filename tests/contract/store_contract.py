@@ -394,6 +394,13 @@ class StoreContract:
         assert len(store.due(model.Lane.WAITING, model.ALL_SHARDS, now, 100)) == 43
         assert len(store.due(model.Lane.WAITING, model.ALL_SHARDS, NOW + 100 * SECOND, 100)) == 44
 
+    def test_what_waits_does_not_wait_for_a_clock_that_was_set_back(self, store: Store) -> None:
+        new = a_record("new", created=NOW + 60 * SECOND, due=NOW + 60 * SECOND)
+        put_off = a_record("off", created=NOW + 1800 * SECOND, due=NOW + 3600 * SECOND)
+        by_a_wrong_clock = a_record("wrong", created=NOW + 10**8 * SECOND, due=NOW + (10**8 + 60) * SECOND)
+        store.insert([new, put_off, by_a_wrong_clock]).result()
+        assert ids_of(store.due(model.Lane.WAITING, model.ALL_SHARDS, NOW, 10)) == ["new", "wrong"]
+
     def test_waiting_has_the_whole_task(self, store: Store) -> None:
         whole = a_record("a", task=a_task(inputs=(task.Input(path="/b", content="x"),)), detail=model.Detail(system_logs=("x",)))
         store.insert([whole]).result()

@@ -29,6 +29,10 @@ def test_it_is_repeated_after_a_moment_although_nothing_ended() -> None:
     assert not looked(started=0, waiting=5).lasts(FULL, NOW + RELOOK)
 
 
+def test_it_is_repeated_after_the_clock_was_set_back() -> None:
+    assert not looked(started=0, waiting=5).lasts(FULL, NOW - 10 * RELOOK)
+
+
 def test_it_is_repeated_as_soon_as_something_ended() -> None:
     assert not looked(started=0, waiting=5).lasts(FREE, SOON)
 

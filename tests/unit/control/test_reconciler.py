@@ -66,6 +66,22 @@ def test_a_sweep_without_change_writes_nothing(world: World) -> None:
     assert record(world, task_id).revision == before
 
 
+def test_a_clock_that_is_set_back_holds_nothing_up(world: World) -> None:
+    """Neither the end of a task whose news was lost, nor the start of the next."""
+    seen = [Observation(phase=Phase.RUNNING, start_time=T0)]
+    world.platform.script = lambda _: seen
+    task_id = create(world)
+    loop = world.reconciler(ScriptedBackend(world.platform))
+    world.settle(loop, lambda: record(world, task_id).state is State.RUNNING)
+    world.clock.forward(-400 * 86_400)
+    after = create(world)
+    seen[:] = [Observation(phase=Phase.ENDED, report=Report(start_time=T0, end_time=T0))]
+    for _ in range(10):
+        loop.tick()
+    assert record(world, task_id).state is State.COMPLETE
+    assert record(world, after).state is State.COMPLETE
+
+
 @pytest.mark.parametrize(
     ("last", "state", "attempts"),
     [
