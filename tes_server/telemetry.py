@@ -54,8 +54,8 @@ class Code(enum.StrEnum):
 
 ADVICE: dict[Code, str] = {
     Code.IMAGE_NOT_FOUND: "check the name and tag of the image, and that this server can reach its registry",
-    Code.IMAGE_DENIED: "the registry wants credentials that this server does not have",
-    Code.IMAGE_ERROR: "look at the engine's own words; another image or platform may be needed",
+    Code.IMAGE_DENIED: "check the name of the image; or its registry wants a login that this server does not have",
+    Code.IMAGE_ERROR: "read the words before; check the name, the network to its registry, and for which machines the image is",
     Code.INPUT_NOT_FOUND: "check the url of the input",
     Code.INPUT_DENIED: "the server may not read that url; ask who runs it to allow it",
     Code.INPUT_ARCHIVED: "restore the object to a readable tier first, then submit again",
