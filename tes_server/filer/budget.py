@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 
 from tes_server.filer.control import POLL, Control
+from tes_server.filer.manifest import MiB
 
 
 class Budget:
@@ -42,3 +43,7 @@ class Budget:
             with self._changed:
                 self._free += wish
                 self._changed.notify_all()
+
+
+MEMORY = Budget(512 * MiB)
+"""What all transfers of this process with object stores hold at a time, both ways."""

@@ -1,7 +1,7 @@
 """Objects into local files: in ranges, several at once, each resumed where it broke off.
 
 All ranges are of one version: they bear the ETag that was seen first, so that an object which changes under way is told and
-never mixed. Memory is bounded for the whole process (`MEMORY`). This module must never name, make or remove a file.
+never mixed. Memory is bounded for the whole process (`budget.MEMORY`). This module must never name, make or remove a file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from obstore import exceptions
 
 from tes_server import errors
 from tes_server.filer import calls, copying
-from tes_server.filer.budget import Budget
+from tes_server.filer.budget import MEMORY
 from tes_server.filer.control import Control
 from tes_server.filer.crew import SMALL, Crew
 from tes_server.filer.manifest import Access, MiB
@@ -26,10 +26,8 @@ from tes_server.telemetry import Code
 if TYPE_CHECKING:
     from obstore import Bytes, GetOptions, GetResult
 
-    from tes_server.filer.stores import Bucket
+    from tes_server.filer.stores import Store
 
-MEMORY = Budget(512 * MiB)
-"""What all transfers of this process with object stores hold at a time, both ways."""
 CHUNK = MiB // 4
 """Bytes that come from the SDK at once: the processor's caches still hold them when they are written, which halves the cost."""
 HELD = 4 * CHUNK
@@ -41,7 +39,7 @@ SHORTEST = 8 * MiB
 class Source(NamedTuple):
     """An object to be read. `telling`: around calls of obstore, see object_errors.told."""
 
-    store: Bucket
+    store: Store
     path: str
     size: int
     tag: str | None

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from tes_server import errors
 from tes_server.filer import calls
+from tes_server.filer.budget import MEMORY
 from tes_server.filer.control import Control
 from tes_server.filer.manifest import Access, MiB
-from tes_server.filer.object_downloads import MEMORY
 from tes_server.filer.schemes import LocalFile
 from tes_server.telemetry import Code
 
 if TYPE_CHECKING:
-    from tes_server.filer.stores import Bucket
+    from tes_server.filer.stores import Store
 
 SINGLE = 8 * MiB
 """Up to so many bytes go in one request."""
@@ -40,7 +40,7 @@ Telling = Callable[[], AbstractContextManager[None]]
 """Around calls of obstore, see object_errors.told."""
 
 
-def upload(store: Bucket, key: str, file: LocalFile, telling: Telling, access: Access, control: Control) -> int:
+def upload(store: Store, key: str, file: LocalFile, telling: Telling, access: Access, control: Control) -> int:
     """Put the file at `key`; returns its size. Raises StagingError, OSError or Canceled."""
     fd = file.open()
     try:
@@ -86,7 +86,7 @@ class _Reading:
             raise
 
 
-def _put_parts(store: Bucket, key: str, reading: _Reading, telling: Telling, access: Access, control: Control) -> None:
+def _put_parts(store: Store, key: str, reading: _Reading, telling: Telling, access: Access, control: Control) -> None:
     part = max(PART, -(-reading.size // MOST_PARTS // MiB) * MiB)
     parallel = max(1, min(access.parts, HELD // part - 1))
     with MEMORY.taken(part * (parallel + 1), control):
@@ -95,12 +95,12 @@ def _put_parts(store: Bucket, key: str, reading: _Reading, telling: Telling, acc
         raise errors.StagingError(f"has {reading.size} bytes, and the store says {size} of what arrived", Code.OUTPUT_ERROR, transient=True)
 
 
-async def _put(store: Bucket, key: str, data: bytes, telling: Telling) -> None:
+async def _put(store: Store, key: str, data: bytes, telling: Telling) -> None:
     with telling():
         await store.put_async(key, data, use_multipart=False)
 
 
-async def _parts(store: Bucket, key: str, reading: _Reading, part: int, parallel: int, telling: Telling) -> None:
+async def _parts(store: Store, key: str, reading: _Reading, part: int, parallel: int, telling: Telling) -> None:
     try:
         with telling():
             await store.put_async(key, reading, use_multipart=True, chunk_size=part, max_concurrency=parallel)
@@ -110,6 +110,6 @@ async def _parts(store: Bucket, key: str, reading: _Reading, part: int, parallel
         raise
 
 
-async def _size(store: Bucket, key: str, telling: Telling) -> int:
+async def _size(store: Store, key: str, telling: Telling) -> int:
     with telling():
         return (await store.head_async(key))["size"]

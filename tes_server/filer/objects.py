@@ -36,7 +36,7 @@ _AT_ONCE = 32
 class Bucket(NamedTuple):
     """An open bucket, the place in it that is meant, and how its errors are told."""
 
-    store: stores.Bucket
+    store: stores.Store
     place: Place
     settings: Storage
     side: Side

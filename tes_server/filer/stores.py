@@ -23,7 +23,7 @@ from tes_server.telemetry import Code
 if TYPE_CHECKING:
     from obstore.store import AzureStore, ClientConfig, GCSStore, RetryConfig, S3Config, S3Credential, S3Store
 
-    Bucket = S3Store | AzureStore | GCSStore
+    Store = S3Store | AzureStore | GCSStore
 
 KEPT = 256
 """Stores kept open: buckets that one site uses at the same time."""
@@ -35,7 +35,7 @@ RENEWAL = datetime.timedelta(minutes=10)
 """How long keys from a file or a variable are used before they are looked up again: somebody may rotate them."""
 
 
-def opened(store: Storage, place: Place, access: Access) -> Bucket:
+def opened(store: Storage, place: Place, access: Access) -> Store:
     """The bucket or container of a place. Raises StagingError STORAGE_CREDENTIALS if the settings name credentials that there are not."""
     if place.signature:  # a credential: not one to keep
         return _azure(store, place.account, place.bucket, _client(store, access), _retries(access), place.signature)
@@ -55,7 +55,7 @@ def _kept(
     longest_delay: float,
     connect_timeout: float,
     read_timeout: float,
-) -> Bucket:
+) -> Store:
     access = Access(tries=tries, first_delay=first_delay, longest_delay=longest_delay, connect_timeout=connect_timeout, read_timeout=read_timeout)
     client, retries = _client(store, access), _retries(access)
     if kind == "s3":
