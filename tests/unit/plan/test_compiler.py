@@ -211,6 +211,9 @@ STORED = Sites(
     ("url", "direction"),
     [
         ("s3://bucket/in/a b", "in"),
+        ("s3://bucket/in/a%20b[1]?x#y", "in"),
+        ("az://account/container/50%/a?b", "in"),
+        ("s3://bucket/in/", "in"),
         ("s3://bucket/out/x", "in"),
         ("s3://bucket/out/x", "out"),
         ("az://account/container/x", "out"),
