@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 STAMP := $(VENV)/.stamp
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint format serve wheel check-wheel clean
+.PHONY: help demo test torture lint format serve wheel check-wheel clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -31,6 +31,11 @@ demo: $(INSTALLED) ## run a real task end to end in the sandbox and show its out
 test: $(STAMP) ## lint, types, structure and tests (integration tests run where their services answer)
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
+
+TORTURE_SECONDS ?= 300
+
+torture: $(STAMP) ## kills, full disks, clock jumps and crowds; TORTURE_SECONDS=300 and a printed TORTURE_SEED tell how long and in which order
+	TORTURE_SECONDS=$(TORTURE_SECONDS) $(BIN)/python -m pytest tests/torture tests/acceptance/test_images.py
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

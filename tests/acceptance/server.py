@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import http.client
 import json
 import os
 import pathlib
@@ -89,18 +90,18 @@ class Server:
         return str(answer["id"])
 
     def get(self, task_id: str, view: str = "FULL") -> Any:
-        status, answer = self._ask_again(f"/v1/tasks/{task_id}?view={view}")
+        status, answer = self.ask_again(f"/v1/tasks/{task_id}?view={view}")
         assert status == 200, answer
         return answer
 
-    def _ask_again(self, path: str) -> tuple[int, Any]:
-        """A GET repeated where its connection broke: the API may just have been killed by a test, and comes back."""
+    def ask_again(self, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
+        """Repeated where the connection broke: the API may just have been killed by a test, and comes back. A POST needs a key."""
         for _ in range(100):
             try:
-                return self.ask(path)
-            except (ConnectionError, urllib.error.URLError):
+                return self.ask(path, body, headers=headers)
+            except (ConnectionError, urllib.error.URLError, http.client.HTTPException):
                 time.sleep(0.1)
-        return self.ask(path)
+        return self.ask(path, body, headers=headers)
 
     def until(self, task_id: str, *states: str, patience: float = 60.0) -> Any:
         """Poll as clients do until the task is in one of `states` (default: any end)."""
@@ -127,7 +128,7 @@ class Server:
         found: dict[str, str] = {}
         token = ""
         while True:
-            _, page = self._ask_again(f"/v1/tasks?page_size=2000{token}")
+            _, page = self.ask_again(f"/v1/tasks?page_size=2000{token}")
             found.update({task["id"]: task["state"] for task in page["tasks"]})
             if "next_page_token" not in page:
                 return found

@@ -1,0 +1,33 @@
+"""What a server leaves on a machine when all its tasks have ended: nothing."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from collections.abc import Callable, Collection
+
+from tests.acceptance.server import Server
+from tests.integration.sandbox_case import processes_with
+
+PATIENCE = 300.0
+"""Seconds: a hundred thousand files are deleted on a busy machine."""
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Poll."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.1)
+
+
+def check(server: Server, ids: Collection[str] = ()) -> None:
+    """For these tasks (all that anybody may see): no attempts, no processes of tasks, no cgroups; releases and deletions may take a moment."""
+    data = server.data
+    until(lambda: not list((data / "attempts").iterdir()), "attempts released")
+    until(lambda: not list((data / "trash").iterdir()), "trash emptied")
+    sandbox = data / "sandbox"
+    until(lambda: not sandbox.exists() or not [entry for entry in sandbox.iterdir() if not entry.name.startswith(".")], "cells removed")
+    until(lambda: not processes_with(f"{data}/attempts"), "supervisors ended")
+    ours = {f"tes-{task_id}" for task_id in (ids or server.states())}
+    until(lambda: not [path for path in pathlib.Path("/sys/fs/cgroup").glob("**/tes-*") if path.name.rsplit("-", 2)[0] in ours], "cgroups removed")
