@@ -1,7 +1,7 @@
 """Outputs of the schemes `http` and `https`: one PUT for each file, with its length, as to a pre-signed url.
 
-An upload cannot be resumed, only sent again. A url is sent as it came, to the letter: signatures cover it. This module
-must never make a directory, for HTTP has none.
+An upload cannot be resumed, only sent again. A url is sent as it came, never put together anew: signatures cover it. This
+module must never make a directory, for HTTP has none.
 """
 
 from __future__ import annotations

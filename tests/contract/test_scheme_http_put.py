@@ -82,7 +82,7 @@ def put(base: pathlib.Path, url: str, data: bytes, access: Access = ACCESS) -> e
     return found.error
 
 
-def test_a_url_is_sent_to_the_letter(server: WebServer, tmp_path: pathlib.Path) -> None:
+def test_a_url_is_sent_as_it_came(server: WebServer, tmp_path: pathlib.Path) -> None:
     """A signature covers it."""
     path = f"/bucket/a%2Fb+c%7E(1)?X-Amz-Signature={SECRET}%2B%3D&empty="
     assert put(tmp_path, server.url + path, DATA) is None
