@@ -279,8 +279,8 @@ class LocalBackend:
     def _delete(self, directory: pathlib.Path) -> bool:
         attempt = Attempt(directory)
         try:
-            plan = attempt.plan()
-            for cell in cells(attempt, plan, self._site) if plan and not attempt.clean else ():
+            plan = None if attempt.clean else attempt.plan()
+            for cell in cells(attempt, plan, self._site) if plan else ():
                 if cell.record.exists():
                     self._engine.remove(cell)  # where the interpreter could not
             # All of it by the engine: containers write to records too, as whatever user they run.
