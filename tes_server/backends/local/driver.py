@@ -14,6 +14,7 @@ import queue
 import shutil
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 RETRY_TRASH = 60.0
 """Seconds after which what could not be deleted is tried again."""
+
+GATHER = 0.2
+"""Seconds in which directories to be deleted gather, so that one call of the engine (a process, or a container) does for all."""
 
 LOW = 1 << 28
 """Bytes of free disk below which files of attempts that have ended are not kept until the end is saved: see `_make_way`."""
@@ -263,29 +267,56 @@ class LocalBackend:
         self._bin.put(directory)
 
     def _empty(self) -> None:
-        """Delete what is put into the bin; what cannot be deleted now (the engine is down) is tried again later."""
-        kept: list[pathlib.Path] = []
+        """Delete what is put into the bin; if something cannot be deleted now (the engine is down), all of the trash is tried again later."""
+        left = False
         while True:
             try:
-                directory = self._bin.get(timeout=RETRY_TRASH if kept else None)
+                found = [self._bin.get(timeout=RETRY_TRASH if left else None)]
             except queue.Empty:
-                again, kept = kept, []
-            else:
-                if directory is None:
-                    return
-                again = [directory]
-            kept += [directory for directory in again if not self._delete(directory)]
+                left = not self._delete(list(self._trash.iterdir()))
+                continue
+            time.sleep(GATHER)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    found.append(self._bin.get_nowait())
+            directories = [directory for directory in found if directory is not None]
+            left = not self._delete(directories) or left
+            if len(directories) < len(found):
+                return
 
-    def _delete(self, directory: pathlib.Path) -> bool:
+    def _delete(self, directories: Sequence[pathlib.Path]) -> bool:
+        """True if nothing of them is left."""
+        bare = [directory for directory in directories if self._remove_cells(directory)]
+        complete = len(bare) == len(directories)
+        try:
+            for directory in _together(bare):
+                # All of it by the engine: containers write to records too, as whatever user they run.
+                self._engine.wipe(directory)
+        except (OSError, errors.EngineError) as cause:
+            telemetry.log(logger, logging.WARNING, "trash.kept", directory=bare[0].name, error=str(cause))
+            return False
+        return complete
+
+    def _remove_cells(self, directory: pathlib.Path) -> bool:
+        """Remove from the engine what the interpreter of an attempt could not; False if that cannot be done now."""
         attempt = Attempt(directory)
         try:
             plan = None if attempt.clean else attempt.plan()
             for cell in cells(attempt, plan, self._site) if plan else ():
                 if cell.record.exists():
-                    self._engine.remove(cell)  # where the interpreter could not
-            # All of it by the engine: containers write to records too, as whatever user they run.
-            self._engine.wipe(directory)
+                    self._engine.remove(cell)
         except (OSError, errors.EngineError) as cause:
             telemetry.log(logger, logging.WARNING, "trash.kept", directory=directory.name, error=str(cause))
             return False
         return True
+
+
+def _together(directories: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+    """All of them moved into the first, where the disk has room for that: one call of an engine deletes them all."""
+    heads = [*directories[:1]]
+    for directory in directories[1:]:
+        try:
+            directory.rename(heads[0] / directory.name)
+        except OSError:
+            heads.append(directory)
+    return heads
