@@ -6,6 +6,7 @@ It has no bridge, so that it leaves the machine's network alone.
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import shutil
 import signal
@@ -59,7 +60,11 @@ class DockerService:
             if process.poll() is None:
                 process.terminate()
                 process.wait(120)
-        until(lambda: not processes_with(str(self.home)), "containers and their shims end")
+        # A daemon that was killed in the middle of a start forgets the shim of that container, which waits for ever, without a process.
+        for pid in processes_with(f"{self.home}/containerd.sock"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        until(lambda: not processes_with(str(self.home)), "shims end")
         mounts = [line.split()[1] for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
         for mount in sorted((mount for mount in mounts if mount.startswith(f"{self.home}/")), reverse=True):
             subprocess.run(["umount", "--lazy", mount], check=True)
