@@ -167,7 +167,7 @@ class BackendContract:
         report = driven.run(
             driven.executor("echo partial > /work/out; exec sleep 1000", workdir="/work"),
             outputs=[{"path": "/work/out", "url": str(site / "out")}],
-            resources={"cpu_cores": 0.5, "ram_gb": 0.25, "backend_parameters": {"max_runtime": "2s"}},
+            resources={"cpu_cores": 0.5, "ram_gb": 0.25, "backend_parameters": {"max_runtime": "6s"}},
         )
         assert report.reason is Reason.TIMEOUT
         assert report.code == "TIMEOUT"

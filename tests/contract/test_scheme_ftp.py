@@ -410,7 +410,7 @@ def test_an_upload_goes_on_where_it_broke_off(server: FtpServer, control: Contro
 
 
 def test_an_upload_that_always_breaks_leaves_nothing(server: FtpServer, control: Control, tmp_path: pathlib.Path) -> None:
-    server.faults.cut_after = [1000] * 9
+    server.faults.cut_after = [1000] * 99
     with pytest.raises(errors.StagingError) as caught:
         put(server.url("x"), DATA, control, tmp_path)
     assert caught.value.code == "OUTPUT_ERROR"

@@ -1,6 +1,6 @@
 """A Docker daemon of the tests' own, to be killed and restarted: its data, state and socket are private, and nothing of it stays.
 
-It has no bridge, so that it leaves the machine's network alone.
+It has a network of its own: a daemon without a bridge deletes docker0 where it starts, whoever made that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class DockerService:
         self.home = home
         self.url = f"unix://{home}/docker.sock"
         self._containerd = self._spawn(
-            *("containerd", "--root", f"{home}/containerd", "--state", f"{home}/state", "--address", f"{home}/containerd.sock", "--config", "/dev/null")
+            "containerd",
+            *("containerd", "--root", f"{home}/containerd", "--state", f"{home}/state", "--address", f"{home}/containerd.sock", "--config", "/dev/null"),
         )
         until((home / "containerd.sock").exists, "containerd listens")
         self.start()
@@ -33,7 +34,7 @@ class DockerService:
     def start(self) -> None:
         own = ["--host", self.url, "--data-root", f"{self.home}/data", "--exec-root", f"{self.home}/exec", "--pidfile", f"{self.home}/pid"]
         other = ["--containerd", f"{self.home}/containerd.sock", "--bridge=none", "--iptables=false", "--default-ulimit", "nofile=1024:1024"]
-        self._process = self._spawn("dockerd", *own, *other)
+        self._process = self._spawn("dockerd", "unshare", "--net", "dockerd", *own, *other)
         until(self._answers, "dockerd answers")
 
     def stop(self, number: signal.Signals) -> None:
@@ -69,8 +70,8 @@ class DockerService:
         for mount in sorted((mount for mount in mounts if mount.startswith(f"{self.home}/")), reverse=True):
             subprocess.run(["umount", "--lazy", mount], check=True)
 
-    def _spawn(self, *command: str) -> subprocess.Popen[bytes]:
-        with (self.home / f"{command[0]}.log").open("ab") as log:
+    def _spawn(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        with (self.home / f"{name}.log").open("ab") as log:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def _answers(self) -> bool:
