@@ -15,8 +15,7 @@ help: ## this list
 $(INSTALLED): pyproject.toml hatch_build.py $(wildcard tes_server/step/*.c tes_server/step/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit("make: Python 3.11 or newer is needed; this is " + sys.version.split()[0] + " (set PYTHON=...)" if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "setting up $(VENV) ..."
-	@$(PIP) install --upgrade pip
+	@echo "setting up $(VENV): downloads some 40 packages, which takes minutes on a slow line ..."
 	@$(PIP) install --editable .
 	@touch $@
 

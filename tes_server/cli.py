@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -62,7 +63,9 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
         if settings.auth.allow_open:
             click.echo("WARNING: there is no sign-in: everybody who reaches this port can run programs here", err=True)
         for root in _absent(settings):
-            click.echo(f"WARNING: the file root {root} is not a directory", err=True)
+            click.echo(f"WARNING: the file root {root} (--root, files.roots) is not a directory", err=True)
+        for url, why in _without_credentials(settings):
+            click.echo(f"WARNING: store {url}: {why}", err=True)
         if _full(data):
             click.echo(f"WARNING: {_full(data)}", err=True)
 
@@ -115,6 +118,34 @@ def _absent(settings: Settings) -> list[str]:
     return [root for root in settings.files.roots if not pathlib.Path(root).is_dir()]
 
 
+def _without_credentials(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Object stores whose credentials are not there, and why."""
+    if not settings.storage:
+        return
+    from tes_server import site_rules
+    from tes_server.filer import store_check
+
+    access = site_rules.access(settings)
+    for store in access.stores:
+        try:
+            store_check.credentials(store, access)
+        except errors.StagingError as cause:
+            yield store.url, cause.public
+
+
+def _stores(settings: Settings) -> Iterator[str]:
+    """A line of `doctor` for each object store."""
+    from tes_server import site_rules
+    from tes_server.filer import store_check
+
+    access = site_rules.access(settings)
+    for store in access.stores:
+        try:
+            yield f"ok    store {store.url}: {store_check.ask(store, access)}"
+        except errors.StagingError as cause:
+            yield f"no    store {store.url}: {cause.code}: {cause.public}"
+
+
 def _full(data: pathlib.Path) -> str:
     """What to say of a disk on which hardly a task can run, or ""."""
     free = shutil.disk_usage(data).free
@@ -163,7 +194,7 @@ def plan(task: Any, owner: str, **site: Any) -> None:
 @click.option("--schema", "form", flag_value="schema", help="As a JSON schema of the TOML file.")
 @click.option("--config", type=click.Path(path_type=pathlib.Path), help="TOML file with settings (or TES_SERVER_CONFIG).")
 def settings(form: str | None, config: pathlib.Path | None) -> None:
-    """Print the settings in force (as JSON), or what settings there are."""
+    """Print the settings in force (as JSON), or what settings there are. Exit code 2 if they contradict each other."""
     if form == "markdown":
         click.echo(configuration.markdown(), nl=False)
     elif form == "schema":
@@ -171,7 +202,11 @@ def settings(form: str | None, config: pathlib.Path | None) -> None:
     else:
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode(cli_options.load(config, {})), indent=2))
+        from tes_server import app
+
+        known = cli_options.load(config, {})
+        click.echo(msgspec.json.format(msgspec.json.encode(known), indent=2))
+        app.check(known)  # after they were shown: what is wrong is among them
 
 
 @main.command(short_help="Say what works on this machine.")
@@ -190,7 +225,8 @@ def doctor(**site: Any) -> None:
         try:
             said = app.engine(settings, name).check()
         except errors.EngineError as cause:
-            click.echo(f"{'no   ' if wanted else '-    '} engine {name}: {cause.public}")
+            needed = wanted and not works
+            click.echo(f"{'no   ' if needed else '-    '} engine {name}{'' if needed else ' (not needed)'}: {cause.public}")
             continue
         works = works or wanted
         click.echo(f"ok    engine {name}: {said}" + ("" if wanted else " (not chosen: local.engine)"))
@@ -199,6 +235,9 @@ def doctor(**site: Any) -> None:
     click.echo(f"ok    for tasks: {room.cpus:g} cores, {room.ram_bytes / 1e9:.1f} GB of memory, {room.disk_bytes / 1e9:.0f} GB of disk")
     if chosen.local.engine == "sandbox" and not settings.sandbox.allow_host:
         click.echo("note  this machine's own programs (image host) are not allowed: sandbox.allow_host = true (--allow-host)")
+    if settings.storage:
+        for line in _stores(settings):
+            click.echo(line)
     if not settings.files.roots:
         click.echo("note  no file roots: tasks cannot name files of this machine (--root DIR, files.roots)")
     for root in _absent(settings):

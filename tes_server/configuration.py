@@ -11,6 +11,7 @@ import ast
 import inspect
 import itertools
 import pathlib
+import re
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,11 @@ from tes_server import errors
 from tes_server.settings import Part, Settings
 
 PREFIX = "TES_SERVER__"
+
+_KINDS = {
+    "array": "a list", "object": "a table", "str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "null": "nothing",
+}  # fmt: skip
+"""msgspec's names of types, as people say them."""
 
 
 def load(file: pathlib.Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
@@ -38,6 +44,8 @@ def load(file: pathlib.Path | None, environment: Mapping[str, str], flags: Mappi
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
             raise errors.SettingsError(f"is not TOML: {cause}", str(file)) from cause
     for name, text in environment.items():
+        if name.startswith(PREFIX.rstrip("_")) and (meant := _misspelt(name)):
+            raise errors.SettingsError(f"is not looked at; the variable is {meant}", name)
         if name.startswith(PREFIX):
             path = [part.lower() for part in name.removeprefix(PREFIX).split("__")]
             _put(tree, path, _value(text, _kind(path)), name)
@@ -53,9 +61,28 @@ def _kind(path: list[str]) -> Any:
     """The type of the setting at `path`; None where there is none."""
     kind: Any = Settings
     for name in path:
-        known = {field.name: field.type for field in msgspec.structs.fields(kind)} if isinstance(kind, type) and issubclass(kind, Part) else {}
+        inner = next(iter(get_args(kind)), kind)  # of a list of tables
+        known = {field.name: field.type for field in msgspec.structs.fields(inner)} if isinstance(inner, type) and issubclass(inner, Part) else {}
         kind = known.get(name)
     return kind
+
+
+def _misspelt(name: str) -> str:
+    """The variable of a setting that `name` is but for its underscores, or "".
+
+    Others that begin alike are left alone: Kubernetes makes TES_SERVER_PORT of a Service's name, for one.
+    """
+    known = {key.replace(".", "_").upper(): f"{PREFIX}{key.replace('.', '__').upper()}" for key in _keys(Settings)}
+    meant = known.get(name.removeprefix(PREFIX.rstrip("_")).lstrip("_").replace("__", "_"), "")
+    return "" if name == meant else meant
+
+
+def _keys(part: type[Part], prefix: str = "") -> Iterator[str]:
+    for field in msgspec.structs.fields(part):
+        if isinstance(field.type, type) and issubclass(field.type, Part):
+            yield from _keys(field.type, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}"
 
 
 def _value(text: str, kind: Any) -> Any:
@@ -87,7 +114,27 @@ def _worded(cause: msgspec.ValidationError) -> errors.SettingsError:
     unknown = message.removeprefix("Object contains unknown field `").rstrip("`")
     if unknown != message.rstrip("`"):
         return errors.SettingsError("is not a setting; `tes-server settings` lists them all", f"{where}.{unknown}".lstrip("."))
-    return errors.SettingsError(message, where)
+    return errors.SettingsError(_plainly(message, where), where)
+
+
+def _plainly(message: str, where: str) -> str:
+    """What msgspec says of a value, in words for whoever wrote it."""
+    if message.startswith("Invalid enum value"):
+        return f"{message.removeprefix('Invalid enum value ')} is none of {', '.join(map(repr, _choices(where)))}"
+    found = re.fullmatch(r"Expected `(\w+)`, got `(\w+)`", message)
+    if found is None:
+        return message
+    wanted, got = _KINDS.get(found[1], found[1]), _KINDS.get(found[2], found[2])
+    hint = {("array", "object"): f": write [[{where}]], with two brackets", ("array", "str"): ': write ["...", "..."], also in an environment variable'}
+    return f"must be {wanted}, not {got}{hint.get((found[1], found[2]), '')}"
+
+
+def _choices(where: str) -> tuple[str, ...]:
+    """The texts that the setting at `where`, or each of its list, may be."""
+    kind = _kind(re.sub(r"\[\d+\]", "", where).split("."))
+    while kind is not None and get_origin(kind) is not Literal:
+        kind = next(iter(get_args(kind)), None)
+    return get_args(kind)
 
 
 class Field(msgspec.Struct, frozen=True):

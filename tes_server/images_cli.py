@@ -58,7 +58,7 @@ def list_(**given: Any) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    click.echo(f"{_size(total)} of {_size(kept.limit)} (sandbox.images_gb)")
+    click.echo(f"{_size(total)} of {_size(kept.limit)} (sandbox.images_gb) in {kept.directory}")
 
 
 @images.command(short_help="Take images from a file.")

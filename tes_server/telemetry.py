@@ -77,7 +77,7 @@ ADVICE: dict[Code, str] = {
     Code.LOST: "the machine or the supervisor of the task died; tried again as often as the settings allow",
     Code.PREEMPTED: "the platform took the machine back; tried again as often as spot_attempts allows",
     Code.REJECTED: "the platform will never take this task as it is",
-    Code.ENGINE_ERROR: "look at the engine's own words, and at the server's log",
+    Code.ENGINE_ERROR: "look at the engine's own words; `tes-server doctor` tries the engine",
     Code.ENGINE_UNAVAILABLE: "the engine does not answer; it is asked again",
     Code.WAITING_TURN: "tasks of one owner start oldest first, owners take turns",
     Code.WAITING_CAPACITY: "starts as soon as enough of the site is free",

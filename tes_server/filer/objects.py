@@ -87,6 +87,11 @@ class Objects:
             raise errors.StagingError(fault, side.error)
         return Bucket(stores.opened(settings, place, self.access), place, settings, side)
 
+    def ask(self, url: str) -> None:
+        """One list request at a url. Raises StagingError if its address, credentials or bucket are not right, or it may not be listed."""
+        bucket = self.bucket(url, INPUT)
+        next(self._pages(bucket, bucket.place.key.rstrip("/")), None)
+
     def close(self) -> None:
         """See schemes.Reader; connections are the process's."""
 

@@ -79,7 +79,7 @@ class Outward:
                 return
             found = self._view(collect.prefix).find(collect.path, self._control)
         except (OSError, StagingError) as cause:
-            self._fail(order, collect.field, collect.path, cause)
+            self._fail(order, collect.field, collect.path, cause, collect.shown)
             return
         if not found:
             self._missing(collect, collect.path)
@@ -87,7 +87,7 @@ class Outward:
             try:
                 self._take(order, collect, path, crew)
             except (OSError, StagingError) as cause:
-                self._fail(order, collect.field, path, cause)
+                self._fail(order, collect.field, path, cause, collect.shown)
 
     def finish(self) -> None:
         """Make durable what was put; after the last job has ended."""
@@ -125,7 +125,7 @@ class Outward:
             try:
                 self._entry(taken, entry, batches)
             except (OSError, StagingError) as cause:
-                self._fail(order, taken.field, wording.join(path, entry.name), cause)
+                self._fail(order, taken.field, wording.join(path, entry.name), cause, wording.below(taken.shown, entry.name))
         batches.flush()
 
     def _view(self, path: str) -> View:
@@ -171,7 +171,7 @@ class Outward:
             try:
                 size = taken.target.put(posixpath.join(taken.name, file.name) if file.name else taken.name, file)
             except (OSError, StagingError) as cause:
-                self._fail(taken.order, taken.field, path, cause)
+                self._fail(taken.order, taken.field, path, cause, wording.below(taken.shown, file.name))
             else:
                 sizes.append(size)
                 self._logs.append((taken.order, OutputFileLog(url=wording.below(taken.shown, file.name), path=path, size_bytes=str(size))))
@@ -180,8 +180,10 @@ class Outward:
     def _missing(self, collect: Collect, path: str) -> None:
         self._notices.add(Code.OUTPUT_MISSING, f"{collect.field}: there is no {wording.printable(path)}", advice=True)
 
-    def _fail(self, order: int, field: str, where: str, cause: OSError | StagingError) -> None:
-        self._failures.append((order, wording.failure(cause, OUTPUT, field, wording.printable(where))))
+    def _fail(self, order: int, field: str, path: str, cause: OSError | StagingError, url: str = "") -> None:
+        """`url`: where it was to go, as the task wrote it."""
+        where = wording.printable(path) + (f" to {wording.redacted(url)}" if url else "")
+        self._failures.append((order, wording.failure(cause, OUTPUT, field, where)))
 
 
 _NOTHING_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})

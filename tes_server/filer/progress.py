@@ -51,7 +51,7 @@ class Progress:
         with self._lock:
             files, count = self._files, self._bytes
         what = "inputs" if self._direction == "in" else "outputs"
-        return f"{what}: {files} files, {count / 1e9:.1f} GB in {seconds:.0f} s, {count / 1e6 / seconds:.1f} MB/s"
+        return f"{what}: {files} {'file' if files == 1 else 'files'}, {count / 1e9:.1f} GB in {seconds:.0f} s, {count / 1e6 / seconds:.1f} MB/s"
 
     def lines(self) -> tuple[str, ...]:
         """The line for system_logs when it is over; none for a short one."""

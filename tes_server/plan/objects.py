@@ -27,6 +27,11 @@ _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
 _CONTAINER = re.compile(r"[a-z0-9$][a-z0-9-]{2,62}")
 _BLOB_HOST = re.compile(r"([a-z0-9]{3,24})\.blob\.core\.(?:windows\.net|chinacloudapi\.cn|usgovcloudapi\.net)")
 _LAKE_HOST = re.compile(r"([^@/]+)@([a-z0-9]{3,24})\.dfs\.core\.(?:windows\.net|chinacloudapi\.cn|usgovcloudapi\.net)")
+_RULES = {
+    "bucket": "3 to 63 letters, digits, '-', '_' and '.'",
+    "storage account": "3 to 24 lower-case letters and digits",
+    "container": "3 to 63 lower-case letters, digits and '-'",
+}
 
 
 class Malformed(ValueError):
@@ -98,7 +103,7 @@ def _blob(rest: str) -> Place | None:
 
 def _checked(pattern: re.Pattern[str], name: str, what: str) -> str:
     if pattern.fullmatch(name) is None:
-        raise Malformed(f"names no valid {what}" if name else f"names no {what}")
+        raise Malformed(f"names no valid {what} ({_RULES[what]})" if name else f"names no {what}")
     return name
 
 

@@ -46,7 +46,11 @@ class Sites(msgspec.Struct, frozen=True, kw_only=True):
     def prefixes(self) -> str:
         """The path prefixes that there are, in words."""
         known = sorted({site.path for site in self.paths} | set(self.roots))
-        return "this server knows " + ", ".join(known) if known else "this server allows none (see the settings `files.roots` and `paths`)"
+        return f"this server {'knows ' + ', '.join(known) if known else 'allows none'} (see the settings `files.roots` and `paths`)"
+
+    def stored(self, direction: Direction) -> list[str]:
+        """The object stores that may be used, as urls."""
+        return [rule.place.url() for rule in self.stores if rule.write or direction == "in"]
 
     def covering(self, path: str) -> SitePath | None:
         """The deepest site path that is `path` (normalised) or above it."""
@@ -110,13 +114,17 @@ def resolve(url: str, sites: Sites, direction: Direction, pointer: str) -> str:
         if host not in ("", "localhost"):
             raise Invalid(f"names another host; file URLs start with file:///: {shorten(url)}", pointer)
         return _site_url(urllib.parse.unquote(slash + path), sites, direction, pointer)
+    if not rest.startswith("//"):
+        raise Invalid(f"must begin with {scheme}://: {shorten(url)}", pointer)
     parts = _split(url, pointer)
     if _stored(url, sites, direction, pointer):
         return url
     allowed = sites.readable if direction == "in" else sites.writable
     if scheme not in allowed:
-        verb = "read from" if direction == "in" else "write to"
-        raise Invalid(f"this server cannot {verb} '{scheme}://'; it knows {', '.join(sorted(allowed))} and absolute paths", pointer)
+        verb, key = ("read from", f"`files.{scheme.removesuffix('s')}`") if direction == "in" else ("write to", "`files.uploads`")
+        way = f" ({key} allows it)" if scheme in NET else ""
+        known = ", ".join((*sorted(allowed), *sites.stored(direction)))
+        raise Invalid(f"this server cannot {verb} '{scheme}://'{way}; it knows {known} and absolute paths", pointer)
     if not parts.hostname:
         raise Invalid(f"has no host: {shorten(url)}", pointer)
     if any(ord(sign) < 32 or ord(sign) == 127 for sign in url):
@@ -158,7 +166,7 @@ def _stored(url: str, sites: Sites, direction: Direction, pointer: str) -> bool:
         # A blob that anybody, or who has its signature, may read over plain https.
         if url.lower().startswith("https:"):
             return False
-        known = ", ".join(rule.place.url() for rule in sites.stores if rule.write or direction == "in")
+        known = ", ".join(sites.stored(direction))
         raise Invalid(
             f"is in no store that may be used here: {shorten(url)}; {f'this server knows {known}' if known else 'see the setting `storage`'}", pointer
         )

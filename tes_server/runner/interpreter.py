@@ -289,7 +289,11 @@ class Interpreter:
             return (), failure
         except errors.StagingError as cause:
             collected = Collected(outputs=(), notices=(), error=cause)
-        self._notices += collected.notices
+        notices = collected.notices
+        if failure is not None and failure.reason is Reason.BACKEND and not self._exits:
+            # No command has ended: that there is nothing of it goes without saying.
+            notices = tuple(notice for notice in notices if not notice.startswith(Code.OUTPUT_MISSING))
+        self._notices += notices
         if collected.error is not None:
             if failure is None:
                 return collected.outputs, _Failure(Reason.STAGING, collected.error.code, collected.error.public, collected.error.transient)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.server
 import itertools
 import os
@@ -17,10 +18,11 @@ import msgspec
 import pytest
 
 from tes_server import errors
-from tes_server.filer import objects
+from tes_server.filer import objects, store_check
 from tes_server.filer.control import Control
 from tes_server.filer.manifest import Access, Storage
 from tes_server.filer.wording import INPUT, OUTPUT, Side, failure
+from tes_server.plan import objects as urls
 from tests.contract import object_servers
 from tests.contract.object_servers import S3, Server
 from tests.contract.scheme_contract import SECRET, fetched, local_file
@@ -210,6 +212,21 @@ def test_wrong_keys(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "STORAGE_CREDENTIALS" if isinstance(server, S3) else "INPUT_DENIED"
     assert (error.code, "TEST_WRONG" in error.public, name in error.public) == (code, True, False), error.public
     assert wrong not in error.public
+
+
+def test_a_look_at_the_settings_before_any_task(server: Server) -> None:
+    assert store_check.ask(server.settings, Access(stores=(server.settings,))) == "answers, may be written to"
+    place = urls.place_of(server.url)
+    assert place is not None
+    elsewhere = msgspec.structs.replace(server.settings, url=f"{server.url}-not")
+    error = told(lambda: store_check.ask(elsewhere, Access(stores=(elsewhere,))), INPUT)
+    assert error.code == "STORAGE_NOT_FOUND", error.public
+    whole = msgspec.structs.replace(server.settings, url=f"{place.kind}://")
+    assert store_check.ask(whole, Access(stores=(whole,))) == "not asked: no bucket is named"
+    for store in (server.settings, whole):
+        unset = msgspec.structs.replace(store, secret_variable="TEST_NO_SUCH")
+        error = told(functools.partial(store_check.ask, unset, Access(stores=(unset,))), INPUT)
+        assert (error.code, "TEST_NO_SUCH is not set" in error.public) == ("STORAGE_CREDENTIALS", True), error.public
 
 
 @pytest.mark.parametrize("size", [10_000, 20 * MIB])

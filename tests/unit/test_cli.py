@@ -49,6 +49,24 @@ def test_a_file_root_that_is_not_there_is_noted(tmp_path: pathlib.Path) -> None:
     assert [line for line in done.stdout.splitlines() if "not a directory" in line] == [f"note  the file root {tmp_path / 'typo'} is not a directory"]
 
 
+def test_stores_that_cannot_be_used_are_told_before_a_task_is(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "site.toml"
+    file.write_text('[[storage]]\nurl = "s3://bucket"\nkey_variable = "NO_SUCH_KEY"\nsecret_variable = "NO_SUCH_SECRET"\n')
+    program = pathlib.Path(sys.executable).parent / "tes-server"
+    command = [str(word) for word in (program, "doctor", "--engine", "sandbox", "--data", tmp_path / "data", "--config", file)]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    [line] = [line for line in done.stdout.splitlines() if " store " in line]
+    assert line.startswith("no    store s3://bucket: STORAGE_CREDENTIALS: ")
+    assert "NO_SUCH_KEY is not set" in line
+
+
+def test_settings_that_contradict_each_other_are_shown_and_refused(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "site.toml"
+    file.write_text('[[paths]]\npath = "cromwell"\nurl = "file:///x"\n')
+    done = subprocess.run([pathlib.Path(sys.executable).parent / "tes-server", "settings", "--config", file], capture_output=True, check=False, text=True)
+    assert (done.returncode, '"path": "cromwell"' in done.stdout, "paths[0].path: must be an absolute path" in done.stderr) == (2, True, True), done
+
+
 def test_a_port_that_cannot_be_had_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -22,7 +22,9 @@ def from_environment(**environment: str) -> settings.Settings:
 
 
 def test_without_any_source_all_is_default() -> None:
-    assert configuration.load(None, {"PATH": "/bin", "TES_SERVER_CONFIG": "x", "TES_URL": "y"}, {}) == settings.Settings()
+    assert (
+        configuration.load(None, {"PATH": "/bin", "TES_SERVER_CONFIG": "x", "TES_URL": "y", "TES_SERVER_PORT": "tcp://10.0.0.1:80"}, {}) == settings.Settings()
+    )
 
 
 def test_later_sources_win_key_by_key(file: pathlib.Path) -> None:
@@ -72,13 +74,18 @@ def test_the_environment(name: str, text: str, key: str, value: Any) -> None:
         ({"TES_SERVER__SERVER__PROT": "1"}, "server.prot", "is not a setting"),
         ({"TES_SERVER__SERVRE__PORT": "1"}, "servre", "is not a setting"),
         ({"TES_SERVER__PORT": "1"}, "port", "is not a setting"),
-        ({"TES_SERVER__SERVER__NAME__X": "1"}, "server.name", "str"),
-        ({"TES_SERVER__SERVER__PORT": "many"}, "server.port", "int"),
-        ({"TES_SERVER__SERVER": "1"}, "server", "object"),
-        ({"TES_SERVER__SERVER__COMPAT": "1.0"}, "server.compat", "1.0"),
-        ({"TES_SERVER__FILES__ROOTS": "/a"}, "files.roots", "array"),
+        ({"TES_SERVER__SERVER__NAME__X": "1"}, "server.name", "must be text, not a table"),
+        ({"TES_SERVER__SERVER__PORT": "many"}, "server.port", "must be a whole number, not text"),
+        ({"TES_SERVER__SERVER": "1"}, "server", "must be a table, not a whole number"),
+        ({"TES_SERVER__SERVER__COMPAT": "1.0"}, "server.compat", "'1.0' is none of 'clients', '1.1'"),
+        ({"TES_SERVER__FILES__UPLOADS": '["ftp", "s3"]'}, "files.uploads[1]", "'s3' is none of 'ftp', "),
+        ({"TES_SERVER__FILES__ROOTS": "/a"}, "files.roots", 'must be a list, not text: write ["...", "..."]'),
+        ({"TES_SERVER__STORAGE": '{url = "s3://b"}'}, "storage", "[[storage]], with two brackets"),
+        ({"TES_SERVER__STORAGE": '[{url = "s3://b", credentials = "x"}]'}, "storage[0].credentials", "'x' is none of 'auto'"),
         ({"TES_SERVER__PATHS": '[{path = "/p"}]'}, "paths[0]", "url"),
         ({"TES_SERVER__ROUTES": '[{backend = "b", tag = 1}]'}, "routes[0].tag", "is not a setting"),
+        ({"TES_SERVER_FILES_ROOTS": "[]"}, "TES_SERVER_FILES_ROOTS", "the variable is TES_SERVER__FILES__ROOTS"),
+        ({"TES_SERVER__SERVER_PORT": "1"}, "TES_SERVER__SERVER_PORT", "the variable is TES_SERVER__SERVER__PORT"),
         ({"TES_SERVER__DATA": "/a", "TES_SERVER__DATA__X": "1"}, "TES_SERVER__DATA__X", "is a value"),
     ],
 )

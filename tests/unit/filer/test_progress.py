@@ -33,8 +33,8 @@ def test_only_long_ones_are_told() -> None:
     assert (made.words(), made.lines()) == ("", ())
     clock.now += 0.1 + 30
     made.done("s3", 1, 3_000_000_000, 60)
-    assert made.words() == "inputs: 1 files, 3.0 GB in 60 s, 50.0 MB/s"
-    assert made.lines() == ("TRANSFER: inputs: 1 files, 3.0 GB in 60 s, 50.0 MB/s",)
+    assert made.words() == "inputs: 1 file, 3.0 GB in 60 s, 50.0 MB/s"
+    assert made.lines() == ("TRANSFER: inputs: 1 file, 3.0 GB in 60 s, 50.0 MB/s",)
 
 
 def test_what_is_on_its_way_shows(stage: Stage) -> None:
@@ -49,7 +49,7 @@ def test_what_is_on_its_way_shows(stage: Stage) -> None:
 
     transfer.stage_in(StageIn(inputs=(stage.fetch("large"),)), stage.volume, stage.access, stopped, made)
     assert any("0 files, 0.0 GB in 30 s, 0.6 MB/s" in words for words in seen), seen  # one of three pieces
-    assert "1 files, 0.0 GB in 30 s, 1.4 MB/s" in made.words()
+    assert "1 file, 0.0 GB in 30 s, 1.4 MB/s" in made.words()
 
 
 def test_both_directions_are_counted_and_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,10 +57,10 @@ def test_both_directions_are_counted_and_told(stage: Stage, monkeypatch: pytest.
     (stage.root / "x").write_bytes(b"four")
     before = {direction: counted("bytes", "file", direction) for direction in ("in", "out")}
     [line] = stage.into(stage.fetch("x", "/work/x"))
-    assert line.startswith("TRANSFER: inputs: 1 files")
+    assert line.startswith("TRANSFER: inputs: 1 file")
     collected = transfer.stage_out(
         StageOut(outputs=(Collect(path="/work/x", url=stage.url("y"), shown="/y", field="/outputs/0"),)), pathlib.Path(stage.volume), stage.access, never
     )
-    assert collected.notices[0].startswith("TRANSFER: outputs: 1 files")
+    assert collected.notices[0].startswith("TRANSFER: outputs: 1 file")
     assert {direction: counted("bytes", "file", direction) - before[direction] for direction in before} == {"in": 4, "out": 4}
     assert counted("seconds", "file", "out") > 0

@@ -318,7 +318,7 @@ def test_targets_out_of_the_roots(stage: Stage, target: str) -> None:
     done = stage.out(stage.collect("/work/x", target), stage.collect("/work", target), stage.collect("/work/y", "fine", field="/outputs/2"))
     assert done.error is not None
     assert done.error.code == "OUTPUT_DENIED"
-    assert done.error.public == "/outputs/0: /work/x: is outside of the directories that this server may use"
+    assert done.error.public == f"/outputs/0: /work/x to /site/{target}: is outside of the directories that this server may use"
     assert contents(stage.outside) == {"secret": b"secret"}
     assert [log.url for log in done.outputs] == ["/site/fine"]
 
@@ -329,7 +329,7 @@ def test_target_that_is_a_directory(stage: Stage) -> None:
     done = stage.out(stage.collect("/work/x", "out"))
     assert done.error is not None
     assert (done.error.code, done.error.transient) == ("OUTPUT_ERROR", False)
-    assert done.error.public == "/outputs/0: /work/x: the target is a directory, and what the task made is a file"
+    assert done.error.public == "/outputs/0: /work/x to /site/out: the target is a directory, and what the task made is a file"
 
 
 @pytest.mark.parametrize(("url", "code"), [("https://host/x?sig=secret", "OUTPUT_DENIED"), ("gopher://u:secret@host/x?y", "OUTPUT_ERROR")])

@@ -205,7 +205,7 @@ def test_a_transfer_that_takes_long_is_shown(tmp_path: pathlib.Path, monkeypatch
     assert seen == ["STAGING TRANSFER inputs: 0 files", "RUNNING TRANSFER outputs: 0 files"]
     report = backend.attempt("t-1").report()
     assert report is not None
-    assert [line.partition(",")[0] for line in report.notices] == ["TRANSFER: inputs: 1 files", "TRANSFER: outputs: 1 files"]
+    assert [line.partition(",")[0] for line in report.notices] == ["TRANSFER: inputs: 1 file", "TRANSFER: outputs: 1 file"]
     backend.close()
 
 
@@ -300,6 +300,7 @@ def test_nothing_runs_when_the_end_is_told(tmp_path: pathlib.Path, call: str) ->
     report = bench.interpreter(engine).run()
     assert (report.reason, report.code, report.transient) == (Reason.BACKEND, "ENGINE_ERROR", True)
     assert bench.machine.removed == {"t-1-0"}
+    assert not any(notice.startswith("OUTPUT_MISSING") for notice in report.notices), "no command has ended: what did it fail to make?"
 
 
 def test_an_attempt_is_clean_once_all_that_it_began_is_removed(tmp_path: pathlib.Path) -> None:
