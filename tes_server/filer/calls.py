@@ -7,7 +7,9 @@ from thread to thread. A call that is stopped is cancelled, its connection close
 from __future__ import annotations
 
 import asyncio
+import atexit
 import collections
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -18,6 +20,9 @@ Answer = TypeVar("Answer")
 
 _idle: collections.deque[asyncio.AbstractEventLoop] = collections.deque()
 """Loops that nobody runs now: each has a few descriptors, and making one costs more than a small call."""
+
+SETTLING = 0.1
+"""Seconds before the interpreter's end in which threads of the SDK give back what their last calls left."""
 
 
 def run(call: Coroutine[Any, Any, Answer], control: Control, farewell: float = 0.0) -> Answer:
@@ -60,3 +65,10 @@ class _Watch:
     def end(self) -> None:
         """Look no more."""
         self._next.cancel()
+
+
+@atexit.register
+def _settle() -> None:
+    """A thread of the SDK that meets the interpreter's end aborts the process (https://github.com/PyO3/pyo3-async-runtimes/issues/40)."""
+    if _idle:
+        time.sleep(SETTLING)
