@@ -18,8 +18,10 @@ def overlay_works(bwrap: pathlib.Path, step: pathlib.Path, directory: pathlib.Pa
     lower, upper, work = (directory / name for name in ("lower", "upper", "work"))
     for path in (lower, upper, work):
         path.mkdir()
-    options = ["--unshare-user", "--ro-bind", "/", "/", "--overlay-src", str(lower), "--overlay", str(upper), str(work), "/tmp"]  # noqa: S108
-    command = [str(bwrap), *options, str(step), "--wipe", "/tmp"]  # noqa: S108 any small program would do
+    # Nothing of this machine is bound but one program, which needs no other file: bwrap fails where a mount below what it binds vanishes
+    # meanwhile, as those of Docker's containers do.
+    options = ["--unshare-user", "--ro-bind", str(step), "/step", "--overlay-src", str(lower), "--overlay", str(upper), str(work), "/over"]
+    command = [str(bwrap), *options, "/step", "--wipe", "/over"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
