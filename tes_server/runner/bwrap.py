@@ -52,8 +52,6 @@ class Stage:
     def __init__(self, gathers: bool) -> None:
         self._gathers = gathers
         self.pairs: list[tuple[pathlib.Path, str]] = []
-        self.overlay: tuple[str, str] | None = None
-        """for tes-step: the layers (a:b, the upper one first), and the directory of what is written"""
 
     def show(self, path: pathlib.Path, name: str) -> str:
         """The path that bwrap shall use for `path`, which is no link itself."""
@@ -70,16 +68,6 @@ class Stage:
             self.show(directory, directory.name)
         return str(STAGE / program.path.relative_to(program.needs[0].parent))
 
-    def root(self, layers: Sequence[str], scratch: str) -> list[str]:
-        """bwrap's options for a root of `layers`, the lowest first. What is written goes to `scratch`/upper; `scratch`/work is the kernel's.
-
-        Where we gather, tes-step makes the overlay (step/isolate.c): the end of one of bwrap's syncs the whole disk.
-        """
-        if self._gathers:
-            self.overlay = (":".join(reversed(layers)), scratch)
-            return ["--bind", str(STAGE / "root"), "/"]
-        return [*(word for layer in layers for word in ("--overlay-src", layer)), "--overlay", f"{scratch}/upper", f"{scratch}/work", "/"]
-
 
 def arguments(
     *,
@@ -95,7 +83,7 @@ def arguments(
 ) -> list[str]:
     """bwrap's options, for `--args`.
 
-    `root` are the options that make / (see `Stage.root`). `mounts`: outer ones first. `results` is bound at RESULTS unless "".
+    `root` are the options that make / (see `overlay`). `mounts`: outer ones first. `results` is bound at RESULTS unless "".
     `shared_memory`: bytes of /dev/shm, 0 = as the kernel has it. `maps_range`: tes-step has made the user namespace, in which we
     are 0; else one is made here, in which we are `user`. `filter_descriptor`: of runner.seccomp.
     """
@@ -127,3 +115,11 @@ class Bind(msgspec.Struct, frozen=True, kw_only=True):
     place: str
     source: str = ""
     read_only: bool = False
+
+
+def overlay(layers: Sequence[str], scratch: str) -> list[str]:
+    """Options for a root of `layers`, the lowest first. What is written goes to `scratch`/upper; `scratch`/work is the kernel's."""
+    options: list[str] = []
+    for layer in layers:
+        options += ["--overlay-src", layer]
+    return [*options, "--overlay", f"{scratch}/upper", f"{scratch}/work", "/"]

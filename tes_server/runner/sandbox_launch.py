@@ -72,8 +72,6 @@ def launch(cell: Cell, own: pathlib.Path, lock: int, groups: Sequence[pathlib.Pa
                 command += ["--own", str(directory)]
             for shown, name in stage.pairs:
                 command += ["--stage", str(shown), name]
-            if stage.overlay is not None:
-                command += ["--overlay", *stage.overlay]
         command += ["--", program, "--args", str(arguments), "--", f"/proc/self/fd/{step}"]
         command += ["--report", str(report), "--tee", "--grace", str(_NO_GRACE_OF_ITS_OWN)]
         command += ["--argv-file", f"/proc/self/fd/{words}", "--env-file", f"/proc/self/fd/{variables}"]
@@ -89,7 +87,7 @@ def _prepare(cell: Cell, own: pathlib.Path, stage: bwrap.Stage, source: Source, 
     (own / "layer/upper").chmod(0o755)  # it is the sandbox's /
     shown = [stage.show(path, name) for path, name in source.layers]
     if site.overlays:
-        root = stage.root(shown, stage.show(own / "layer", "layer"))
+        root = bwrap.overlay(shown, stage.show(own / "layer", "layer"))
     else:
         root = _underlay(cell, source, shown, stage.show(own / "layer/upper", "upper"), [mount.place for mount in mounts])
     if source.shows_host:

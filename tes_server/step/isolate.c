@@ -52,22 +52,6 @@ static int gather(const struct pairs *stages)
     return 0;
 }
 
-/* Mounted by the host's root, with nothing that only the host's root may do on it. Volatile: else the kernel writes out the whole disk,
- * other people's files too, at the end of each sandbox, to make durable what is thrown away. bwrap cannot ask for that. */
-static int lay(const struct options *options)
-{
-    char data[1024];
-    int length = snprintf(data, sizeof data, "lowerdir=%s,upperdir=%s/upper,workdir=%s/work,userxattr,volatile", options->lower, options->scratch,
-                          options->scratch);
-    if (length >= (int)sizeof data) {
-        say("overlay: too many layers");
-        return -1;
-    }
-    if (mkdir(STAGE "/root", 0755) < 0 || mount("tes-step", STAGE "/root", "overlay", MS_NOSUID | MS_NODEV, data) < 0)
-        return complain("overlay");
-    return 0;
-}
-
 static int put(const char *path, const char *text)
 {
     int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -85,7 +69,7 @@ int isolate(const struct options *options, int mapped)
     char byte = 0;
     if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
         return complain("mount namespace");
-    if (gather(&options->stages) < 0 || (options->lower != NULL && lay(options) < 0))
+    if (gather(&options->stages) < 0)
         return -1;
     if (unshare(CLONE_NEWUSER) < 0)
         return complain("user namespace");

@@ -29,7 +29,6 @@
  *
  *   --userns BASE COUNT  a user namespace in which 0 is the host's BASE
  *   --stage SRC NAME     SRC is at /tmp/NAME for bwrap
- *   --overlay LOW DIR    an overlay of the directories LOW (a:b, the upper one first) is at /tmp/root; its writes go to DIR/upper
  *   --own DIR            what is ours at and below DIR is given to BASE before
  *
  * Where the command was ended from outside, by TERM without a `stop` file or with its sandbox, the record has `cut` beside `exit`.
@@ -212,10 +211,7 @@ static int take_pair(struct options *options, const char *name, char **values)
         add_pair(&options->moves, values);
     else if (strcmp(name, "--stage") == 0)
         add_pair(&options->stages, values);
-    else if (strcmp(name, "--overlay") == 0) {
-        options->lower = values[0];
-        options->scratch = values[1];
-    } else if (strcmp(name, "--userns") == 0) {
+    else if (strcmp(name, "--userns") == 0) {
         options->ids_base = number(name, values[0], UINT32_MAX);
         options->ids_count = number(name, values[1], UINT32_MAX);
     } else if (strcmp(name, "--user") == 0) {

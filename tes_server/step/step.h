@@ -32,7 +32,6 @@ struct pairs {
 struct options {
     const char *record, *workdir, *stdin_path, *env_file, *argv_file, *wipe;
     const char *stdout_path, *stderr_path;
-    const char *lower, *scratch; /* of the overlay; NULL: none */
     bool tee;
     int lock;           /* -1: none */
     int inner, report;  /* -1: none; see main.c */

@@ -95,12 +95,6 @@ class TestTheImageIsNeverChanged(ImageCase):
         assert lab.run(cell).code == 0
         assert lab.engine.streams(cell)[0] == "mine\nmine\n"
 
-    @pytest.mark.skipif(not ROOT, reason="bwrap's own overlay is never volatile")
-    def test_its_end_does_not_sync_the_disk(self, lab: Lab) -> None:
-        [root] = [line for line in lab.check("cat /proc/mounts").splitlines() if line.split()[1] == "/"]
-        assert {"nosuid", "nodev"} <= set(root.split()[3].split(",")), root
-        assert "volatile" in root  # from Linux 6.17 on: fsync=volatile
-
     def test_what_was_written_is_on_disk_and_goes_with_the_cell(self, lab: Lab, data: pathlib.Path) -> None:
         """Not in memory: 100 MB within 64 MB."""
         limits = msgspec.structs.replace(lab.cell("true").limits, ram_bytes=64 << 20)

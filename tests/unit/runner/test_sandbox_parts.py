@@ -14,7 +14,7 @@ from tes_server.runner import bwrap, host, userns, volume
 
 def arguments(**other: Any) -> list[str]:
     usual: dict[str, Any] = {
-        "root": bwrap.Stage(gathers=False).root(["/i/root", "/i/names"], "/d/layer"),
+        "root": bwrap.overlay(["/i/root", "/i/names"], "/d/layer"),
         "volume": "/d/volume",
         "mounts": [],
         "results": "",
@@ -29,13 +29,6 @@ def arguments(**other: Any) -> list[str]:
 
 def follows(options: list[str], *words: str) -> bool:
     return any(tuple(options[index : index + len(words)]) == words for index in range(len(options)))
-
-
-def test_a_root_servers_overlay_is_left_to_tes_step() -> None:
-    stage = bwrap.Stage(gathers=True)
-    layers = [stage.show(pathlib.Path(f"/data/{name}"), name) for name in ("image", "names")]
-    assert stage.root(layers, stage.show(pathlib.Path("/data/layer"), "layer")) == ["--bind", "/tmp/root", "/"]
-    assert stage.overlay == ("/tmp/names:/tmp/image", "/tmp/layer")
 
 
 class TestArguments:
