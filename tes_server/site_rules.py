@@ -6,7 +6,9 @@ This module must never name a store of tasks, a backend or an engine.
 
 from __future__ import annotations
 
+import ipaddress
 import posixpath
+import re
 import socket
 import urllib.parse
 
@@ -66,8 +68,32 @@ def _check_store(store: StorageSettings, where: str) -> None:
             raise errors.SettingsError(f"means nothing for {kind}://", f"{where}.{name}")
     if bool(store.key_variable) != bool(store.secret_variable) and kind == "s3":
         raise errors.SettingsError("key_variable and secret_variable go together", f"{where}.key_variable")
-    if store.endpoint and not store.endpoint.startswith(("http://", "https://")):
-        raise errors.SettingsError("must begin with http:// or https://", f"{where}.endpoint")
+    if not re.fullmatch(r"[A-Za-z0-9-]*", store.region):
+        raise errors.SettingsError("may hold letters, digits and '-'", f"{where}.region")
+    if store.endpoint:
+        host = _host(store.endpoint, f"{where}.endpoint")
+        if kind == "s3" and not store.path_style and _is_address(host):
+            raise errors.SettingsError("needs an endpoint with a name: a bucket's name cannot stand before an address", f"{where}.path_style")
+
+
+def _host(url: str, where: str) -> str:
+    """The host of an http(s) url."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not url.startswith(("http://", "https://")) or not host or not re.fullmatch(r"[!-~]+", url):
+        raise errors.SettingsError("must be http(s)://host[:port]", where)
+    return host
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_path(site: PathSettings, settings: Settings, where: str) -> None:

@@ -50,6 +50,11 @@ def told(side: Side, used: str) -> Iterator[None]:
         yield
     except FAILURES as cause:
         raise meaning(cause, side, used) from None
+    except Exception as cause:
+        if type(cause).__name__ != "RustPanic":  # of no module that could be imported
+            raise
+        words = f"cannot be reached with the settings of this server: an address or a credential is malformed; used: {used}"
+        raise errors.StagingError(words, Code.STORAGE_CREDENTIALS) from None
 
 
 def meaning(cause: Exception, side: Side, used: str) -> errors.StagingError:

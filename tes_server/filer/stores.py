@@ -36,12 +36,17 @@ RENEWAL = datetime.timedelta(minutes=10)
 
 
 def opened(store: Storage, place: Place, access: Access) -> Store:
-    """The bucket or container of a place. Raises StagingError STORAGE_CREDENTIALS if the settings name credentials that there are not."""
-    if place.signature:  # a credential: not one to keep
-        return _azure(store, place.account, place.bucket, _client(store, access), _retries(access), place.signature)
-    return _kept(
-        store, place.kind, place.account, place.bucket, access.tries, access.first_delay, access.longest_delay, access.connect_timeout, access.read_timeout
-    )
+    """The bucket or container of a place. Raises StagingError STORAGE_CREDENTIALS for credentials that are not there or malformed."""
+    from obstore import exceptions
+
+    try:
+        if place.signature:  # a credential: not one to keep
+            return _azure(store, place.account, place.bucket, _client(store, access), _retries(access), place.signature)
+        return _kept(
+            store, place.kind, place.account, place.bucket, access.tries, access.first_delay, access.longest_delay, access.connect_timeout, access.read_timeout
+        )
+    except (exceptions.BaseError, ValueError):  # its words may hold what it was given
+        raise _unusable(f"{credentials(store, place)}: missing or malformed") from None
 
 
 @functools.lru_cache(maxsize=KEPT)
@@ -93,6 +98,8 @@ def _s3(store: Storage, bucket: str, client: ClientConfig, retries: RetryConfig)
     config: S3Config = {"virtual_hosted_style_request": not store.path_style}
     if store.endpoint:
         config["endpoint"] = store.endpoint if store.path_style else _with_host(store.endpoint, bucket)
+    elif os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+        client = {**client, "allow_http": True}
     if store.requester_pays:
         config["request_payer"] = True
     region = store.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
@@ -104,7 +111,10 @@ def _s3(store: Storage, bucket: str, client: ClientConfig, retries: RetryConfig)
             raise _unusable('credentials = "identity", but AWS_ACCESS_KEY_ID is set in the environment and would be used')
     elif store.key_variable:
         provider = functools.partial(_keys_from_variables, store)
-    elif store.profile or not os.environ.get("AWS_ACCESS_KEY_ID"):
+    elif not store.profile and os.environ.get("AWS_ACCESS_KEY_ID"):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+            _check_printable(name, os.environ.get(name, ""))
+    else:
         profile = aws_profiles.read(store.profile)
         if store.profile and not (profile and profile.key):
             raise _unusable(f"the AWS profile {store.profile!r} is missing or holds no keys of its own")
@@ -182,7 +192,14 @@ def _variable(name: str) -> str:
     value = os.environ.get(name)
     if not value:
         raise _unusable(f"the environment variable {name} is not set" if name else "the settings name an access key without a secret")
+    _check_printable(name, value)
     return value
+
+
+def _check_printable(name: str, value: str) -> None:
+    """A secret that was read from a file often ends with the line; no header can hold that."""
+    if not value.isprintable():
+        raise _unusable(f"the environment variable {name} holds a line break or another control character")
 
 
 def _unusable(why: str) -> errors.StagingError:

@@ -272,7 +272,7 @@ static void judge(struct supervisor *self, struct ending *ending)
     }
     if (self->reported < 0 || read_report(self, ending))
         return;
-    if (ending->signal == 0) {
+    if (ending->signal == 0 && ending->code <= SIGNALLED) { /* beyond it: bwrap tells that the inner one was killed */
         ending->code = FAILED;
         if (self->record >= 0)
             (void)record_failed(self->record);

@@ -164,6 +164,27 @@ def test_a_variable_that_is_not_set() -> None:
     assert (error.code, "TEST_NO_SUCH is not set" in error.public) == ("STORAGE_CREDENTIALS", True)
 
 
+@pytest.mark.parametrize(
+    ("store", "secret", "words"),
+    [
+        (Storage(url="s3://bucket", key_variable="TEST_KEY", secret_variable="TEST_KEY"), "secret\n", "TEST_KEY holds a line break"),
+        (Storage(url="az://account/container", secret_variable="TEST_KEY"), "no base64!", "TEST_KEY: missing or malformed"),
+        (Storage(url="gs://bucket", file="/no/such/file.json"), "x", "file of the settings: missing or malformed"),
+    ],
+)
+def test_credentials_that_cannot_be(monkeypatch: pytest.MonkeyPatch, store: Storage, secret: str, words: str) -> None:
+    monkeypatch.setenv("TEST_KEY", secret)
+    error = told(lambda: store_check.credentials(store, Access(stores=(store,))), INPUT)
+    assert (error.code, words in error.public, secret.strip() in error.public and secret != "x") == ("STORAGE_CREDENTIALS", True, False), error.public
+
+
+def test_an_endpoint_of_the_environment_may_be_plain_http(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{answering.server_port}")
+    answering.status, answering.body = 403, b"<Error><Code>AccessDenied</Code></Error>"
+    error = told(lambda: read(Storage(url="s3://bucket", credentials="anonymous"), "s3://bucket/x"), INPUT)
+    assert (error.code, answering.asked > 0) == ("INPUT_DENIED", True), error.public
+
+
 def told(work: Callable[[], object], side: Side) -> errors.StagingError:
     with pytest.raises((errors.StagingError, OSError)) as caught:
         work()

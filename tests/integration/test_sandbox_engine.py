@@ -43,12 +43,16 @@ class SandboxContract(EngineContract):
         assert begun is not None
         os.kill(begun.pid, number)
 
-    def test_a_sandbox_killed_from_outside_is_lost(self, lab: Lab) -> None:
+    @pytest.mark.parametrize("depth", [1, 2])
+    def test_a_sandbox_killed_from_outside_is_lost(self, lab: Lab, depth: int) -> None:
+        """bwrap, or the tes-step inside of it."""
         cell, _ = lab.blocked()
         begun = records.start(cell.record)
         assert begun is not None
-        [inside] = pathlib.Path(f"/proc/{begun.pid}/task/{begun.pid}/children").read_text().split()
-        os.kill(int(inside), signal.SIGKILL)
+        victim = begun.pid
+        for _ in range(depth):
+            [victim] = map(int, pathlib.Path(f"/proc/{victim}/task/{victim}/children").read_text().split())
+        os.kill(victim, signal.SIGKILL)
         assert lab.engine.wait(cell) is None
 
 
