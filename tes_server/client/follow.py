@@ -39,7 +39,7 @@ class Stream:
         if text == last:
             return 0, ""
         marker = _LEFT_OUT.search(text, _line_at(text, _common(last, text)))
-        if text.startswith(last):
+        if text.startswith(last) and not (marker and marker.start() < len(last)):  # else the end of `last` was the marker's first line break
             new = text[len(last) :]
             self._end = _size(text[: marker.start()]) + int(marker[1]) + _size(text[marker.end() :]) if marker else self._end + _size(new)
             return 0, new
