@@ -78,7 +78,7 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
         sys.exit(processes.serve(settings, listener, api_only=api_only, ready=ready))
     finally:
         if held is not None:
-            metrics_files.remove()
+            metrics_files.leave()  # while nobody else can have the data directory
             os.close(held)
 
 

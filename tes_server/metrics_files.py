@@ -33,18 +33,13 @@ def clear() -> None:
         file.unlink(missing_ok=True)
 
 
-def remove() -> None:
-    """The server has ended, with all of its processes."""
-    shutil.rmtree(os.environ[VARIABLE], ignore_errors=True)
-
-
 def leave() -> None:
-    """This process ends; others of the server may live."""
+    """This process ends; others of the server may live. The last one takes what its dead children counted, too."""
     place = pathlib.Path(os.environ[VARIABLE])
     for file in place.glob(f"*_{os.getpid()}.db"):
         file.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not empty: it is in use
-        place.rmdir()
+    if not any(pathlib.Path("/proc", file.stem.rpartition("_")[2]).exists() for file in place.glob("*.db")):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def forget(pid: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -61,4 +62,14 @@ def test_whoever_leaves_takes_its_own(tmp_path: pathlib.Path, memory: pathlib.Pa
     metrics_files.clear()
     metrics_files.leave()
     assert not place.exists()
-    metrics_files.remove()  # nothing left to do
+    metrics_files.leave()  # nothing left to do
+
+
+def test_the_last_one_takes_what_the_dead_left(tmp_path: pathlib.Path, memory: pathlib.Path) -> None:
+    """A server of the API alone cannot tell by a lock whether it is the last."""
+    place = shared(tmp_path, memory)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (place / f"counter_{ended.pid}.db").touch()
+    metrics_files.leave()
+    assert not place.exists()
