@@ -78,7 +78,7 @@ def engine_settings(settings: Settings) -> Settings:
     """Settings with `local.engine = "auto"` replaced by the first engine that works here; by the last where none does."""
     if settings.local.engine != "auto":
         return settings
-    found = next((name for name in ENGINES if _works(settings, name)), ENGINES[-1])
+    found = next((name for name in ENGINES[:-1] if _works(settings, name)), ENGINES[-1])
     return msgspec.structs.replace(settings, local=msgspec.structs.replace(settings.local, engine=found))
 
 

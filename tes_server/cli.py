@@ -64,8 +64,9 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
             click.echo("WARNING: there is no sign-in: everybody who reaches this port can run programs here", err=True)
         for root in _absent(settings):
             click.echo(f"WARNING: the file root {root} (--root, files.roots) is not a directory", err=True)
-        for url, why in _without_credentials(settings):
-            click.echo(f"WARNING: store {url}: {why}", err=True)
+        for url, _, cause in _stores(settings, ask=False):
+            if cause is not None:
+                click.echo(f"WARNING: store {url}: {cause.public}", err=True)
         if _full(data):
             click.echo(f"WARNING: {_full(data)}", err=True)
 
@@ -118,8 +119,8 @@ def _absent(settings: Settings) -> list[str]:
     return [root for root in settings.files.roots if not pathlib.Path(root).is_dir()]
 
 
-def _without_credentials(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Object stores whose credentials are not there, and why."""
+def _stores(settings: Settings, *, ask: bool) -> Iterator[tuple[str, str, errors.StagingError | None]]:
+    """Each object store: its url, what can be said of it, or why it cannot be used. Without `ask` only its credentials are looked up."""
     if not settings.storage:
         return
     from tes_server import site_rules
@@ -129,21 +130,9 @@ def _without_credentials(settings: Settings) -> Iterator[tuple[str, str]]:
     for store in access.stores:
         try:
             store_check.credentials(store, access)
+            yield store.url, store_check.ask(store, access) if ask else "", None
         except errors.StagingError as cause:
-            yield store.url, cause.public
-
-
-def _stores(settings: Settings) -> Iterator[str]:
-    """A line of `doctor` for each object store."""
-    from tes_server import site_rules
-    from tes_server.filer import store_check
-
-    access = site_rules.access(settings)
-    for store in access.stores:
-        try:
-            yield f"ok    store {store.url}: {store_check.ask(store, access)}"
-        except errors.StagingError as cause:
-            yield f"no    store {store.url}: {cause.code}: {cause.public}"
+            yield store.url, "", cause
 
 
 def _full(data: pathlib.Path) -> str:
@@ -235,9 +224,8 @@ def doctor(**site: Any) -> None:
     click.echo(f"ok    for tasks: {room.cpus:g} cores, {room.ram_bytes / 1e9:.1f} GB of memory, {room.disk_bytes / 1e9:.0f} GB of disk")
     if chosen.local.engine == "sandbox" and not settings.sandbox.allow_host:
         click.echo("note  this machine's own programs (image host) are not allowed: sandbox.allow_host = true (--allow-host)")
-    if settings.storage:
-        for line in _stores(settings):
-            click.echo(line)
+    for url, said, fault in _stores(settings, ask=True):
+        click.echo(f"no    store {url}: {fault.code}: {fault.public}" if fault else f"ok    store {url}: {said}")
     if not settings.files.roots:
         click.echo("note  no file roots: tasks cannot name files of this machine (--root DIR, files.roots)")
     for root in _absent(settings):

@@ -71,21 +71,21 @@ def _check_store(store: StorageSettings, where: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9-]*", store.region):
         raise errors.SettingsError("may hold letters, digits and '-'", f"{where}.region")
     if store.endpoint:
-        host = _host(store.endpoint, f"{where}.endpoint")
+        host = _host(store.endpoint)
+        if not host:
+            raise errors.SettingsError("must be http(s)://host[:port]", f"{where}.endpoint")
         if kind == "s3" and not store.path_style and _is_address(host):
             raise errors.SettingsError("needs an endpoint with a name: a bucket's name cannot stand before an address", f"{where}.path_style")
 
 
-def _host(url: str, where: str) -> str:
-    """The host of an http(s) url."""
+def _host(url: str) -> str:
+    """The host of an http(s) url; "" if it is none."""
     try:
         parts = urllib.parse.urlsplit(url)
-        host, _ = parts.hostname, parts.port
+        _ = parts.port  # read for its check: a port beyond 65535, or one that is no number
     except ValueError:
-        host = None
-    if not url.startswith(("http://", "https://")) or not host or not re.fullmatch(r"[!-~]+", url):
-        raise errors.SettingsError("must be http(s)://host[:port]", where)
-    return host
+        return ""
+    return parts.hostname or "" if parts.scheme in ("http", "https") and re.fullmatch(r"[!-~]+", url) else ""
 
 
 def _is_address(host: str) -> bool:
@@ -113,8 +113,7 @@ def _check_path(site: PathSettings, settings: Settings, where: str) -> None:
 
 
 def _check_mirror(mirror: MirrorSettings, where: str) -> None:
-    url = urllib.parse.urlsplit(mirror.url)
-    if url.scheme not in ("http", "https") or not url.netloc or "@" in url.netloc or url.query or url.fragment:
+    if not _host(mirror.url) or "@" in (url := urllib.parse.urlsplit(mirror.url)).netloc or url.query or url.fragment:
         raise errors.SettingsError("must be http(s)://host[:port][/path]; logins are taken from Docker's config.json", f"{where}.url")
     if not mirror.prefix.strip("/") or "://" in mirror.prefix:
         raise errors.SettingsError("must be a registry or a part of one, e.g. docker.io", f"{where}.prefix")

@@ -43,7 +43,9 @@ def made(control: Control, side: Side, access: Access = ACCESS) -> ftp.Ftp:
     return ftp.Ftp(access, control, "attempt", side)
 
 
-class TestFtpReader(scheme_contract.ReaderContract):
+class FtpCase:
+    """Closes what its tests made."""
+
     @pytest.fixture(autouse=True)
     def _server(self, server: FtpServer) -> Iterator[None]:
         self.server = server
@@ -52,6 +54,12 @@ class TestFtpReader(scheme_contract.ReaderContract):
         for one in self._made:
             one.close()
 
+    def opened(self, control: Control, side: Side) -> ftp.Ftp:
+        self._made.append(made(control, side))
+        return self._made[-1]
+
+
+class TestFtpReader(FtpCase, scheme_contract.ReaderContract):
     def publish(self, name: str, data: bytes) -> str:
         (self.server.home / name).write_bytes(data)
         return self.server.url(urllib.parse.quote(name))
@@ -61,22 +69,12 @@ class TestFtpReader(scheme_contract.ReaderContract):
         return self.server.url("closed", f"listed:{SECRET}")
 
     def reader(self, control: Control) -> ftp.Ftp:
-        self._made.append(made(control, wording.INPUT))
-        return self._made[-1]
+        return self.opened(control, wording.INPUT)
 
 
-class TestFtpWriter(scheme_contract.WriterContract):
-    @pytest.fixture(autouse=True)
-    def _server(self, server: FtpServer) -> Iterator[None]:
-        self.server = server
-        self._made: list[ftp.Ftp] = []
-        yield
-        for one in self._made:
-            one.close()
-
+class TestFtpWriter(FtpCase, scheme_contract.WriterContract):
     def writer(self) -> ftp.Ftp:
-        self._made.append(made(self.control, wording.OUTPUT))
-        return self._made[-1]
+        return self.opened(self.control, wording.OUTPUT)
 
     def url(self) -> str:
         return self.server.url("out/put")

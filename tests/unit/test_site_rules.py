@@ -27,6 +27,8 @@ def made(**tree: Any) -> settings.Settings:
         ({"storage": [{"url": "s3://bucket", "endpoint": "http://a:99999"}]}, "storage[0].endpoint"),
         ({"storage": [{"url": "s3://bucket", "endpoint": "http://a b/"}]}, "storage[0].endpoint"),
         ({"storage": [{"url": "s3://bucket", "endpoint": "http://[::1]:9000", "path_style": False}]}, "storage[0].path_style"),
+        ({"sandbox.mirrors": [{"prefix": "docker.io", "url": "http://[::1"}]}, "sandbox.mirrors[0].url"),
+        ({"sandbox.mirrors": [{"prefix": "docker.io", "url": "https://user:word@mirror"}]}, "sandbox.mirrors[0].url"),
         ({"paths": [{"path": "p", "url": "file:///a"}]}, "paths[0].path"),
         ({"paths": [{"path": "//", "url": "file:///a"}]}, "paths[0].path"),
         ({"files.roots": ["/a"], "paths": [{"path": "/p", "url": "file:///a/x"}, {"path": "/q", "url": "s3://a"}]}, "paths[1].url"),
