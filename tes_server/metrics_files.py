@@ -7,6 +7,7 @@ something with SIGBUS, at the worst of times. This module must never import the 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import pathlib
@@ -18,12 +19,17 @@ VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 MEMORY = pathlib.Path("/dev/shm")  # noqa: S108 - in a directory of our own, checked to be ours
 
 
+# The directory's descriptor, locked as long as this process and its children live: whoever gets it alone is the last one.
+_held: list[int] = []
+
+
 def share(data: pathlib.Path, memory: pathlib.Path = MEMORY) -> None:
     """Name the directory of this data directory's server to prometheus_client; the data directory itself where there is no memory."""
     place = memory / f"tes-server-{os.geteuid()}-{hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:16]}"
-    if not _made(place):
+    if not _entered(place):
         place = data / "metrics"
         place.mkdir(mode=0o700, exist_ok=True)
+        _enter(place)
     os.environ[VARIABLE] = str(place)
 
 
@@ -34,12 +40,19 @@ def clear() -> None:
 
 
 def leave() -> None:
-    """This process ends; others of the server may live. The last one takes what its dead children counted, too."""
+    """This process ends; others of the server may live. The last one takes all, also what dead ones counted.
+
+    The lock tells, not the pids of the files: a process that was killed may stay a zombie, and its pid may be another's.
+    """
     place = pathlib.Path(os.environ[VARIABLE])
     for file in place.glob(f"*_{os.getpid()}.db"):
         file.unlink(missing_ok=True)
-    if not any(pathlib.Path("/proc", file.stem.rpartition("_")[2]).exists() for file in place.glob("*.db")):
-        shutil.rmtree(place, ignore_errors=True)
+    while _held:
+        held = _held.pop()
+        with contextlib.suppress(OSError):  # others have it
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(place, ignore_errors=True)
+        os.close(held)
 
 
 def forget(pid: int) -> None:
@@ -50,10 +63,26 @@ def forget(pid: int) -> None:
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
-def _made(place: pathlib.Path) -> bool:
+def _entered(place: pathlib.Path) -> bool:
     """Made, or there already and nobody else's: anybody may make directories where it lies."""
     with contextlib.suppress(OSError):
-        place.mkdir(mode=0o700, exist_ok=True)
-        found = place.lstat()
-        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+        while True:
+            place.mkdir(mode=0o700, exist_ok=True)
+            found = place.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+                return False
+            if _enter(place):
+                return True
+    return False
+
+
+def _enter(place: pathlib.Path) -> bool:
+    """False where the last one of the others has just taken the directory away."""
+    held = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fcntl.flock(held, fcntl.LOCK_SH)
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(held), place.lstat()):
+            _held.append(held)
+            return True
+    os.close(held)
     return False

@@ -6,6 +6,7 @@ queue. Children die with the parent. It must never run a task or answer a reques
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import gc
@@ -99,14 +100,17 @@ def serve(settings: Settings, listener: socket.socket, *, api_only: bool, ready:
 
 
 def _reaped(children: dict[int, str]) -> list[str]:
-    """The names of children that have died, taken out of `children`."""
+    """The names of children that have died, taken out of `children`. As process 1 of a container we inherit every orphan, too."""
     names = []
-    for pid, name in list(children.items()):
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            telemetry.log(logger, logging.ERROR, "process.died", part=name, status=os.waitstatus_to_exitcode(status))
-            metrics_files.forget(pid)
-            names.append(children.pop(pid))
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                break
+            if pid in children:
+                telemetry.log(logger, logging.ERROR, "process.died", part=children[pid], status=os.waitstatus_to_exitcode(status))
+                metrics_files.forget(pid)
+                names.append(children.pop(pid))
     return names
 
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import pathlib
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tes_server import metrics_files
 
+Others = Callable[[], "subprocess.Popen[str]"]
+
 
 @pytest.fixture(autouse=True)
 def variable() -> Iterator[None]:
     yield
+    if metrics_files.VARIABLE in os.environ:
+        metrics_files.leave()
     os.environ.pop(metrics_files.VARIABLE, None)
 
 
@@ -53,23 +61,56 @@ def test_without_memory_they_lie_with_the_data(tmp_path: pathlib.Path) -> None:
     assert shared(tmp_path, tmp_path / "none") == tmp_path / "metrics"
 
 
-def test_whoever_leaves_takes_its_own(tmp_path: pathlib.Path, memory: pathlib.Path) -> None:
+@pytest.fixture
+def others(memory: pathlib.Path, tmp_path: pathlib.Path) -> Iterator[Others]:
+    """Starts other processes of the same server; each leaves when its input ends."""
+    program = (
+        "import pathlib, sys; from tes_server import metrics_files as m;"
+        f"m.share(pathlib.Path({str(tmp_path)!r}), pathlib.Path({str(memory)!r})); print('there', flush=True); sys.stdin.read(); m.leave()"
+    )
+    with contextlib.ExitStack() as started:
+        yield lambda: started.enter_context(subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1, text=True))
+
+
+def there(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
+    assert process.stdout is not None
+    assert process.stdout.readline() == "there\n"
+    return process
+
+
+def test_whoever_leaves_takes_its_own(tmp_path: pathlib.Path, memory: pathlib.Path, others: Others) -> None:
+    another = there(others())
     place = shared(tmp_path, memory)
     (place / f"counter_{os.getpid()}.db").touch()
-    (place / "counter_1.db").touch()
+    (place / f"counter_{another.pid}.db").touch()
     metrics_files.leave()
-    assert [path.name for path in place.iterdir()] == ["counter_1.db"]
-    metrics_files.clear()
+    assert [path.name for path in place.iterdir()] == [f"counter_{another.pid}.db"]
+    metrics_files.leave()  # nothing left to do
+    another.communicate()
+    assert not place.exists()
+
+
+def test_the_last_one_takes_what_the_dead_left(tmp_path: pathlib.Path, memory: pathlib.Path, others: Others) -> None:
+    """Also those whom nobody has waited for: where process 1 does not, they stay zombies."""
+    another = there(others())
+    place = shared(tmp_path, memory)
+    (place / f"counter_{another.pid}.db").touch()
+    another.kill()
+    os.waitid(os.P_PID, another.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
     metrics_files.leave()
     assert not place.exists()
-    metrics_files.leave()  # nothing left to do
 
 
-def test_the_last_one_takes_what_the_dead_left(tmp_path: pathlib.Path, memory: pathlib.Path) -> None:
-    """A server of the API alone cannot tell by a lock whether it is the last."""
+def test_one_that_comes_while_the_last_one_leaves_has_a_directory(tmp_path: pathlib.Path, memory: pathlib.Path, others: Others) -> None:
     place = shared(tmp_path, memory)
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    (place / f"counter_{ended.pid}.db").touch()
-    metrics_files.leave()
+    [held] = metrics_files._held
+    fcntl.flock(held, fcntl.LOCK_EX)  # as the last one does
+    another = others()
+    while str(place) not in {os.path.realpath(file) for file in pathlib.Path(f"/proc/{another.pid}/fd").iterdir()}:
+        time.sleep(0.01)
+    place.rmdir()
+    fcntl.flock(held, fcntl.LOCK_UN)
+    there(another)
+    assert place.is_dir()
+    another.communicate()
     assert not place.exists()
