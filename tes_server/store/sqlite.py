@@ -19,7 +19,7 @@ from tes_server.model import record as model
 from tes_server.model.principal import Scope
 from tes_server.model.run import Tails
 from tes_server.model.states import State
-from tes_server.store import sqlite_changes, sqlite_lists, sqlite_peers, sqlite_queue, sqlite_rows, sqlite_schema, sqlite_writer
+from tes_server.store import parts, sqlite_changes, sqlite_lists, sqlite_peers, sqlite_queue, sqlite_rows, sqlite_schema, sqlite_writer
 
 PAGE_BYTES = 16 * 1024 * 1024
 """A page of whole tasks ends once it holds so much: a task may have megabytes of contents, and a page 2,047 tasks."""
@@ -70,12 +70,12 @@ class SqliteStore:
                 if row is None or (scope.owner is not None and row[3] != self._owner(connection, scope.owner)):
                     return None
                 return sqlite_rows.brief_of(*row[:3])
-            found = sqlite_queue.by_id(connection, (task_id,), sqlite_rows.BY_VIEW[view])
+            found = sqlite_queue.by_id(connection, (task_id,), parts.BY_VIEW[view])
         return found[0] if found and scope.owner in (None, found[0].owner) else None
 
     def page(self, query: model.Query) -> model.Page:
         """`Store.page`."""
-        after = None if query.after is None else (sqlite_rows.microseconds(query.after[0]), query.after[1])
+        after = None if query.after is None else (parts.microseconds(query.after[0]), query.after[1])
         wanted = query.size + 1  # one more than is shown tells whether a next page would be empty
         with self._reading() as connection, _snapshot(connection):
             if query.scope.owner is None:
@@ -89,9 +89,9 @@ class SqliteStore:
             if query.view == model.View.MINIMAL:
                 tasks = [sqlite_rows.brief_of(row.id, row.state, row.canceling) for row in shown]
             else:
-                tasks = [*sqlite_queue.by_seq(connection, [row.seq for row in shown], sqlite_rows.BY_VIEW[query.view], PAGE_BYTES)]
+                tasks = [*sqlite_queue.by_seq(connection, [row.seq for row in shown], parts.BY_VIEW[query.view], PAGE_BYTES)]
                 shown = shown[: len(tasks)]
-        return model.Page(tasks, (sqlite_rows.moment(shown[-1].created), shown[-1].id) if len(found) > len(shown) > 0 else None)
+        return model.Page(tasks, (parts.moment(shown[-1].created), shown[-1].id) if len(found) > len(shown) > 0 else None)
 
     def hold(self, who: str, now: datetime.datetime) -> frozenset[int]:  # noqa: ARG002 - the kernel knows who and until when
         """`Store.hold`: all shards for the first process that asks, until it ends; none for others."""
@@ -101,17 +101,17 @@ class SqliteStore:
         """`Store.due`."""
         pick = sqlite_queue.due_active if lane == model.Lane.ACTIVE else sqlite_queue.due_waiting
         with self._reading() as connection, _snapshot(connection):
-            return sqlite_queue.by_seq(connection, pick(connection, shards, sqlite_rows.microseconds(now), limit), sqlite_rows.BY_LANE[lane])
+            return sqlite_queue.by_seq(connection, pick(connection, shards, parts.microseconds(now), limit), parts.BY_LANE[lane])
 
     def load(self, ids: Collection[str]) -> list[model.Record]:
         """`Store.load`."""
         with self._reading() as connection:
-            return sqlite_queue.by_id(connection, ids, sqlite_rows.BY_LANE[model.Lane.ACTIVE])
+            return sqlite_queue.by_id(connection, ids, parts.BY_LANE[model.Lane.ACTIVE])
 
     def sweep(self, shards: frozenset[int], after: str, limit: int) -> list[model.Record]:
         """`Store.sweep`."""
         with self._reading() as connection, _snapshot(connection):
-            return sqlite_queue.by_seq(connection, sqlite_queue.sweep(connection, shards, after, limit), sqlite_rows.BY_LANE[model.Lane.ACTIVE])
+            return sqlite_queue.by_seq(connection, sqlite_queue.sweep(connection, shards, after, limit), parts.BY_LANE[model.Lane.ACTIVE])
 
     def wait(self, seconds: float) -> None:
         """`Store.wait`. For one thread of one process at a time, the reconciler; others would take its hints."""
@@ -119,12 +119,12 @@ class SqliteStore:
 
     def watch(self, task_id: str, until: datetime.datetime) -> None:
         """`Store.watch`. Returns at once."""
-        self._writer.submit(sqlite_changes.Watch(task_id, sqlite_rows.microseconds(until)))
+        self._writer.submit(sqlite_changes.Watch(task_id, parts.microseconds(until)))
 
     def watched(self, now: datetime.datetime) -> set[str]:
         """`Store.watched`."""
         with self._reading() as connection:
-            return {row[0] for row in connection.execute("SELECT id FROM watches WHERE until > ?", (sqlite_rows.microseconds(now),))}
+            return {row[0] for row in connection.execute("SELECT id FROM watches WHERE until > ?", (parts.microseconds(now),))}
 
     def tail(self, task_id: str, tails: Tails | None = None) -> Tails | None:
         """`Store.tail`."""
@@ -133,7 +133,7 @@ class SqliteStore:
             return tails
         with self._reading() as connection:
             row = connection.execute("SELECT body FROM tails WHERE id = ?", (task_id,)).fetchone()
-        return None if row is None else sqlite_rows.tails_of(row[0])
+        return None if row is None else parts.tails_of(row[0])
 
     def census(self) -> dict[State, int]:
         """`Store.census`."""

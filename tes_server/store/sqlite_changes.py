@@ -16,7 +16,7 @@ import msgspec
 from tes_server import errors
 from tes_server.model import record as model
 from tes_server.model import run, states
-from tes_server.store import sqlite_rows as rows
+from tes_server.store import parts
 
 MOST_ROWS = 128
 """Rows in one statement: more gain nothing, and every size is a prepared statement that is kept."""
@@ -31,7 +31,7 @@ class _New(msgspec.Struct, frozen=True):
     owner: str
     created: int
     columns: tuple[Any, ...]
-    parts: dict[str, bytes]
+    bodies: dict[str, bytes]
     long_name: bytes | None
     terms: frozenset[tuple[bytes, bytes]]
 
@@ -96,7 +96,7 @@ def insert(records: Iterable[model.Record]) -> Insert:
 
 def tail(task_id: str, tails: run.Tails) -> Tail:
     """The change that keeps `tails`."""
-    return Tail(task_id, rows.encode(tails))
+    return Tail(task_id, parts.encode(tails))
 
 
 def apply(connection: sqlite3.Connection, ops: Sequence[Op]) -> list[object]:
@@ -108,26 +108,26 @@ def apply(connection: sqlite3.Connection, ops: Sequence[Op]) -> list[object]:
 def _new(record: model.Record) -> _New:
     if record.task is None:
         raise ValueError("a new record needs its task")
-    bare, contents = rows.cut(record.task)
-    name = rows.raw(record.task.name or "")
-    parts = {"task": bare, "contents": contents or None, "logs": record.logs, "detail": record.detail}
+    bare, contents = parts.cut(record.task)
+    name = parts.raw(record.task.name or "")
+    bodies = {"task": bare, "contents": contents or None, "logs": record.logs, "detail": record.detail}
     return _New(
         id=record.id,
         owner=record.owner,
-        created=rows.microseconds(record.created),
+        created=parts.microseconds(record.created),
         columns=(
             record.state.value,
             record.canceling,
             record.revision,
             None if record.lane is None else record.lane.value,
-            None if record.due is None else rows.microseconds(record.due),
+            None if record.due is None else parts.microseconds(record.due),
             model.shard_of(record.id),
-            name[: rows.NAME_BYTES] or None,
-            rows.encode(record.status),
+            name[: parts.NAME_BYTES] or None,
+            parts.encode(record.status),
         ),
-        parts={part: rows.encode(body) for part, body in parts.items() if body is not None},
-        long_name=name if len(name) > rows.NAME_BYTES else None,
-        terms=frozenset(rows.terms(record.task.tags or {})),
+        bodies={part: parts.encode(body) for part, body in bodies.items() if body is not None},
+        long_name=name if len(name) > parts.NAME_BYTES else None,
+        terms=frozenset(parts.terms(record.task.tags or {})),
     )
 
 
@@ -135,7 +135,7 @@ def _insert(connection: sqlite3.Connection, inserts: Sequence[Insert]) -> dict[i
     """Insert what may be inserted with one statement a table for the whole group; by `id()`, the inserts that met a taken id."""
     if not inserts:
         return {}
-    wanted = rows.encode([new.id for op in inserts for new in op.news]).decode()
+    wanted = parts.encode([new.id for op in inserts for new in op.news]).decode()
     taken = {row[0] for row in connection.execute("SELECT id FROM tasks WHERE id IN (SELECT value FROM json_each(?))", (wanted,))}
     refused: dict[int, errors.Conflict] = {}
     news: list[_New] = []
@@ -155,8 +155,8 @@ def _insert_rows(connection: sqlite3.Connection, news: Sequence[_New]) -> None:
     (first,) = connection.execute("SELECT coalesce(max(seq), 0) + 1 FROM tasks").fetchone()
     numbered = list(enumerate(news, first))
     _fill(connection, "tasks", [(seq, new.id, owners[new.owner], new.created, *new.columns) for seq, new in numbered])
-    for part in rows.PARTS:
-        _fill(connection, part, [(seq, new.parts[part]) for seq, new in numbered if part in new.parts])
+    for part in parts.PARTS:
+        _fill(connection, part, [(seq, new.bodies[part]) for seq, new in numbered if part in new.bodies])
     _fill(connection, "long_names", [(seq, new.long_name) for seq, new in numbered if new.long_name is not None])
     _fill(connection, "tags", [(owners[new.owner], key, value, new.created, new.id) for new in news for key, value in new.terms])
 
@@ -195,8 +195,8 @@ def _save(connection: sqlite3.Connection, change: model.Change) -> bool:
         change.state.value,
         change.canceling,
         None if change.lane is None else change.lane.value,
-        None if change.due is None else rows.microseconds(change.due),
-        rows.encode(change.status),
+        None if change.due is None else parts.microseconds(change.due),
+        parts.encode(change.status),
         change.id,
         change.revision,
     )
@@ -207,7 +207,7 @@ def _save(connection: sqlite3.Connection, change: model.Change) -> bool:
         return False
     for part, value in (("logs", change.logs), ("detail", change.detail)):
         if value is not None:
-            connection.execute(f"INSERT OR REPLACE INTO {part} SELECT seq, ? FROM tasks WHERE id = ?", (rows.encode(value), change.id))
+            connection.execute(f"INSERT OR REPLACE INTO {part} SELECT seq, ? FROM tasks WHERE id = ?", (parts.encode(value), change.id))
     if change.state in states.ENDS:
         connection.execute("DELETE FROM tails WHERE id = ?", (change.id,))
         connection.execute("DELETE FROM watches WHERE id = ?", (change.id,))

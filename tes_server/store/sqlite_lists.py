@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from tes_server.model import record as model
-from tes_server.store import sqlite_rows as rows
+from tes_server.store import parts
 
 FIRST_BUDGET = 1000
 """Index entries looked at in the first round: about half a millisecond."""
@@ -71,12 +71,12 @@ class _Filters:
     def _add_name(self, prefix: str) -> None:
         if not prefix:
             return
-        whole = rows.raw(prefix)
-        head = whole[: rows.NAME_BYTES]
+        whole = parts.raw(prefix)
+        head = whole[: parts.NAME_BYTES]
         # No byte of UTF-8 is 0xFF, so the last one can be counted up.
         self.parameters |= {"low": head, "high": head[:-1] + bytes([head[-1] + 1])}
         self.name.append("t.name >= :low AND t.name < :high")
-        if len(whole) > rows.NAME_BYTES:
+        if len(whole) > parts.NAME_BYTES:
             self.parameters |= {"prefix": whole, "length": len(whole)}
             self.long_name.append("(SELECT substr(name, 1, :length) FROM long_names WHERE seq = t.seq) = :prefix")
 
@@ -92,7 +92,7 @@ class _Filters:
             self.state.append(f"t.canceling = {int(wanted.canceling)}")
 
     def _add_tag(self, number: int, key: str, value: str) -> None:
-        self.parameters |= {f"key{number}": rows.term(key), f"value{number}": rows.term(value)}
+        self.parameters |= {f"key{number}": parts.term(key), f"value{number}": parts.term(value)}
         where = f"g.owner = :owner AND g.key = :key{number} AND g.value = :value{number}"
         self.pairs.append(_Source("tags g", "g", where, _JOIN_NEWEST.format("g")))
         self.tags.append(f"EXISTS (SELECT 1 FROM tags g WHERE {where} AND g.created = t.created AND g.id = t.id)")

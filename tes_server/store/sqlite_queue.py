@@ -25,14 +25,14 @@ def _shard_check(shards: Collection[int]) -> str:
     return f"AND shard IN ({', '.join(map(str, sorted(shards) or [-1]))})"
 
 
-def by_seq(connection: sqlite3.Connection, seqs: Collection[int], parts: tuple[str, ...], most: float = math.inf) -> list[model.Record]:
+def by_seq(connection: sqlite3.Connection, seqs: Collection[int], wanted: tuple[str, ...], most: float = math.inf) -> list[model.Record]:
     """The records with these row numbers, in this order; after `most` bytes of them no more are read."""
-    return _each(connection, f"{rows.select(parts)} WHERE t.seq = ?", seqs, most)
+    return _each(connection, f"{rows.select(wanted)} WHERE t.seq = ?", seqs, most)
 
 
-def by_id(connection: sqlite3.Connection, ids: Collection[str], parts: tuple[str, ...]) -> list[model.Record]:
+def by_id(connection: sqlite3.Connection, ids: Collection[str], wanted: tuple[str, ...]) -> list[model.Record]:
     """The records with these ids, as far as they exist."""
-    return _each(connection, f"{rows.select(parts)} WHERE t.id = ?", ids)
+    return _each(connection, f"{rows.select(wanted)} WHERE t.id = ?", ids)
 
 
 def _each(connection: sqlite3.Connection, statement: str, keys: Iterable[object], most: float = math.inf) -> list[model.Record]:

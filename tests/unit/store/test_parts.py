@@ -1,4 +1,4 @@
-"""Rows of the embedded store: exact times, terms that cannot be mistaken, contents cut out and put back."""
+"""The parts of records: exact times, terms that cannot be mistaken, contents cut out and put back."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tes_server.model import task
-from tes_server.store import sqlite_rows
+from tes_server.store import parts
 
 MOMENTS = st.datetimes(timezones=st.just(datetime.UTC))
 
 
 @given(MOMENTS)
 def test_times_are_exact(moment: datetime.datetime) -> None:
-    assert sqlite_rows.moment(sqlite_rows.microseconds(moment)) == moment
+    assert parts.moment(parts.microseconds(moment)) == moment
 
 
 @given(MOMENTS, MOMENTS)
 def test_times_keep_their_order(one: datetime.datetime, other: datetime.datetime) -> None:
-    assert (sqlite_rows.microseconds(one) < sqlite_rows.microseconds(other)) == (one < other)
+    assert (parts.microseconds(one) < parts.microseconds(other)) == (one < other)
 
 
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_terms_are_equal_where_texts_are(one: str, other: str) -> None:
-    assert (sqlite_rows.term(one) == sqlite_rows.term(other)) == (one == other)
+    assert (parts.term(one) == parts.term(other)) == (one == other)
 
 
 def test_terms_are_short_and_a_hash_is_no_plain_text() -> None:
     long = "x" * 1_000_000
-    term = sqlite_rows.term(long)
-    assert len(term) == sqlite_rows.TERM_BYTES + 1
-    assert sqlite_rows.term(term.decode("latin-1")) != term
-    assert sqlite_rows.term("x" * sqlite_rows.TERM_BYTES) == b"x" * sqlite_rows.TERM_BYTES
-    assert sqlite_rows.term("\ud800")  # a query may hold what no task can
+    term = parts.term(long)
+    assert len(term) == parts.TERM_BYTES + 1
+    assert parts.term(term.decode("latin-1")) != term
+    assert parts.term("x" * parts.TERM_BYTES) == b"x" * parts.TERM_BYTES
+    assert parts.term("\ud800")  # a query may hold what no task can
 
 
 def test_each_tag_is_found_by_value_and_by_any() -> None:
-    assert sqlite_rows.terms({"a": "b", "c": ""}) == {(b"a", b"b"), (b"a", b""), (b"c", b"")}
+    assert parts.terms({"a": "b", "c": ""}) == {(b"a", b"b"), (b"a", b""), (b"c", b"")}
 
 
 @given(st.lists(st.one_of(st.none(), st.text(max_size=5)), max_size=5))
 def test_contents_are_cut_and_put_back(contents: list[str | None]) -> None:
     inputs = tuple(task.Input(path=f"/{number}", content=each) for number, each in enumerate(contents))
     whole = task.Task(executors=(), inputs=inputs or None)
-    bare, cut = sqlite_rows.cut(whole)
+    bare, cut = parts.cut(whole)
     assert all(each.content is None for each in bare.inputs or ())
-    assert (sqlite_rows.joined(bare, cut) if cut else bare) == whole
+    assert (parts.joined(bare, cut) if cut else bare) == whole
