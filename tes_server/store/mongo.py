@@ -1,0 +1,211 @@
+"""The shared store: a MongoDB database, or Azure's that speak its protocol, behind `store.base.Store`, for any number of processes.
+
+Only writes of single documents, and only what Cosmos DB (RU) can do. The database is made beforehand (`mongo_schema`); a
+server that starts before it, or while it is away, answers `errors.Unavailable` until it is there.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import datetime
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+
+import msgspec
+from pymongo import monitoring
+
+from tes_server import errors
+from tes_server.model import record as model
+from tes_server.model import states
+from tes_server.model.principal import Scope
+from tes_server.model.run import Tails
+from tes_server.store import mongo_changes, mongo_leases, mongo_reads, mongo_schema, mongo_writer, parts
+from tes_server.store import mongo_documents as documents
+from tes_server.store.mongo_account import Account, Product
+from tes_server.store.mongo_connection import PATIENCE, Connection, Document
+
+LOOK = 0.25
+LOOK_PAID = 1.0
+"""Seconds between two looks for new tasks while somebody waits for them; where each look is paid for, fewer."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """`patience`: seconds that a call waits for the store; `lease`: seconds after which a silent reconciler's work is taken over."""
+
+    patience: float = PATIENCE
+    lease: float = mongo_leases.LEASE
+
+
+class MongoStore:
+    """The store in the database of `account`. Opens no connection before the first call. `monotonic` judges leases, `listeners` are the driver's."""
+
+    blocking = True
+
+    def __init__(
+        self,
+        account: Account,
+        options: Options = Options(),  # noqa: B008 - frozen
+        *,
+        monotonic: Callable[[], float] = mongo_leases.steady,
+        listeners: Sequence[monitoring._EventListener] = (),
+    ) -> None:
+        self._connection = Connection(account, patience=options.patience, listeners=listeners)
+        self._leases = mongo_leases.Leases(self._connection, options.lease, monotonic)
+        self._look = LOOK_PAID if account.product is Product.COSMOS_RU else LOOK
+        self._writer: mongo_writer.Writer[mongo_changes.Insert] = mongo_writer.Writer(self._insert)
+        self._side = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="store-live")
+        self._stopping = threading.Event()
+        self._seen = ""
+        self._prepared = False
+        self._closed = False
+
+    # -- writes -------------------------------------------------------------------------------------------------------
+
+    def insert(self, records: Sequence[model.Record]) -> concurrent.futures.Future[None]:
+        """`Store.insert`. Raises `errors.TooLarge` at once for a record that cannot be kept."""
+        news = tuple(documents.new(record) for record in records)
+        if len({record.id for record in records}) < len(records):
+            refused: concurrent.futures.Future[None] = concurrent.futures.Future()
+            refused.set_exception(errors.Conflict("a task with this id exists"))
+            return refused
+        return self._writer.submit(mongo_changes.Insert(news))
+
+    def _insert(self, ops: Sequence[mongo_changes.Insert]) -> Sequence[BaseException | None]:
+        return mongo_changes.insert(self._prepare(), ops)
+
+    def save(self, changes: Sequence[model.Change]) -> set[str]:
+        """`Store.save`."""
+        return mongo_changes.save(self._open(), changes)
+
+    # -- reads --------------------------------------------------------------------------------------------------------
+
+    def get(self, scope: Scope, task_id: str, view: model.View) -> model.Brief | None:
+        """`Store.get`."""
+        connection = self._open()
+        mine: Document = {} if scope.owner is None else {"owner": scope.owner}
+        found = mongo_reads.find(connection, {"_id": task_id, **mine}, limit=1)
+        if not found:
+            return None
+        try:
+            if view == model.View.MINIMAL:
+                return documents.brief_of(found[0])
+        except documents.Unreadable as cause:
+            raise mongo_reads.told(cause) from cause
+        whole = mongo_reads.records(connection, found, parts.BY_VIEW[view])[0]
+        if isinstance(whole, documents.Unreadable):
+            raise mongo_reads.told(whole) from whole
+        return whole
+
+    def page(self, query: model.Query) -> model.Page:
+        """`Store.page`."""
+        return mongo_reads.page(self._open(), query)
+
+    def due(self, lane: model.Lane, shards: frozenset[int], now: datetime.datetime, limit: int) -> list[model.Record]:
+        """`Store.due`."""
+        pick = mongo_reads.due_active if lane == model.Lane.ACTIVE else mongo_reads.due_waiting
+        connection = self._open()
+        return mongo_reads.readable(connection, pick(connection, shards, parts.microseconds(now), limit), parts.BY_LANE[lane])
+
+    def load(self, ids: Collection[str]) -> list[model.Record]:
+        """`Store.load`."""
+        connection = self._open()
+        return mongo_reads.readable(connection, mongo_reads.by_id(connection, ids), parts.BY_LANE[model.Lane.ACTIVE])
+
+    def sweep(self, shards: frozenset[int], after: str, limit: int) -> list[model.Record]:
+        """`Store.sweep`."""
+        connection = self._open()
+        return mongo_reads.readable(connection, mongo_reads.sweep(connection, shards, after, limit), parts.BY_LANE[model.Lane.ACTIVE])
+
+    def census(self) -> dict[states.State, int]:
+        """`Store.census`."""
+        return mongo_reads.census(self._open())
+
+    # -- several reconcilers ------------------------------------------------------------------------------------------
+
+    def hold(self, who: str, now: datetime.datetime) -> frozenset[int]:  # noqa: ARG002 - other machines' clocks say nothing
+        """`Store.hold`: a fair share of the shards among the reconcilers that are alive."""
+        self._open()
+        return self._leases.hold(who)
+
+    def wait(self, seconds: float) -> None:
+        """`Store.wait`: returns early when a new task waits. For one thread."""
+        until = time.monotonic() + seconds
+        while not self._stopping.is_set():
+            # A hint is never worth an error, nor a wait for a store that is away.
+            with contextlib.suppress(errors.Unavailable):
+                newest = mongo_reads.newest_waiting(self._open()) or ""
+                if newest > self._seen:
+                    self._seen = newest
+                    return
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            self._stopping.wait(min(left, self._look))
+
+    # -- live output --------------------------------------------------------------------------------------------------
+
+    def watch(self, task_id: str, until: datetime.datetime) -> None:
+        """`Store.watch`."""
+        self._side.submit(self._put_live, task_id, {"until": parts.microseconds(until)})
+
+    def watched(self, now: datetime.datetime) -> set[str]:
+        """`Store.watched`."""
+        connection = self._open()
+        where = {"until": {"$gt": parts.microseconds(now)}}
+        found = connection.run(lambda: [each["_id"] for each in connection.live.find(where, {"_id": 1})])
+        return self._alive(found) if found else set()
+
+    def tail(self, task_id: str, tails: Tails | None = None) -> Tails | None:
+        """`Store.tail`. What an ended task leaves behind is removed by the store itself, later."""
+        if tails is not None:
+            self._side.submit(self._put_live, task_id, {"tails": parts.encode(tails).decode()}).result()
+            return tails
+        connection = self._open()
+        found = connection.run(lambda: connection.live.find_one({"_id": task_id}, {"tails": 1}))
+        if found is None or not isinstance(found.get("tails"), str) or not self._alive([task_id]):
+            return None
+        return parts.tails_of(found["tails"])
+
+    def _put_live(self, task_id: str, fields: Document) -> None:
+        connection = self._prepare()
+        expire = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=mongo_schema.LIVE_SECONDS)
+        connection.run(lambda: connection.live.update_one({"_id": task_id}, {"$set": {**fields, "expire": expire}}, upsert=True))
+
+    def _alive(self, ids: Sequence[str]) -> set[str]:
+        alive = {"$in": sorted(state.value for state in states.LIVE)}
+        return {each["_id"] for each in mongo_reads.find(self._open(), {"_id": {"$in": list(ids)}, "state": alive}, {"_id": 1})}
+
+    # -- health and end -----------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """`Store.check`."""
+        self._prepared = False
+        self._open()
+
+    def close(self) -> None:
+        """`Store.close`. Writes what was handed in before, and lets other reconcilers have this one's work."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stopping.set()
+        self._writer.close()
+        self._side.shutdown()
+        with contextlib.suppress(errors.Unavailable):
+            self._leases.leave()
+        self._connection.close()
+
+    def _open(self) -> Connection:
+        if self._closed:
+            raise errors.Unavailable("the store is closed")
+        return self._prepare()
+
+    def _prepare(self) -> Connection:
+        """The connection to a database that is known to be prepared. What was handed in before `close` may still use it."""
+        if not self._prepared:
+            said = mongo_schema.problem(self._connection)
+            if said is not None:
+                raise errors.Unavailable(said, retry_after=10.0)
+            self._prepared = True
+        return self._connection

@@ -1,0 +1,151 @@
+"""One process's way to a MongoDB database: its collections, and calls that outlast throttling, elections and cut connections.
+
+Every call handed to `run` may be repeated, also where nobody knows whether the last try took effect: whoever writes one
+sees to it that a repeat changes nothing. Errors of the driver never leave this package.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import pymongo
+from pymongo import errors as driver
+from pymongo import monitoring
+from pymongo.collection import Collection
+
+from tes_server import errors, telemetry
+from tes_server.store.mongo_account import Account
+
+_log = logging.getLogger(__name__)
+
+Document: TypeAlias = dict[str, Any]
+T = TypeVar("T")
+
+PATIENCE = 8.0
+"""Seconds that a call waits for the store in all: longer than an election takes, shorter than clients' own patience."""
+
+TRY = 4.0
+"""Seconds for one try, so that a connection into the void costs one try and not all of them."""
+
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
+"""Seconds between tries, doubled each time, with jitter; a throttled server names its own."""
+
+DUPLICATE = 11000
+THROTTLED = 16500
+PASSING = frozenset(
+    {
+        6, 7, 9001,  # host unreachable, host not found, socket exception
+        24, 112,  # lock timeout, write conflict
+        50, 262,  # the time of one try is over; Cosmos DB: it was throttled for a minute
+        64, 89, 91, 189,  # write concern not reached yet, network time-out, shutdown, primary stepped down
+        10107, 11600, 11602, 13435, 13436,  # elections
+        THROTTLED,
+    }
+)  # fmt: skip
+"""Error codes that go away by themselves."""
+
+REFUSED = frozenset({13, 18, 8000})
+"""Error codes of a wrong or missing login."""
+
+_RETRY_AFTER = re.compile(r"RetryAfterMs=(\d+)")
+
+
+class Connection:
+    """The collections of one database. Safe for many threads; not to be shared with a forked process."""
+
+    def __init__(self, account: Account, *, patience: float = PATIENCE, listeners: Sequence[monitoring._EventListener] = ()) -> None:
+        self.account = account
+        self._patience = patience
+        self._closed = threading.Event()
+        self._lost = False
+        try:
+            self._client: pymongo.MongoClient[Document] = pymongo.MongoClient(account.url, connect=False, event_listeners=list(listeners), **account.options)
+            self.database = self._client.get_database(account.database)
+        except (driver.PyMongoError, ValueError, TypeError) as cause:
+            raise errors.SettingsError(account.hide(str(cause)), "store.url") from None
+        self.tasks: Collection[Document] = self.database["tasks"]
+        self.parts: Collection[Document] = self.database["parts"]
+        self.live: Collection[Document] = self.database["live"]
+        self.meta: Collection[Document] = self.database["meta"]
+
+    def run(self, call: Callable[[], T], patience: float | None = None) -> T:
+        """What `call` returns. Repeats it while its errors are passing ones; raises `errors.Unavailable` when patience is over.
+
+        With a `patience` (seconds) of its own one try may last as long.
+        """
+        until = time.monotonic() + (self._patience if patience is None else patience)
+        longest = TRY if patience is None else patience
+        pause = FIRST_PAUSE
+        while True:
+            if self._closed.is_set():
+                raise errors.Unavailable("the store is closed")
+            left = until - time.monotonic()
+            try:
+                with pymongo.timeout(max(0.05, min(left, longest))):
+                    answer = call()
+            except driver.PyMongoError as cause:
+                wanted = passing(cause)
+                if wanted is None:
+                    raise self._refusal(cause) from None
+                wanted = max(wanted, pause) * (0.75 + random.random() / 2)  # noqa: S311 - jitter
+                if time.monotonic() + wanted >= until:
+                    self._note(cause)
+                    raise errors.Unavailable("the store does not answer; try again", retry_after=max(1.0, wanted)) from None
+                self._closed.wait(wanted)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                self._found()
+                return answer
+
+    def close(self) -> None:
+        """Give the connections back; calls that wait for another try end. Idempotent."""
+        self._closed.set()
+        self._client.close()
+
+    def _note(self, cause: Exception) -> None:
+        # Once, not for each of the thousands of calls that an outage fails. The cause's own text may quote what it was given.
+        if not self._lost:
+            self._lost = True
+            telemetry.log(_log, logging.ERROR, "store.lost", error=self._words(cause))
+
+    def _found(self) -> None:
+        if self._lost:
+            self._lost = False
+            telemetry.log(_log, logging.WARNING, "store.found")
+
+    def _refusal(self, cause: driver.PyMongoError) -> errors.TesServerError:
+        if isinstance(cause, driver.DocumentTooLarge):
+            return errors.TooLarge("the task is larger than the store takes")
+        if isinstance(cause, driver.InvalidOperation) and self._closed.is_set():
+            return errors.Unavailable("the store is closed")
+        telemetry.log(_log, logging.ERROR, "store.call_refused", error=self._words(cause))
+        if isinstance(cause, driver.ConfigurationError) or code_of(cause) in REFUSED:
+            return errors.Unavailable("the store cannot be reached with this server's address and login of it", retry_after=30.0)
+        return errors.Unavailable("the store refused a call; the server's log has its words", retry_after=5.0)
+
+    def _words(self, cause: Exception) -> str:
+        return self.account.hide(f"{type(cause).__name__}: {cause}")[:1000]
+
+
+def code_of(cause: Exception) -> int | None:
+    """The server's error code."""
+    return cause.code if isinstance(cause, driver.OperationFailure) else None
+
+
+def passing(cause: driver.PyMongoError) -> float | None:
+    """Seconds to wait before the next try (0: no wish), or None where another try would meet the same error."""
+    asked = max((int(milliseconds) / 1000 for milliseconds in _RETRY_AFTER.findall(str(cause))), default=0.0)
+    if isinstance(cause, driver.BulkWriteError):
+        codes = {failure.get("code") for failure in cause.details.get("writeErrors", ())} - {DUPLICATE}
+        concerns = cause.details.get("writeConcernErrors", ())
+        return asked if codes <= PASSING and (codes or concerns) else None
+    if isinstance(cause, driver.ConnectionFailure) or cause.timeout:
+        return asked
+    return asked if code_of(cause) in PASSING else None

@@ -1,0 +1,265 @@
+"""Reads of the MongoDB store: records with their parts, lists, and the reconciler's queue.
+
+Every query is one that Cosmos DB (RU) answers as well: equality and ranges on indexed fields, sorted by one field that has an
+index. Must never write.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING
+
+from tes_server import errors, telemetry
+from tes_server.model import record as model
+from tes_server.model import states
+from tes_server.store import mongo_documents as documents
+from tes_server.store import parts
+from tes_server.store.mongo_connection import Connection, Document
+
+_log = logging.getLogger(__name__)
+
+CHUNK = 500
+"""Ids in one `$in`."""
+
+PAGE_BYTES = 16 * 1024 * 1024
+"""A page of whole tasks ends once it holds so much: a task may have megabytes of contents, and a page 2,047 tasks."""
+
+_BRIEF = {"_id": 0, "at": 1, "state": 1, "canceling": 1}
+"""All in the index `newest`: without `_id` no document is read."""
+
+_ABOVE = "\x7f"
+"""Sorts after every character of a quoted name."""
+
+
+def find(connection: Connection, where: Document, fields: Document | None = None, sort: tuple[str, int] | None = None, limit: int = 0) -> list[Document]:
+    """One query, read to its end."""
+
+    def call() -> list[Document]:
+        cursor = connection.tasks.find(where, fields)
+        if sort is not None:
+            cursor = cursor.sort(*sort)
+        return list(cursor.limit(limit))
+
+    return connection.run(call)
+
+
+# -- records ----------------------------------------------------------------------------------------------------------
+
+
+def records(connection: Connection, found: Sequence[Document], wanted: Sequence[str]) -> list[model.Record | documents.Unreadable]:
+    """Documents of `tasks` as records with the wanted parts, in this order."""
+    readable = [_current(document) for document in found]
+    bodies = _bodies(connection, [document for document in readable if isinstance(document, dict)], wanted)
+    return [document if isinstance(document, documents.Unreadable) else _record(connection, document, wanted, bodies) for document in readable]
+
+
+def readable(connection: Connection, found: Sequence[Document], wanted: Sequence[str]) -> list[model.Record]:
+    """As `records`; what cannot be read is told in the log and left alone."""
+    kept: list[model.Record] = []
+    for each in records(connection, found, wanted):
+        if isinstance(each, documents.Unreadable):
+            telemetry.log(_log, logging.ERROR, "store.record_unreadable", task=each.task_id, why=each.why)
+        else:
+            kept.append(each)
+    return kept
+
+
+def by_id(connection: Connection, ids: Collection[str]) -> list[Document]:
+    """Those of the documents that exist."""
+    return [document for chunk in _chunks(list(ids)) for document in find(connection, {"_id": {"$in": chunk}})]
+
+
+def _current(document: Document) -> Document | documents.Unreadable:
+    try:
+        return documents.current(document)
+    except documents.Unreadable as cause:
+        return cause
+
+
+def _record(connection: Connection, document: Document, wanted: Sequence[str], bodies: dict[str, bytes]) -> model.Record | documents.Unreadable:
+    try:
+        if not bodies.keys() >= set(documents.keys(document, wanted)):
+            # Between the two reads a save replaced a part: its document points to the new one.
+            document = next(iter(by_id(connection, [document["_id"]])), document)
+            document = documents.current(document)
+            bodies = _bodies(connection, [document], wanted)
+        return documents.record_of(document, wanted, bodies)
+    except documents.Unreadable as cause:
+        return cause
+
+
+def _bodies(connection: Connection, found: Sequence[Document], wanted: Sequence[str]) -> dict[str, bytes]:
+    keys = [key for document in found for key in documents.keys(document, wanted)]
+    bodies: dict[str, bytes] = {}
+    for chunk in _chunks(keys):
+        bodies.update(connection.run(functools.partial(_pieces, connection, chunk)))
+    return bodies
+
+
+def _pieces(connection: Connection, keys: list[str]) -> list[tuple[str, bytes]]:
+    return [(piece["_id"], piece["body"]) for piece in connection.parts.find({"_id": {"$in": keys}})]
+
+
+def _chunks(values: list[str]) -> Iterator[list[str]]:
+    return (values[begin : begin + CHUNK] for begin in range(0, len(values), CHUNK))
+
+
+# -- lists ------------------------------------------------------------------------------------------------------------
+
+
+def page(connection: Connection, query: model.Query) -> model.Page:
+    """`Store.page`."""
+    if query.state is not None and not query.state.states:
+        return model.Page([], None)
+    after = None if query.after is None else documents.position(*query.after)
+    whole_name = parts.raw(query.name_prefix)
+    fields = None if query.view != model.View.MINIMAL or len(whole_name) > parts.NAME_BYTES else _BRIEF
+    found: list[Document] = []
+    # One more than is shown tells whether a next page would be empty.
+    while missing := query.size + 1 - len(found):
+        batch = find(connection, _where(query, after), fields, ("at", DESCENDING), missing)
+        if len(whole_name) > parts.NAME_BYTES:
+            found += _with_name(connection, batch, query.name_prefix)
+        else:
+            found += batch
+        if len(batch) < missing:
+            break
+        after = batch[-1]["at"]
+    shown = found[: query.size]
+    if query.view == model.View.MINIMAL:
+        tasks = _briefs(shown)
+    else:
+        wanted = parts.BY_VIEW[query.view]
+        shown = list(_bounded(shown, wanted))
+        # What cannot be read is shown by what can: its id and state.
+        whole = zip(records(connection, shown, wanted), shown, strict=True)
+        tasks = [task for each, document in whole for task in (_briefs([document]) if isinstance(each, documents.Unreadable) else [each])]
+    return model.Page(tasks, documents.place(shown[-1]["at"]) if len(found) > len(shown) > 0 else None)
+
+
+def _where(query: model.Query, after: str | None) -> Document:
+    where: Document = {}
+    if query.scope.owner is not None:
+        where["owner"] = query.scope.owner
+    if query.state is not None:
+        where["state"] = _one_of(sorted(state.value for state in query.state.states))
+        if query.state.canceling is not None:
+            where["canceling"] = query.state.canceling
+    if query.tags:
+        terms = sorted({documents.term(parts.term(key), parts.term(value)) for key, value in query.tags})
+        where["tags"] = terms[0] if len(terms) == 1 else {"$all": terms}
+    if query.name_prefix:
+        head = documents.quoted(parts.raw(query.name_prefix)[: parts.NAME_BYTES])
+        where["name"] = {"$gte": head, "$lt": head + _ABOVE}
+    where["at"] = {"$gt": ""} if after is None else {"$gt": "", "$lt": after}
+    return where
+
+
+def _one_of(values: list[Any]) -> Any:
+    return values[0] if len(values) == 1 else {"$in": values}
+
+
+def _with_name(connection: Connection, found: Sequence[Document], prefix: str) -> list[Document]:
+    """Those whose whole name, longer than what is indexed, begins with `prefix`."""
+    whole = records(connection, found, ("task",))
+    pairs = zip(found, whole, strict=True)
+    return [document for document, each in pairs if isinstance(each, model.Record) and each.task is not None and (each.task.name or "").startswith(prefix)]
+
+
+def _bounded(found: Sequence[Document], wanted: Sequence[str]) -> Iterator[Document]:
+    """The first of them, until they come to `PAGE_BYTES`."""
+    size = 0
+    for document in found:
+        if size > PAGE_BYTES:
+            return
+        size += documents.size(document, wanted)
+        yield document
+
+
+def _briefs(found: Sequence[Document]) -> list[model.Brief]:
+    briefs: list[model.Brief] = []
+    for document in found:
+        try:
+            briefs.append(documents.brief_of(document))
+        except documents.Unreadable as cause:
+            telemetry.log(_log, logging.ERROR, "store.record_unreadable", task=document.get("at"), why=cause.why)
+    return briefs
+
+
+# -- the reconciler's queue -------------------------------------------------------------------------------------------
+
+
+def _in_lane(lane: model.Lane, shards: Collection[int], **more: Any) -> Document:
+    where: Document = {"lane": lane.value, **more}
+    if len(shards) < model.SHARDS:
+        where["shard"] = {"$in": sorted(shards)}
+    return where
+
+
+def due_active(connection: Connection, shards: Collection[int], now: int, limit: int) -> list[Document]:
+    """The ACTIVE lane, by due time."""
+    return find(connection, _in_lane(model.Lane.ACTIVE, shards, due={"$lte": now}), None, ("due", ASCENDING), limit)
+
+
+def sweep(connection: Connection, shards: Collection[int], after: str, limit: int) -> list[Document]:
+    """The ACTIVE lane behind the id `after`, by id."""
+    return find(connection, _in_lane(model.Lane.ACTIVE, shards, _id={"$gt": after}), None, ("_id", ASCENDING), limit)
+
+
+def due_waiting(connection: Connection, shards: Collection[int], now: int, limit: int) -> list[Document]:
+    """The WAITING lane: each owner's oldest (the oldest of them first), then each owner's second, ...
+
+    One query where all that waits fits in. Else owner by owner, taking from each only what its fair share may need.
+    """
+    where = _in_lane(model.Lane.WAITING, shards, due={"$lte": now})
+    fields = {"owner": 1, "at": 1}
+    found = find(connection, where, fields, ("at", ASCENDING), limit + 1)
+    taken: dict[str, list[Document]] = {}
+    if len(found) <= limit:
+        for each in found:
+            taken.setdefault(str(each.get("owner")), []).append(each)
+    else:
+        owners: list[str] = connection.run(lambda: connection.tasks.distinct("owner", {"lane": model.Lane.WAITING.value}))
+        taken = {owner: [] for owner in owners if isinstance(owner, str)}
+        more = list(taken)
+        # All owners in `more` have been asked for equally many, so the ranks that the result needs are complete.
+        while more and (missing := limit - sum(map(len, taken.values()))) > 0:
+            share = -(-missing // len(more))
+            for owner in tuple(more):
+                behind = {"at": {"$gt": taken[owner][-1]["at"]}} if taken[owner] else {}
+                batch = find(connection, {**where, "owner": owner, **behind}, fields, ("at", ASCENDING), share)
+                taken[owner] += batch
+                if len(batch) < share:
+                    more.remove(owner)
+    ranks = itertools.zip_longest(*taken.values())
+    fair = [entry["_id"] for rank in ranks for entry in sorted((entry for entry in rank if entry is not None), key=lambda entry: str(entry["at"]))]
+    chosen = fair[:limit]
+    whole = {document["_id"]: document for document in by_id(connection, chosen)}
+    return [whole[task_id] for task_id in chosen if task_id in whole and whole[task_id].get("lane") == model.Lane.WAITING.value]
+
+
+def newest_waiting(connection: Connection) -> str | None:
+    """The position of the newest task that waits."""
+    found = find(connection, {"lane": model.Lane.WAITING.value}, {"at": 1}, ("at", DESCENDING), 1)
+    return found[0]["at"] if found else None
+
+
+def census(connection: Connection) -> dict[states.State, int]:
+    """Tasks that have not ended, by state."""
+    stages: list[Document] = [
+        {"$match": {"state": {"$in": sorted(state.value for state in states.LIVE)}}},
+        {"$group": {"_id": "$state", "tasks": {"$sum": 1}}},
+    ]
+    counts = {each["_id"]: each["tasks"] for each in connection.run(lambda: list(connection.tasks.aggregate(stages)))}
+    return {state: counts.get(state.value, 0) for state in sorted(states.LIVE)}
+
+
+def told(unreadable: documents.Unreadable) -> errors.Unavailable:
+    """What the caller of the API hears of a record that cannot be read."""
+    telemetry.log(_log, logging.ERROR, "store.record_unreadable", task=unreadable.task_id, why=unreadable.why)
+    return errors.Unavailable("this task's record cannot be read by this server; its log has the reason", retry_after=60.0)
