@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import importlib.util
 import os
 import pathlib
 import random
@@ -28,6 +29,7 @@ from tes_server.runner.images import Images
 from tes_server.runner.site import Site
 from tes_server.settings import Settings
 from tes_server.store.base import Store
+from tes_server.store.mongo_account import Account, account
 
 LOCAL = "local"
 
@@ -59,19 +61,45 @@ def data_directory(settings: Settings) -> pathlib.Path:
 def check(settings: Settings) -> None:
     """Refuse settings that contradict each other or this machine, with the key at fault."""
     site_rules.check(settings)
-    if not settings.store.url.startswith("sqlite:"):
-        raise errors.SettingsError("only sqlite: is supported so far", "store.url")
+    if not store_url(settings).startswith("sqlite:"):
+        mongo_account(settings)
     for number, rule in enumerate(settings.routes):
         if rule.backend != LOCAL:
             raise errors.SettingsError(f"there is no backend {rule.backend!r}; there is {LOCAL}", f"routes[{number}].backend")
 
 
 def store(settings: Settings) -> Store:
-    """The store that `store.url` names."""
+    """The store that the settings name."""
+    url = store_url(settings)
+    if not url.startswith("sqlite:"):
+        from tes_server.store import mongo
+
+        return mongo.MongoStore(mongo_account(settings), mongo.Options(patience=settings.store.patience, lease=settings.store.lease))
     from tes_server.store.sqlite import SqliteStore
 
-    path = settings.store.url.removeprefix("sqlite:")
+    path = url.removeprefix("sqlite:")
     return SqliteStore(pathlib.Path(path) if path else data_directory(settings) / "tasks.sqlite")
+
+
+def store_url(settings: Settings) -> str:
+    """`store.url`, or what `store.url_file` holds."""
+    file = settings.store.url_file
+    if not file:
+        return settings.store.url
+    try:
+        return pathlib.Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as cause:
+        raise errors.SettingsError(f"{file} cannot be read: {cause}", "store.url_file") from cause
+
+
+def mongo_account(settings: Settings) -> Account:
+    """The database that the settings name. Raises SettingsError for a url of another kind, and where the driver is not installed."""
+    url = store_url(settings)
+    if not url.startswith(("mongodb://", "mongodb+srv://")):
+        raise errors.SettingsError("must begin with sqlite:, mongodb:// or mongodb+srv://", "store.url")
+    if importlib.util.find_spec("pymongo") is None:
+        raise errors.SettingsError("MongoDB needs more: pip install 'tes-server[mongo]'", "store.url")
+    return account(url, settings.store.database)
 
 
 def engine_settings(settings: Settings) -> Settings:

@@ -1,4 +1,4 @@
-"""`tes-server`: serve, reconcile, plan, settings, doctor, images. Reads flags, prints, and calls `app` and `processes`.
+"""`tes-server`: serve, reconcile, plan, settings, doctor, images, store. Reads flags, prints, and calls `app` and `processes`.
 
 Heavy imports stay inside the commands: PROMETHEUS_MULTIPROC_DIR must be set before the metrics are made, and
 `--help` should not wait for SDKs.
@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 import tes_server
-from tes_server import cli_options, configuration, errors, images_cli, metrics_files
+from tes_server import cli_options, configuration, errors, images_cli, metrics_files, store_cli
 from tes_server.settings import Settings
 
 LITTLE = 100_000_000
@@ -189,12 +189,10 @@ def settings(form: str | None, config: pathlib.Path | None) -> None:
     elif form == "schema":
         click.echo(configuration.schema())
     else:
-        import msgspec
-
         from tes_server import app
 
         known = cli_options.load(config, {})
-        click.echo(msgspec.json.format(msgspec.json.encode(known), indent=2))
+        click.echo(configuration.shown(known))
         app.check(known)  # after they were shown: what is wrong is among them
 
 
@@ -234,3 +232,4 @@ def doctor(**site: Any) -> None:
 
 
 main.add_command(images_cli.images)
+main.add_command(store_cli.store)

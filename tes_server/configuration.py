@@ -185,6 +185,13 @@ def _docstrings(part: type[Part]) -> dict[str, str]:
     return found
 
 
+def shown(settings: Settings) -> bytes:
+    """The settings as JSON, for people: without the store's password."""
+    url = re.sub(r"(://[^:@/]*:)[^?]*@", r"\1***@", settings.store.url)
+    store = msgspec.structs.replace(settings.store, url=url)
+    return msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(settings, store=store)), indent=2)
+
+
 def markdown() -> str:
     """All settings as a Markdown table, for docs/settings.md."""
     rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]

@@ -16,12 +16,14 @@ import pathlib
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from tes_server import app, errors, metrics_files, telemetry
 from tes_server.settings import Settings
+from tes_server.store.base import Store
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +161,7 @@ def _end(children: dict[int, str]) -> None:
 
 def reconcile(settings: Settings) -> None:
     """The reconciler's process: until TERM or INT."""
-    kept = app.store(settings)
+    kept = _store(settings)
     platforms = app.backends(settings)
     loop = app.reconciler(settings, kept, platforms)
 
@@ -174,6 +176,20 @@ def reconcile(settings: Settings) -> None:
     for platform in platforms.values():
         platform.close()
     kept.close()
+
+
+def _store(settings: Settings) -> Store:
+    """The store; one that does not answer yet is told in the log and used nevertheless: /readyz says 503 until it does."""
+    kept = app.store(settings)
+
+    def look() -> None:
+        try:
+            kept.check()
+        except errors.TesServerError as cause:
+            telemetry.log(logger, logging.ERROR, "store.not_ready", error=str(cause))
+
+    threading.Thread(target=look, name="store-check", daemon=True).start()
+    return kept
 
 
 def _collect_rarely() -> None:
@@ -196,7 +212,7 @@ def _api(settings: Settings, listener: socket.socket) -> None:
         def load(self) -> Any:
             from tes_server.api import application
 
-            kept = app.store(settings)
+            kept = _store(settings)
             built = application.build(app.service(settings, kept), settings, [kept.close])
             _collect_rarely()
             return built

@@ -56,7 +56,16 @@ class StoreSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Where tasks are kept."""
 
     url: str = "sqlite:"
-    """`sqlite:` is a file in the data directory."""
+    """`sqlite:` is a file in the data directory. `mongodb://…` and `mongodb+srv://…`, as a portal shows them, are a database that several
+    servers share: MongoDB, Azure Cosmos DB for MongoDB, Azure DocumentDB."""
+    url_file: str = ""
+    """File that holds the url instead (a mounted secret). A password is safe here or in `TES_SERVER__STORE__URL`, not on a command line."""
+    database: str = ""
+    """MongoDB: the name of the database. Empty = the one that the url names, else `tes`."""
+    patience: Pause = 8.0
+    """MongoDB: seconds that a request waits for a store that is throttled, elects a new primary or is away; then 503."""
+    lease: Pause = 20.0
+    """MongoDB: seconds after which the work of a reconciler that is not heard of any more is taken over by others."""
 
 
 class PathSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
