@@ -64,9 +64,10 @@ def migrate(**given: Any) -> None:
 
 @contextlib.contextmanager
 def _connected(given: dict[str, Any]) -> Iterator[Connection]:
-    from tes_server import app
+    from tes_server import app, telemetry
 
     settings = cli_options.settings(given)
+    telemetry.set_up_logging(settings.log.level)
     if app.store_url(settings).startswith("sqlite:"):
         raise errors.SettingsError("sqlite: is prepared by the server itself", "store.url")
     account = app.mongo_account(settings)

@@ -20,7 +20,7 @@ IDLE_MS = 120_000
 """Cosmos DB closes connections that were idle for some minutes without a word: let go of them before."""
 
 DATABASE = "tes"
-_URL = re.compile(r"mongodb(?P<srv>\+srv)?://(?:(?P<user>[^/?]*)@)?(?P<hosts>[^/?@]+)(?:/(?P<database>[^?]*))?(?:\?(?P<options>.*))?", re.DOTALL)
+_URL = re.compile(r"mongodb(?P<srv>\+srv)?://(?:(?P<user>[^/?]*)@)?(?P<hosts>[^/?@]+)(?:/(?P<database>[^?/@]*))?(?:\?(?P<options>.*))?", re.DOTALL)
 
 
 class Product(enum.StrEnum):
@@ -54,7 +54,10 @@ def account(url: str, database: str = "") -> Account:
     """
     found = _URL.fullmatch(url.strip())
     if found is None:
-        raise errors.SettingsError("is not a MongoDB connection string: mongodb://[user:password@]host[:port]/[database][?options]", "store.url")
+        raise errors.SettingsError(
+            "is not a MongoDB connection string: mongodb://[user:password@]host[:port]/[database][?options], with / : ? @ of the password as %2F %3A %3F %40",
+            "store.url",
+        )
     hosts = [host.partition(":")[0].lower().rstrip(".") for host in found["hosts"].split(",")]
     product = next((product for host in hosts if (product := _product(host)) is not None), Product.MONGODB)
     given = {name.lower(): value for name, value in urllib.parse.parse_qsl(found["options"] or "", keep_blank_values=True)}

@@ -11,6 +11,7 @@ import random
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -66,7 +67,11 @@ class Connection:
         self._closed = threading.Event()
         self._lost = False
         try:
-            self._client: pymongo.MongoClient[Document] = pymongo.MongoClient(account.url, connect=False, event_listeners=list(listeners), **account.options)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="You appear to be connected to")  # an advertisement
+                self._client: pymongo.MongoClient[Document] = pymongo.MongoClient(
+                    account.url, connect=False, event_listeners=list(listeners), **account.options
+                )
             self.database = self._client.get_database(account.database)
         except (driver.PyMongoError, ValueError, TypeError) as cause:
             raise errors.SettingsError(account.hide(str(cause)), "store.url") from None
