@@ -5,6 +5,7 @@ Collects what it would refuse; a test that used it ends with `assert not guard.r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -60,7 +61,7 @@ class Guard(monitoring.CommandListener):
         collection = str(command.get(name, ""))
         if name == "find":
             yield from self._query(command.get("filter", {}))
-            yield from self._sort(collection, command.get("sort", {}), command.get("filter", {}))
+            yield from self._sort(collection, command.get("sort", {}))
             yield from self._filter(collection, command.get("filter", {}))
         elif name == "distinct":
             yield from self._query(command.get("query", {}))
@@ -68,7 +69,7 @@ class Guard(monitoring.CommandListener):
         elif name == "aggregate":
             for stage in command["pipeline"]:
                 yield from (f"stage {operator}" for operator in stage if operator not in STAGES)
-                yield from self._sort(collection, stage.get("$sort", {}), {})
+                yield from self._sort(collection, stage.get("$sort", {}))
                 yield from self._filter(collection, stage.get("$match", {}))
         elif name == "insert":
             yield from self._documents(command.get("documents", ()))
@@ -88,16 +89,15 @@ class Guard(monitoring.CommandListener):
         elif isinstance(query, list):
             for each in query:
                 yield from self._query(each)
-        elif isinstance(query, bson.regex.Regex):
+        elif isinstance(query, bson.regex.Regex | re.Pattern):
             yield "a regular expression: a range on an indexed field does what prefixes need"
 
-    def _sort(self, collection: str, sort: Mapping[str, int], where: Mapping[str, Any]) -> Iterator[str]:
+    def _sort(self, collection: str, sort: Mapping[str, int]) -> Iterator[str]:
         if len(sort) > 1:
             yield f"order by {', '.join(sort)} needs a compound index in this order"
         for field in sort:
             if field not in self._indexed.get(collection, PLAIN):
                 yield f"order by {field}, which has no index of its own"
-        del where
 
     def _filter(self, collection: str, where: Mapping[str, Any]) -> Iterator[str]:
         """Each field of a filter has an index: else a query costs what the collection holds."""

@@ -21,7 +21,7 @@ from tes_server.model import record as model
 from tes_server.model import states
 from tes_server.model.principal import Scope
 from tes_server.model.run import Tails
-from tes_server.store import mongo_changes, mongo_leases, mongo_reads, mongo_schema, mongo_writer, parts
+from tes_server.store import leases, mongo_changes, mongo_leases, mongo_reads, mongo_schema, mongo_writer, parts
 from tes_server.store import mongo_documents as documents
 from tes_server.store.mongo_account import Account, Product
 from tes_server.store.mongo_connection import PATIENCE, Connection, Document
@@ -35,7 +35,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """`patience`: seconds that a call waits for the store; `lease`: seconds after which a silent reconciler's work is taken over."""
 
     patience: float = PATIENCE
-    lease: float = mongo_leases.LEASE
+    lease: float = leases.LEASE
 
 
 class MongoStore:
@@ -48,11 +48,11 @@ class MongoStore:
         account: Account,
         options: Options = Options(),  # noqa: B008 - frozen
         *,
-        monotonic: Callable[[], float] = mongo_leases.steady,
+        monotonic: Callable[[], float] = leases.steady,
         listeners: Sequence[monitoring._EventListener] = (),
     ) -> None:
         self._connection = Connection(account, patience=options.patience, listeners=listeners)
-        self._leases = mongo_leases.Leases(self._connection, options.lease, monotonic)
+        self._leases = leases.Leases(mongo_leases.MongoShelf(self._connection), options.lease, monotonic)
         self._look = LOOK_PAID if account.product is Product.COSMOS_RU else LOOK
         self._writer: mongo_writer.Writer[mongo_changes.Insert] = mongo_writer.Writer(self._insert)
         self._side = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="store-live")

@@ -12,7 +12,7 @@ import datetime
 import secrets
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -22,6 +22,7 @@ from tes_server.model import states
 from tes_server.store import parts
 
 Document: TypeAlias = dict[str, Any]
+T = TypeVar("T")
 
 VERSION = 1
 """Field `v` of a task's document. What is newer is left alone; what is older is upgraded when it is read (`UPGRADES`)."""
@@ -168,18 +169,33 @@ def _keys_of(task_id: str, part: str, pointer: Sequence[Any]) -> Iterator[str]:
 
 def keys(document: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
     """Keys of the pieces that hold the wanted parts of a task."""
-    stored = document.get("parts") or {}
+    stored = _stored(document)
     return [key for part in wanted if isinstance(stored.get(part), list) for key in _keys_of(document["_id"], part, stored[part])]
 
 
 def size(document: Mapping[str, Any], wanted: Sequence[str]) -> int:
     """Bytes of the wanted parts of a task, without a look at the pieces."""
-    stored = document.get("parts") or {}
+    stored = _stored(document)
     return sum(body[2] if isinstance(body, list) else len(body) for part in wanted if (body := stored.get(part)) is not None)
 
 
+def _stored(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What stands for each part; nothing for one that makes no sense (`current` refuses those)."""
+    stored = document.get("parts")
+    return {part: each for part, each in stored.items() if _is_part(each)} if isinstance(stored, Mapping) else {}
+
+
+def _is_part(stored: object) -> bool:
+    match stored:
+        case str():
+            return True
+        case [str(), int(count), int()]:
+            return 0 < count <= MOST_PIECES
+    return False
+
+
 def current(document: Document) -> Document:
-    """The document as this version writes it. Raises `Unreadable` for a newer one."""
+    """The document as this version writes it. Raises `Unreadable` for a newer one, and for one whose parts are nowhere."""
     version = document.get("v")
     while version != VERSION:
         if not isinstance(version, int) or version not in UPGRADES:
@@ -187,6 +203,9 @@ def current(document: Document) -> Document:
             raise Unreadable(document.get("_id"), f"it was written by a newer tes-server (version {version})" if newer else f"it has version {version!r}")
         document = UPGRADES[version](document)
         version = document.get("v")
+    stored = document.get("parts")
+    if not isinstance(stored, Mapping) or not all(map(_is_part, stored.values())):
+        raise Unreadable(document.get("_id"), "its parts make no sense")
     return document
 
 
@@ -199,12 +218,12 @@ def record_of(document: Document, wanted: Sequence[str], bodies: Mapping[str, by
             bare = parts.joined(bare, parts.contents_of(contents))
         lane, due = document.get("lane"), document.get("due")
         return model.Record(
-            id=document["_id"],
+            id=_typed(document, "_id", str),
             state=_STATES[document["state"]],
-            canceling=document["canceling"],
-            owner=document["owner"],
+            canceling=_typed(document, "canceling", bool),
+            owner=_typed(document, "owner", str),
             created=place(document["at"])[0],
-            revision=document["revision"],
+            revision=_typed(document, "revision", int),
             lane=None if lane is None else _LANES[lane],
             due=None if due is None else parts.moment(due),
             status=parts.status_of(document["status"]),
@@ -216,6 +235,12 @@ def record_of(document: Document, wanted: Sequence[str], bodies: Mapping[str, by
         raise Unreadable(document.get("_id"), f"{type(cause).__name__}: {cause}") from cause
 
 
+def _typed(document: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    if not isinstance(value := document[name], kind):
+        raise TypeError(f"{name} is {value!r}")
+    return value
+
+
 def brief_of(document: Mapping[str, Any]) -> model.Brief:
     """What a MINIMAL view needs, from `at`, `state` and `canceling` alone. Raises `Unreadable`."""
     try:
@@ -225,7 +250,7 @@ def brief_of(document: Mapping[str, Any]) -> model.Brief:
 
 
 def _body(document: Mapping[str, Any], part: str, bodies: Mapping[str, bytes]) -> bytes | None:
-    stored = (document.get("parts") or {}).get(part)
+    stored = _stored(document).get(part)
     if stored is None:
         return None
     if isinstance(stored, str):

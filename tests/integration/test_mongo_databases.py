@@ -1,0 +1,232 @@
+"""Databases as a server may find them: not prepared, of a newer version, with tasks that an older or newer program or a person wrote."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import click.testing
+import msgspec
+import pytest
+
+from tes_server import cli, errors
+from tes_server.model import record as model
+from tes_server.model import task
+from tes_server.model.principal import ALL
+from tes_server.model.states import State
+from tes_server.store import mongo, mongo_account, mongo_documents, mongo_reads, mongo_schema
+from tes_server.store.mongo_account import Product
+from tes_server.store.mongo_connection import Connection
+from tests import mongo_server
+from tests.contract.store_contract import NOW, SECOND, a_change, a_record, a_task, ids_of
+
+pytestmark = pytest.mark.mongo
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Iterator[mongo_account.Account]:
+    with mongo_server.database(mongo_server.url()) as account:
+        yield account
+
+
+@pytest.fixture
+def account(prepared: mongo_account.Account) -> mongo_account.Account:
+    mongo_server.empty(prepared)
+    return prepared
+
+
+@pytest.fixture
+def store(account: mongo_account.Account) -> Iterator[mongo.MongoStore]:
+    made = mongo.MongoStore(account)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def direct(account: mongo_account.Account) -> Iterator[Connection]:
+    with mongo_server.connected(account) as connection:
+        yield connection
+
+
+@pytest.fixture
+def bare(account: mongo_account.Account) -> Iterator[mongo_account.Account]:
+    """A database that nobody prepared."""
+    with mongo_server.database(account.url) as made:
+        with mongo_server.connected(made) as connection:
+            connection.database.client.drop_database(made.database)
+        yield made
+
+
+def said(account: mongo_account.Account, *words: str, data: pathlib.Path) -> tuple[int, str]:
+    environment = {"TES_SERVER__STORE__URL": account.url, "TES_SERVER__STORE__DATABASE": account.database}
+    done = click.testing.CliRunner().invoke(cli.main, ["store", *words, "--data", str(data)], env=environment)
+    return done.exit_code, done.output
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """The commands set the root logger up."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_init_check_and_migrate(bare: mongo_account.Account, tmp_path: pathlib.Path) -> None:
+    store = mongo.MongoStore(bare)
+    with pytest.raises(errors.Unavailable, match="tes-server store init"):
+        store.insert([a_record("a")]).result()
+    code, text = said(bare, "check", data=tmp_path)
+    assert code == 1
+    assert "is not prepared" in text
+    assert "index tasks.newest is missing" in text
+    code, text = said(bare, "init", data=tmp_path)
+    assert code == 0
+    assert text.count("made ") == len(mongo_schema.COLLECTIONS) + len(mongo_schema.indexes(Product.MONGODB))
+    assert said(bare, "init", data=tmp_path)[1].count("made ") == 0
+    assert said(bare, "check", data=tmp_path)[0] == 0
+    store.insert([a_record("a")]).result()  # the same store goes on without a restart
+    assert said(bare, "migrate", data=tmp_path) == (0, f"ok    0 tasks rewritten in the database '{bare.database}' (MongoDB)\n")
+    with mongo_server.connected(bare) as connection:
+        connection.tasks.drop_index("by_tag")
+    assert said(bare, "check", data=tmp_path) == (1, "no    index tasks.by_tag is missing\n")
+    store.close()
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_newer_database_is_refused(account: mongo_account.Account, direct: Connection, store: mongo.MongoStore, tmp_path: pathlib.Path) -> None:
+    direct.meta.update_one({"_id": "schema"}, {"$set": {"version": mongo_schema.VERSION + 1}})
+    try:
+        with pytest.raises(errors.Unavailable, match="use a newer tes-server"):
+            store.check()
+        for command in ("init", "check"):
+            code, text = said(account, command, data=tmp_path)
+            assert code == 2
+            assert "use a newer tes-server" in text
+    finally:
+        direct.meta.update_one({"_id": "schema"}, {"$set": {"version": mongo_schema.VERSION}})
+
+
+@pytest.mark.usefixtures("quiet")
+def test_tasks_of_the_version_before_are_read_moved_and_rewritten(
+    account: mongo_account.Account, direct: Connection, store: mongo.MongoStore, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    names = [f"t{number}" for number in range(5)]
+    store.insert([a_record(name) for name in names]).result()
+    # As if this program were the next version, which renamed a field.
+    monkeypatch.setattr(mongo_documents, "VERSION", 2)
+    direct.tasks.update_many({}, {"$rename": {"token": "mark"}})
+
+    def upgrade(old: dict[str, Any]) -> dict[str, Any]:
+        return {**{name: value for name, value in old.items() if name != "mark"}, "token": old["mark"], "v": 2}
+
+    monkeypatch.setattr(mongo_documents, "UPGRADES", {1: upgrade})
+    assert store.load(["t0"]) == [msgspec.structs.replace(a_record("t0"), task=None)]
+    assert store.save([a_change(a_record("t0"), state=State.RUNNING)]) == set()
+    assert "older version" in said(account, "check", data=tmp_path)[1]
+    assert "5 tasks rewritten" in said(account, "migrate", data=tmp_path)[1]
+    assert direct.tasks.count_documents({"v": 2, "token": {"$exists": True}, "mark": {"$exists": False}}) == 5
+    assert said(account, "check", data=tmp_path)[0] == 0
+    assert [(each.id, each.state) for each in store.load(["t0"])] == [("t0", State.RUNNING)]
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [{"v": mongo_documents.VERSION + 1}, {"status": "{}"}, {"parts": 7}, {"owner": 7}],
+    ids=["newer", "status", "parts", "owner"],
+)
+def test_one_unreadable_task_stops_no_other(store: mongo.MongoStore, direct: Connection, caplog: pytest.LogCaptureFixture, edited: dict[str, Any]) -> None:
+    lanes = [model.Lane.WAITING, model.Lane.ACTIVE]
+    store.insert([a_record(f"{lane[0]}{number}", lane=lane, created=NOW + number * SECOND) for lane in lanes for number in range(3)]).result()
+    direct.tasks.update_many({"_id": {"$in": ["W1", "A1"]}}, {"$set": edited})
+    assert sorted(ids_of(store.due(model.Lane.WAITING, model.ALL_SHARDS, NOW, 10))) == ["W0", "W2"]
+    assert sorted(ids_of(store.due(model.Lane.ACTIVE, model.ALL_SHARDS, NOW, 10))) == ["A0", "A2"]
+    assert ids_of(store.sweep(model.ALL_SHARDS, "", 10)) == ["A0", "A2"]
+    assert {entry.message for entry in caplog.records} == {"store.record_unreadable"}
+    with pytest.raises(errors.Unavailable, match="cannot be read"):
+        store.get(ALL, "W1", model.View.FULL)
+    for view in model.View:
+        page = store.page(model.Query(scope=ALL, view=view))
+        assert sorted(ids_of(page.tasks)) == ["A0", "A1", "A2", "W0", "W1", "W2"]
+    assert store.save([a_change(a_record("W0"), state=State.RUNNING)]) == set()
+
+
+def test_a_replaced_part_leaves_no_pieces(store: mongo.MongoStore, direct: Connection) -> None:
+    store.insert([a_record("a", detail=model.Detail(("x" * 9000,)))]).result()
+    assert direct.parts.count_documents({}) == 2
+    first = model.Detail(("y" * 9000,))
+    assert store.save([a_change(a_record("a"), detail=first)]) == set()
+    assert store.save([a_change(a_record("a"), detail=model.Detail(("lost" * 9000,)))]) == {"a"}
+    assert direct.parts.count_documents({}) == 2
+    found = store.get(ALL, "a", model.View.FULL)
+    assert isinstance(found, model.Record)
+    assert found.detail == first
+
+
+def test_a_read_between_two_saves_sees_the_newer_one(store: mongo.MongoStore, direct: Connection) -> None:
+    """A reader that has the task's document and comes too late for its pieces looks again."""
+    store.insert([a_record("a", detail=model.Detail(("x" * 9000,)))]).result()
+    old = direct.tasks.find_one({"_id": "a"})
+    assert old is not None
+    newer = model.Detail(("y" * 9000,))
+    store.save([a_change(a_record("a"), detail=newer)])
+    (read,) = mongo_reads.records(direct, [old], ("detail",))
+    assert isinstance(read, model.Record)
+    assert (read.detail, read.revision) == (newer, 1)
+
+
+def test_a_status_update_rewrites_no_contents(store: mongo.MongoStore, direct: Connection) -> None:
+    whole = a_record("a", task=a_task(inputs=(task.Input(path="/a", content="x" * 3_000_000),)))
+    store.insert([whole]).result()
+    before = {piece["_id"] for piece in direct.parts.find({}, {"_id": 1})}
+    store.save([a_change(whole, state=State.RUNNING)])
+    assert {piece["_id"] for piece in direct.parts.find({}, {"_id": 1})} == before
+    document = direct.tasks.find_one({"_id": "a"})
+    assert document is not None
+    assert len(str(document)) < 1000
+
+
+def test_many_owners_share_fairly_behind_a_long_queue(store: mongo.MongoStore) -> None:
+    alice = [a_record(f"a{number:03d}", created=NOW + number * SECOND) for number in range(120)]
+    others = [a_record(f"o{number:02d}", owner=f"owner{number:02d}", created=NOW + (1000 + number) * SECOND) for number in range(15)]
+    store.insert([*alice, *others]).result()
+    found = ids_of(store.due(model.Lane.WAITING, model.ALL_SHARDS, NOW + 5000 * SECOND, 20))
+    assert found == ["a000", *(f"o{number:02d}" for number in range(15)), "a001", "a002", "a003", "a004"]
+
+
+def test_two_reconcilers_share_the_work_and_one_that_stops_is_replaced(account: mongo_account.Account) -> None:
+    time = [1000.0]
+    options = mongo.Options(lease=20.0)
+    first = mongo.MongoStore(account, options, monotonic=lambda: time[0])
+    second = mongo.MongoStore(account, options, monotonic=lambda: time[0] - 1e6)
+    try:
+        assert first.hold("same:1", NOW) == model.ALL_SHARDS
+        assert second.hold("same:1", NOW + 3600 * SECOND) == frozenset()
+        time[0] += 5
+        mine = first.hold("same:1", NOW)
+        theirs = second.hold("same:1", NOW)
+        assert (len(mine), mine | theirs, mine & theirs) == (32, model.ALL_SHARDS, frozenset())
+        for _ in range(5):
+            time[0] += 5
+            theirs = second.hold("same:1", NOW)
+        assert theirs == model.ALL_SHARDS
+        assert first.hold("same:1", NOW) == frozenset()
+    finally:
+        first.close()
+        second.close()
+
+
+def test_the_commands_for_cosmos_db() -> None:
+    """No server here knows them: held as data against its documentation (custom commands of Azure Cosmos DB for MongoDB)."""
+    assert list(mongo_schema.creations(4000, autoscale=True))[:2] == [
+        {"customAction": "CreateDatabase", "autoScaleSettings": {"maxThroughput": 4000}},
+        {"customAction": "CreateCollection", "collection": "tasks", "shardKey": "_id"},
+    ]
+    assert next(iter(mongo_schema.creations(400, autoscale=False))) == {"customAction": "CreateDatabase", "offerThroughput": 400}
+    assert next(iter(mongo_schema.creations(0, autoscale=False))) == {"customAction": "CreateDatabase"}
+    assert all(len(index.keys) == 1 for index in mongo_schema.indexes(Product.COSMOS_RU))
+    assert len({index.keys for index in mongo_schema.indexes(Product.COSMOS_RU) if index.collection == "tasks"}) < 500
