@@ -80,10 +80,14 @@ class Proxy:
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
-        """The server is not there."""
+        """The server is not there, until the end of the block or `back`."""
         self._away = True
         self.cut()
         yield
+        self.back()
+
+    def back(self) -> None:
+        """The server is there again."""
         self._away = False
 
     @contextlib.contextmanager

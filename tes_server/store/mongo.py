@@ -31,6 +31,10 @@ LOOK_PAID = 1.0
 """Seconds between two looks for new tasks while somebody waits for them; where each look is paid for, fewer."""
 
 
+LAST_PATIENCE = 3.0
+"""Seconds that each last call waits for the store: whoever ends this process does not wait for long."""
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """`patience`: seconds that a call waits for the store; `lease`: seconds after which a silent reconciler's work is taken over."""
 
@@ -85,7 +89,8 @@ class MongoStore:
         """`Store.get`."""
         connection = self._open()
         mine: Document = {} if scope.owner is None else {"owner": scope.owner}
-        found = mongo_reads.find(connection, {"_id": task_id, **mine}, limit=1)
+        fields = mongo_reads.BRIEF if view == model.View.MINIMAL else None
+        found = mongo_reads.find(connection, {"_id": task_id, **mine}, fields, limit=1)
         if not found:
             return None
         try:
@@ -190,6 +195,7 @@ class MongoStore:
             return
         self._closed = True
         self._stopping.set()
+        self._connection.hurry(LAST_PATIENCE)
         self._writer.close()
         self._side.shutdown()
         with contextlib.suppress(errors.Unavailable):

@@ -40,6 +40,9 @@ class Account(msgspec.Struct, frozen=True):
     options: dict[str, Any]
     secrets: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"Account({self.hide(self.url)!r}, {self.database!r})"
+
     def hide(self, text: str) -> str:
         """`text` without this account's secrets."""
         for secret in self.secrets:

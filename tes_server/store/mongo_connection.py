@@ -109,6 +109,10 @@ class Connection:
                 self._found()
                 return answer
 
+    def hurry(self, patience: float) -> None:
+        """From now on calls wait no longer than so many seconds: this process is asked to end."""
+        self._patience = min(self._patience, patience)
+
     def close(self) -> None:
         """Give the connections back; calls that wait for another try end. Idempotent."""
         self._closed.set()

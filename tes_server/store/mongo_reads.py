@@ -29,8 +29,8 @@ CHUNK = 500
 PAGE_BYTES = 16 * 1024 * 1024
 """A page of whole tasks ends once it holds so much: a task may have megabytes of contents, and a page 2,047 tasks."""
 
-_BRIEF = {"_id": 0, "at": 1, "state": 1, "canceling": 1}
-"""All in the index `newest`: without `_id` no document is read."""
+BRIEF = {"_id": 0, "at": 1, "state": 1, "canceling": 1}
+"""What a MINIMAL view needs; all of it is in the index `newest`, so that without `_id` a list reads no document."""
 
 _ABOVE = "\x7f"
 """Sorts after every character of a quoted name."""
@@ -118,7 +118,7 @@ def page(connection: Connection, query: model.Query) -> model.Page:
         return model.Page([], None)
     after = None if query.after is None else documents.position(*query.after)
     whole_name = parts.raw(query.name_prefix)
-    fields = None if query.view != model.View.MINIMAL or len(whole_name) > parts.NAME_BYTES else _BRIEF
+    fields = None if query.view != model.View.MINIMAL or len(whole_name) > parts.NAME_BYTES else BRIEF
     found: list[Document] = []
     # One more than is shown tells whether a next page would be empty.
     while missing := query.size + 1 - len(found):

@@ -355,8 +355,11 @@ class StoreContract:
         store.save([a_change(a_record("a"), state=State.COMPLETE, lane=None, due=None)])
         assert listed(store, state=model.StateFilter(frozenset({State.COMPLETE}))) == ["d", "a"]
 
+    examples = 100
+    """Of random lists; fewer where each costs a network."""
+
     def test_pages_equal_the_model(self, store: Store) -> None:
-        hold_pages_to_the_model(store, examples=100)
+        hold_pages_to_the_model(store, self.examples)
 
     # -- the reconciler's reads
 

@@ -44,6 +44,8 @@ def opened(account: mongo_account.Account, guard: mongo_guard.Guard) -> Iterator
 
 
 class TestMongoStore(store_contract.StoreContract):
+    examples = 25
+
     @pytest.fixture
     def store(self, account: mongo_account.Account, guard: mongo_guard.Guard) -> Iterator[Store]:
         with opened(account, guard) as made:

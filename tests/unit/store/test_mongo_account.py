@@ -64,6 +64,7 @@ def test_what_is_no_connection_string_is_told_without_the_password(url: str) -> 
 
 def test_secrets_are_hidden_in_both_spellings() -> None:
     assert mongo_account.account(RU).hide("KEYabc%3D%3D and KEYabc==") == "*** and ***"
+    assert "KEY" not in repr(mongo_account.account(RU))
     assert mongo_account.account(VCORE).hide("p@ss p%40ss me") == "*** *** me"
 
 
