@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
 
 from tes_server import errors
 from tes_server.runner.sandbox import SandboxEngine
+from tes_server.store.mongo_account import Account
+from tests import mongo_server
 from tests.contract import object_servers
 from tests.integration.conftest import unreachable
 
@@ -31,6 +34,20 @@ for number in (signal.SIGINT, signal.SIGHUP):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files instead of comparing with them")
+
+
+@pytest.fixture(scope="session")
+def mongo_database() -> Iterator[Account]:
+    """A prepared database for this session."""
+    with mongo_server.database(mongo_server.url()) as account:
+        yield account
+
+
+@pytest.fixture
+def mongo_account(mongo_database: Account) -> Account:
+    """The session's database, empty."""
+    mongo_server.empty(mongo_database)
+    return mongo_database
 
 
 @pytest.fixture(scope="session")

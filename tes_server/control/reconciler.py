@@ -107,6 +107,9 @@ class Reconciler:
             try:
                 with telemetry.TICK_SECONDS.time():
                     busy = self.tick()
+            except errors.Unavailable as cause:  # the store is away: no fault of ours, and no news a second later
+                telemetry.log(logger, logging.WARNING, "reconciler.pass.failed", error=str(cause))
+                busy = False
             except Exception:
                 logger.exception("reconciler.pass.failed")
                 busy = False

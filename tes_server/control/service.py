@@ -133,7 +133,7 @@ class Service:
             except BaseException as cause:  # noqa: BLE001 - whatever it is, the caller waits for it
                 answer.set_exception(cause)
 
-        self._store.insert([record]).add_done_callback(settle)
+        self._store.insert([record], again=bool(idempotency_key)).add_done_callback(settle)
         return answer
 
     def _same(self, record: Record) -> None:

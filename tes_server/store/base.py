@@ -25,8 +25,13 @@ class Store(Protocol):
     blocking: bool
     """True if reads wait for a network: the API then calls `get` and `page` in a thread; otherwise on its event loop."""
 
-    def insert(self, records: Sequence[Record]) -> concurrent.futures.Future[None]:
-        """Keep new records, all or none. Durable once the future is done; it fails with `errors.Conflict` if an id is taken."""
+    def insert(self, records: Sequence[Record], *, again: bool = False) -> concurrent.futures.Future[None]:
+        """Keep new records, all or none. Durable once the future is done; it fails with `errors.Conflict` if an id is taken.
+
+        Where it fails with `errors.Unavailable` and nobody knows whether they were stored, they are taken back as soon as the
+        store answers, if they have not moved by then; with `again`, the caller's promise to insert them again, they are left.
+        Raises `errors.TooLarge` at once for what the store cannot hold.
+        """
 
     def get(self, scope: Scope, task_id: str, view: View) -> Brief | None:
         """One task, or None if there is none in `scope`. Reads no more than the view needs; a `Record` for BASIC and FULL."""

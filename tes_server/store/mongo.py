@@ -21,7 +21,7 @@ from tes_server.model import record as model
 from tes_server.model import states
 from tes_server.model.principal import Scope
 from tes_server.model.run import Tails
-from tes_server.store import leases, mongo_changes, mongo_leases, mongo_reads, mongo_schema, mongo_writer, parts
+from tes_server.store import leases, mongo_changes, mongo_doubts, mongo_leases, mongo_reads, mongo_schema, mongo_writer, parts
 from tes_server.store import mongo_documents as documents
 from tes_server.store.mongo_account import Account, Product
 from tes_server.store.mongo_connection import PATIENCE, Connection, Document
@@ -59,6 +59,7 @@ class MongoStore:
         self._leases = leases.Leases(mongo_leases.MongoShelf(self._connection), options.lease, monotonic)
         self._look = LOOK_PAID if account.product is Product.COSMOS_RU else LOOK
         self._writer: mongo_writer.Writer[mongo_changes.Insert] = mongo_writer.Writer(self._insert)
+        self._doubts = mongo_doubts.Doubts(self._connection)
         self._side = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="store-live")
         self._stopping = threading.Event()
         self._seen = ""
@@ -67,17 +68,22 @@ class MongoStore:
 
     # -- writes -------------------------------------------------------------------------------------------------------
 
-    def insert(self, records: Sequence[model.Record]) -> concurrent.futures.Future[None]:
-        """`Store.insert`. Raises `errors.TooLarge` at once for a record that cannot be kept."""
+    def insert(self, records: Sequence[model.Record], *, again: bool = False) -> concurrent.futures.Future[None]:
+        """`Store.insert`."""
         news = tuple(documents.new(record) for record in records)
         if len({record.id for record in records}) < len(records):
             refused: concurrent.futures.Future[None] = concurrent.futures.Future()
             refused.set_exception(errors.Conflict("a task with this id exists"))
             return refused
-        return self._writer.submit(mongo_changes.Insert(news))
+        return self._writer.submit(mongo_changes.Insert(news, again))
 
     def _insert(self, ops: Sequence[mongo_changes.Insert]) -> Sequence[BaseException | None]:
-        return mongo_changes.insert(self._prepare(), ops)
+        connection = self._prepare()
+        try:
+            return mongo_changes.insert(connection, ops)
+        except errors.Unavailable:
+            self._doubts.add(new for op in ops if not op.again for new in op.news)
+            raise
 
     def save(self, changes: Sequence[model.Change]) -> set[str]:
         """`Store.save`."""
@@ -198,6 +204,7 @@ class MongoStore:
         self._connection.hurry(LAST_PATIENCE)
         self._writer.close()
         self._side.shutdown()
+        self._doubts.close()
         with contextlib.suppress(errors.Unavailable):
             self._leases.leave()
         self._connection.close()

@@ -30,6 +30,8 @@ class Insert(msgspec.Struct, frozen=True):
     """New records, all or none. With several of them, others may see some for a moment before they are taken back."""
 
     news: tuple[documents.New, ...]
+    again: bool = False
+    """the caller comes back with the same if nobody knows whether it was stored"""
 
 
 def insert(connection: Connection, ops: Sequence[Insert]) -> list[errors.Conflict | None]:
@@ -80,9 +82,18 @@ def _insert_new(collection: Collection[Document], new: Sequence[Document]) -> li
 
 def _take_back(connection: Connection, news: Iterable[documents.New]) -> None:
     for new in news:
-        mine = {"_id": new.document["_id"], "token": new.document["token"]}
-        connection.run(functools.partial(connection.tasks.delete_one, mine))
-        _drop(connection, [piece["_id"] for piece in new.pieces])
+        take_back(connection, new)
+
+
+def take_back(connection: Connection, new: documents.New) -> bool:
+    """Remove what an insert stored, if it stored anything. False if the task has moved since: then it stays."""
+    mine = {"_id": new.document["_id"], "token": new.document["token"]}
+    unmoved = {**mine, "revision": new.document["revision"]}
+    connection.run(functools.partial(connection.tasks.delete_one, unmoved))
+    if connection.run(functools.partial(connection.tasks.find_one, mine, {"_id": 1})) is not None:
+        return False
+    _drop(connection, [piece["_id"] for piece in new.pieces])
+    return True
 
 
 def _drop(connection: Connection, keys: Sequence[str]) -> None:

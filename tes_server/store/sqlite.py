@@ -53,7 +53,7 @@ class SqliteStore:
             self._writer = sqlite_writer.Writer(lambda: sqlite_schema.writer(path), self._turn, sqlite_changes.apply, self._committed)
             self._opened = opened.pop_all()
 
-    def insert(self, records: Sequence[model.Record]) -> concurrent.futures.Future[None]:
+    def insert(self, records: Sequence[model.Record], *, again: bool = False) -> concurrent.futures.Future[None]:  # noqa: ARG002 - a commit is known
         """`Store.insert`."""
         return self._writer.submit(sqlite_changes.insert(records))
 

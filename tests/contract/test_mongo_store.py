@@ -7,24 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tes_server.store import mongo, mongo_account
+from tes_server.store import mongo
 from tes_server.store.base import Store
-from tests import mongo_guard, mongo_server
+from tes_server.store.mongo_account import Account
+from tests import mongo_guard
 from tests.contract import store_contract
 
 pytestmark = pytest.mark.mongo
-
-
-@pytest.fixture(scope="module")
-def prepared() -> Iterator[mongo_account.Account]:
-    with mongo_server.database(mongo_server.url()) as account:
-        yield account
-
-
-@pytest.fixture
-def account(prepared: mongo_account.Account) -> mongo_account.Account:
-    mongo_server.empty(prepared)
-    return prepared
 
 
 @pytest.fixture
@@ -35,8 +24,8 @@ def guard() -> Iterator[mongo_guard.Guard]:
 
 
 @contextlib.contextmanager
-def opened(account: mongo_account.Account, guard: mongo_guard.Guard) -> Iterator[mongo.MongoStore]:
-    made = mongo.MongoStore(account, listeners=[guard])
+def opened(mongo_account: Account, guard: mongo_guard.Guard) -> Iterator[mongo.MongoStore]:
+    made = mongo.MongoStore(mongo_account, listeners=[guard])
     try:
         yield made
     finally:
@@ -47,11 +36,11 @@ class TestMongoStore(store_contract.StoreContract):
     examples = 25
 
     @pytest.fixture
-    def store(self, account: mongo_account.Account, guard: mongo_guard.Guard) -> Iterator[Store]:
-        with opened(account, guard) as made:
+    def store(self, mongo_account: Account, guard: mongo_guard.Guard) -> Iterator[Store]:
+        with opened(mongo_account, guard) as made:
             yield made
 
     @pytest.fixture
-    def peer(self, store: Store, account: mongo_account.Account, guard: mongo_guard.Guard) -> Iterator[Store]:
-        with opened(account, guard) as made:
+    def peer(self, store: Store, mongo_account: Account, guard: mongo_guard.Guard) -> Iterator[Store]:
+        with opened(mongo_account, guard) as made:
             yield made

@@ -16,8 +16,8 @@ from tes_server.model import record as model
 from tes_server.model import task
 from tes_server.model.principal import ALL
 from tes_server.model.states import State
-from tes_server.store import mongo, mongo_account, mongo_documents, mongo_reads, mongo_schema
-from tes_server.store.mongo_account import Product
+from tes_server.store import mongo, mongo_documents, mongo_reads, mongo_schema
+from tes_server.store.mongo_account import Account, Product
 from tes_server.store.mongo_connection import Connection
 from tests import mongo_server
 from tests.contract.store_contract import NOW, SECOND, a_change, a_record, a_task, ids_of
@@ -25,42 +25,30 @@ from tests.contract.store_contract import NOW, SECOND, a_change, a_record, a_tas
 pytestmark = pytest.mark.mongo
 
 
-@pytest.fixture(scope="module")
-def prepared() -> Iterator[mongo_account.Account]:
-    with mongo_server.database(mongo_server.url()) as account:
-        yield account
-
-
 @pytest.fixture
-def account(prepared: mongo_account.Account) -> mongo_account.Account:
-    mongo_server.empty(prepared)
-    return prepared
-
-
-@pytest.fixture
-def store(account: mongo_account.Account) -> Iterator[mongo.MongoStore]:
-    made = mongo.MongoStore(account)
+def store(mongo_account: Account) -> Iterator[mongo.MongoStore]:
+    made = mongo.MongoStore(mongo_account)
     yield made
     made.close()
 
 
 @pytest.fixture
-def direct(account: mongo_account.Account) -> Iterator[Connection]:
-    with mongo_server.connected(account) as connection:
+def direct(mongo_account: Account) -> Iterator[Connection]:
+    with mongo_server.connected(mongo_account) as connection:
         yield connection
 
 
 @pytest.fixture
-def bare(account: mongo_account.Account) -> Iterator[mongo_account.Account]:
+def bare(mongo_account: Account) -> Iterator[Account]:
     """A database that nobody prepared."""
-    with mongo_server.database(account.url) as made:
+    with mongo_server.database(mongo_account.url) as made:
         with mongo_server.connected(made) as connection:
             connection.database.client.drop_database(made.database)
         yield made
 
 
-def said(account: mongo_account.Account, *words: str, data: pathlib.Path) -> tuple[int, str]:
-    environment = {"TES_SERVER__STORE__URL": account.url, "TES_SERVER__STORE__DATABASE": account.database}
+def said(mongo_account: Account, *words: str, data: pathlib.Path) -> tuple[int, str]:
+    environment = {"TES_SERVER__STORE__URL": mongo_account.url, "TES_SERVER__STORE__DATABASE": mongo_account.database}
     done = click.testing.CliRunner().invoke(cli.main, ["store", *words, "--data", str(data)], env=environment)
     return done.exit_code, done.output
 
@@ -76,7 +64,7 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("quiet")
-def test_init_check_and_migrate(bare: mongo_account.Account, tmp_path: pathlib.Path) -> None:
+def test_init_check_and_migrate(bare: Account, tmp_path: pathlib.Path) -> None:
     store = mongo.MongoStore(bare)
     with pytest.raises(errors.Unavailable, match="tes-server store init"):
         store.insert([a_record("a")]).result()
@@ -98,13 +86,13 @@ def test_init_check_and_migrate(bare: mongo_account.Account, tmp_path: pathlib.P
 
 
 @pytest.mark.usefixtures("quiet")
-def test_a_newer_database_is_refused(account: mongo_account.Account, direct: Connection, store: mongo.MongoStore, tmp_path: pathlib.Path) -> None:
+def test_a_newer_database_is_refused(mongo_account: Account, direct: Connection, store: mongo.MongoStore, tmp_path: pathlib.Path) -> None:
     direct.meta.update_one({"_id": "schema"}, {"$set": {"version": mongo_schema.VERSION + 1}})
     try:
         with pytest.raises(errors.Unavailable, match="use a newer tes-server"):
             store.check()
         for command in ("init", "check"):
-            code, text = said(account, command, data=tmp_path)
+            code, text = said(mongo_account, command, data=tmp_path)
             assert code == 2
             assert "use a newer tes-server" in text
     finally:
@@ -113,7 +101,7 @@ def test_a_newer_database_is_refused(account: mongo_account.Account, direct: Con
 
 @pytest.mark.usefixtures("quiet")
 def test_tasks_of_the_version_before_are_read_moved_and_rewritten(
-    account: mongo_account.Account, direct: Connection, store: mongo.MongoStore, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+    mongo_account: Account, direct: Connection, store: mongo.MongoStore, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     names = [f"t{number}" for number in range(5)]
     store.insert([a_record(name) for name in names]).result()
@@ -127,10 +115,10 @@ def test_tasks_of_the_version_before_are_read_moved_and_rewritten(
     monkeypatch.setattr(mongo_documents, "UPGRADES", {1: upgrade})
     assert store.load(["t0"]) == [msgspec.structs.replace(a_record("t0"), task=None)]
     assert store.save([a_change(a_record("t0"), state=State.RUNNING)]) == set()
-    assert "older version" in said(account, "check", data=tmp_path)[1]
-    assert "5 tasks rewritten" in said(account, "migrate", data=tmp_path)[1]
+    assert "older version" in said(mongo_account, "check", data=tmp_path)[1]
+    assert "5 tasks rewritten" in said(mongo_account, "migrate", data=tmp_path)[1]
     assert direct.tasks.count_documents({"v": 2, "token": {"$exists": True}, "mark": {"$exists": False}}) == 5
-    assert said(account, "check", data=tmp_path)[0] == 0
+    assert said(mongo_account, "check", data=tmp_path)[0] == 0
     assert [(each.id, each.state) for each in store.load(["t0"])] == [("t0", State.RUNNING)]
 
 
@@ -198,11 +186,11 @@ def test_many_owners_share_fairly_behind_a_long_queue(store: mongo.MongoStore) -
     assert found == ["a000", *(f"o{number:02d}" for number in range(15)), "a001", "a002", "a003", "a004"]
 
 
-def test_two_reconcilers_share_the_work_and_one_that_stops_is_replaced(account: mongo_account.Account) -> None:
+def test_two_reconcilers_share_the_work_and_one_that_stops_is_replaced(mongo_account: Account) -> None:
     time = [1000.0]
     options = mongo.Options(lease=20.0)
-    first = mongo.MongoStore(account, options, monotonic=lambda: time[0])
-    second = mongo.MongoStore(account, options, monotonic=lambda: time[0] - 1e6)
+    first = mongo.MongoStore(mongo_account, options, monotonic=lambda: time[0])
+    second = mongo.MongoStore(mongo_account, options, monotonic=lambda: time[0] - 1e6)
     try:
         assert first.hold("same:1", NOW) == model.ALL_SHARDS
         assert second.hold("same:1", NOW + 3600 * SECOND) == frozenset()

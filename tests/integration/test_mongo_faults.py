@@ -16,7 +16,10 @@ from tes_server.model import record as model
 from tes_server.model import task
 from tes_server.model.principal import ALL
 from tes_server.model.states import State
-from tes_server.store import mongo, mongo_account
+from tes_server.store import mongo, mongo_doubts
+from tes_server.store import mongo_documents as documents
+from tes_server.store.mongo_account import Account
+from tes_server.store.mongo_account import account as account_of
 from tests import mongo_proxy, mongo_server
 from tests.contract.store_contract import NOW, a_change, a_record, a_task, listed
 
@@ -25,36 +28,24 @@ pytestmark = pytest.mark.mongo
 BIG = a_task(inputs=(task.Input(path="/a", content="x" * 2_000_000),))
 
 
-@pytest.fixture(scope="module")
-def prepared() -> Iterator[mongo_account.Account]:
-    with mongo_server.database(mongo_server.url()) as account:
-        yield account
-
-
 @pytest.fixture
-def account(prepared: mongo_account.Account) -> mongo_account.Account:
-    mongo_server.empty(prepared)
-    return prepared
-
-
-@pytest.fixture
-def proxy(account: mongo_account.Account) -> Iterator[mongo_proxy.Proxy]:
-    made = mongo_proxy.Proxy(account.url)
+def proxy(mongo_account: Account) -> Iterator[mongo_proxy.Proxy]:
+    made = mongo_proxy.Proxy(mongo_account.url)
     yield made
     made.close()
 
 
 @pytest.fixture
-def store(account: mongo_account.Account, proxy: mongo_proxy.Proxy) -> Iterator[mongo.MongoStore]:
-    made = mongo.MongoStore(mongo_account.account(proxy.url, account.database), mongo.Options(patience=3.0))
+def store(mongo_account: Account, proxy: mongo_proxy.Proxy) -> Iterator[mongo.MongoStore]:
+    made = mongo.MongoStore(account_of(proxy.url, mongo_account.database), mongo.Options(patience=3.0))
     made.check()
     yield made
     made.close()
 
 
-def stored(account: mongo_account.Account) -> tuple[list[dict[str, Any]], int]:
+def stored(mongo_account: Account) -> tuple[list[dict[str, Any]], int]:
     """What is there, seen without the proxy: tasks, and how many pieces."""
-    with mongo_server.connected(account) as direct:
+    with mongo_server.connected(mongo_account) as direct:
         return list(direct.tasks.find()), direct.parts.count_documents({})
 
 
@@ -71,19 +62,19 @@ REFUSALS = {
 @pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS)
 @pytest.mark.parametrize("collection", ["parts", "tasks"])
 def test_a_create_that_is_not_answered_is_made_once(
-    store: mongo.MongoStore, proxy: mongo_proxy.Proxy, account: mongo_account.Account, collection: str, answer: dict[str, Any] | None, reaches: bool
+    store: mongo.MongoStore, proxy: mongo_proxy.Proxy, mongo_account: Account, collection: str, answer: dict[str, Any] | None, reaches: bool
 ) -> None:
     rule = proxy.rule("insert", answer, collection=collection, times=2, reaches=reaches)
     record = a_record("a", task=BIG)
     store.insert([record]).result(10)
     assert rule.met == 2
-    tasks, pieces = stored(account)
+    tasks, pieces = stored(mongo_account)
     assert [each["_id"] for each in tasks] == ["a"]
     assert pieces == 1 + 2
     assert store.get(ALL, "a", model.View.FULL) == record
     with pytest.raises(errors.Conflict):
         store.insert([a_record("a")]).result(10)
-    assert stored(account)[1] == pieces, "what was refused leaves no pieces"
+    assert stored(mongo_account)[1] == pieces, "what was refused leaves no pieces"
 
 
 @pytest.mark.parametrize("reaches", [False, True], ids=["before", "after"])
@@ -109,7 +100,7 @@ def test_reads_are_repeated(store: mongo.MongoStore, proxy: mongo_proxy.Proxy, a
     assert store.census()[State.QUEUED] == 1
 
 
-def test_parts_of_a_group_that_are_throttled_are_sent_again(store: mongo.MongoStore, proxy: mongo_proxy.Proxy, account: mongo_account.Account) -> None:
+def test_parts_of_a_group_that_are_throttled_are_sent_again(store: mongo.MongoStore, proxy: mongo_proxy.Proxy, mongo_account: Account) -> None:
     """Cosmos DB carries out some documents of a call and refuses others."""
     some = {"ok": 1.0, "n": 0, "writeErrors": [{"index": 0, "code": 16500, "errmsg": "RetryAfterMs=20"}]}
     for collection in ("parts", "tasks"):
@@ -117,7 +108,7 @@ def test_parts_of_a_group_that_are_throttled_are_sent_again(store: mongo.MongoSt
     store.insert([a_record("a"), a_record("b")]).result(10)
     proxy.rule("update", {**some, "nModified": 0}, collection="tasks", reaches=True)
     assert store.save([a_change(a_record("a"), canceling=True), a_change(a_record("b"), canceling=True)]) == set()
-    assert [each["revision"] for each in stored(account)[0]] == [1, 1]
+    assert [each["revision"] for each in stored(mongo_account)[0]] == [1, 1]
 
 
 def test_the_server_says_how_long_to_wait(store: mongo.MongoStore, proxy: mongo_proxy.Proxy) -> None:
@@ -128,7 +119,7 @@ def test_the_server_says_how_long_to_wait(store: mongo.MongoStore, proxy: mongo_
 
 
 def test_an_outage_is_told_once_and_ends_by_itself(
-    store: mongo.MongoStore, proxy: mongo_proxy.Proxy, account: mongo_account.Account, caplog: pytest.LogCaptureFixture
+    store: mongo.MongoStore, proxy: mongo_proxy.Proxy, mongo_account: Account, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     with proxy.away(), concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -181,10 +172,10 @@ def test_a_renewal_that_is_not_answered_keeps_the_work(store: mongo.MongoStore, 
     assert rule.met == 2
 
 
-def test_secrets_are_in_no_error_and_no_log(account: mongo_account.Account, caplog: pytest.LogCaptureFixture) -> None:
+def test_secrets_are_in_no_error_and_no_log(mongo_account: Account, caplog: pytest.LogCaptureFixture) -> None:
     secret = "s3cr3t%2Fkey=="
     caplog.set_level(logging.DEBUG, "tes_server")
-    wrong = mongo_account.account(f"mongodb://user:{secret}@127.0.0.1:1/?retryWrites=false", account.database)
+    wrong = account_of(f"mongodb://user:{secret}@127.0.0.1:1/?retryWrites=false", mongo_account.database)
     made = mongo.MongoStore(wrong, mongo.Options(patience=0.3))
     with pytest.raises(errors.Unavailable) as caught:
         made.check()
@@ -192,3 +183,69 @@ def test_secrets_are_in_no_error_and_no_log(account: mongo_account.Account, capl
     text = caplog.text + str(caught.value) + str([entry.__dict__ for entry in caplog.records])
     assert "store.lost" in text
     assert not any(form in text for form in (secret, "s3cr3t/key=="))
+
+
+def test_a_create_of_which_nobody_knows_is_taken_back(
+    store: mongo.MongoStore, proxy: mongo_proxy.Proxy, mongo_account: Account, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    rule = proxy.rule("insert", collection="tasks", times=1000, reaches=True)
+    unknown = [store.insert([a_record("a", task=BIG)]), store.insert([a_record("k", task=BIG)], again=True)]
+    for create in unknown:
+        with pytest.raises(errors.Unavailable):
+            create.result(20)
+    assert rule.met > 2
+    until = time.monotonic() + 20
+    while [each["_id"] for each in stored(mongo_account)[0]] != ["k"]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    rule.left = 0
+    store.insert([a_record("a")]).result(10)
+    with pytest.raises(errors.Conflict):
+        store.insert([a_record("k", task=BIG)], again=True).result(10)
+    assert sorted(each["_id"] for each in stored(mongo_account)[0]) == ["a", "k"]
+    assert stored(mongo_account)[1] == 1 + 3, "the pieces of what was taken back are gone"
+    assert [entry.message for entry in caplog.records].count("create.taken_back") == 1
+
+
+def test_a_create_that_runs_already_is_not_taken_back(
+    store: mongo.MongoStore, proxy: mongo_proxy.Proxy, mongo_account: Account, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy.rule("insert", collection="tasks", times=1000, reaches=True)
+    proxy.rule("delete", mongo_proxy.failure(10107), times=2)  # the store is slow to come back
+    create = store.insert([a_record("a")])
+    other = mongo.MongoStore(mongo_account)
+    until = time.monotonic() + 10
+    while other.save([a_change(a_record("a"), state=State.RUNNING)]):
+        assert time.monotonic() < until
+    other.close()
+    with pytest.raises(errors.Unavailable):
+        create.result(20)
+    until = time.monotonic() + 20
+    while "create.not_taken_back" not in [entry.message for entry in caplog.records]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    (there,) = stored(mongo_account)[0]
+    assert there["state"] == "RUNNING"
+    found = store.get(ALL, "a", model.View.FULL)
+    assert isinstance(found, model.Record)
+    assert found.task == a_task()
+
+
+def test_a_create_that_comes_after_it_was_taken_back_goes_too(
+    store: mongo.MongoStore, proxy: mongo_proxy.Proxy, mongo_account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write lay in a server that stood still."""
+    monkeypatch.setattr(mongo_doubts, "LATE", 2.0)
+    new = documents.new(a_record("a"))
+    rule = proxy.rule("insert", collection="tasks", times=1000)
+    monkeypatch.setattr(documents, "new", lambda record: new)
+    with pytest.raises(errors.Unavailable):
+        store.insert([a_record("a")]).result(20)
+    assert rule.met
+    with mongo_server.connected(mongo_account) as direct:
+        direct.tasks.insert_one(dict(new.document))
+    until = time.monotonic() + 20
+    while stored(mongo_account)[0]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
