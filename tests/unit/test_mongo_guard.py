@@ -16,6 +16,7 @@ from tests import mongo_guard
         ({"find": "tasks", "filter": {}, "sort": {"revision": 1}}, "order by revision"),
         ({"find": "tasks", "filter": {}, "sort": {"owner": 1, "at": -1}}, "compound index"),
         ({"find": "tasks", "filter": {"status": "x"}}, "filter by status"),
+        ({"find": "tasks", "filter": {"_id": {"$gt": "a"}, "status": "x"}}, "filter by status"),
         ({"find": "tasks", "filter": {"name": re.compile("^a")}}, "regular expression"),
         ({"find": "tasks", "filter": {"at": {"$gt": 1}}, "skip": 5}, "skip"),
         ({"find": "tasks", "filter": {"$expr": {}}}, "operator $expr"),
@@ -46,5 +47,6 @@ def test_what_is_allowed_passes() -> None:
         {"find": "tasks", "filter": {"owner": "a", "at": {"$lt": "x"}, "tags": {"$all": ["a"]}}, "sort": {"at": -1}},
         {"update": "tasks", "updates": [{"q": {"_id": 1, "revision": 2}, "u": {"$set": {"a": 1}, "$unset": {"b": ""}}}]},
         {"insert": "tasks", "documents": [{"_id": 1}]},
+        {"find": "tasks", "filter": {"_id": "a", "status": "x"}},
     ):
         assert list(mongo_guard.Guard()._faults(next(iter(command)), command)) == []
