@@ -19,8 +19,8 @@ from tes_server.model.states import State
 from tes_server.store import mongo, mongo_documents, mongo_reads, mongo_schema
 from tes_server.store.mongo_account import Account, Product
 from tes_server.store.mongo_connection import Connection
-from tests import mongo_server
-from tests.contract.store_contract import NOW, SECOND, a_change, a_record, a_task, ids_of
+from tests import mongo_proxy, mongo_server
+from tests.contract.store_contract import NOW, SECOND, a_change, a_record, a_task, ids_of, listed
 
 pytestmark = pytest.mark.mongo
 
@@ -218,3 +218,24 @@ def test_the_commands_for_cosmos_db() -> None:
     assert next(iter(mongo_schema.creations(0, autoscale=False))) == {"customAction": "CreateDatabase"}
     assert all(len(index.keys) == 1 for index in mongo_schema.indexes(Product.COSMOS_RU))
     assert len({index.keys for index in mongo_schema.indexes(Product.COSMOS_RU) if index.collection == "tasks"}) < 500
+
+
+def test_init_on_cosmos_db_sends_its_commands_and_makes_its_indexes(bare: Account) -> None:
+    """The proxy answers Cosmos DB's own commands in its place, as a database that somebody else made, and else the server here does."""
+    proxy = mongo_proxy.Proxy(bare.url)
+    there = proxy.rule("customAction", mongo_proxy.failure(117, "Resource with specified id or name already exists."))
+    made = proxy.rule("customAction", {"ok": 1.0}, times=100)
+    cosmos = msgspec.structs.replace(bare, url=proxy.url, product=Product.COSMOS_RU)
+    try:
+        with mongo_server.connected(cosmos) as connection:
+            done = mongo_schema.init(connection, 1000, autoscale=True)
+            assert (there.met, made.met) == (1, len(mongo_schema.COLLECTIONS))
+            assert done == [*mongo_schema.COLLECTIONS, *(f"index {index.collection}.{index.name}" for index in mongo_schema.indexes(Product.COSMOS_RU))]
+            assert mongo_schema.check(connection) == []
+        store = mongo.MongoStore(cosmos)
+        store.insert([a_record("a", task=a_task(tags={"k": "v"}))]).result()
+        assert listed(store, tags=(("k", ""),)) == ["a"]
+        assert store.hold("one", NOW) == model.ALL_SHARDS
+        store.close()
+    finally:
+        proxy.close()
