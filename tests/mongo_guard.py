@@ -104,8 +104,11 @@ class Guard(monitoring.CommandListener):
         named = where.get("_id")
         if named is not None and (not isinstance(named, Mapping) or "$in" in named):
             return
-        for field in where:
-            if not field.startswith("$") and field not in self._indexed.get(collection, PLAIN):
+        for field, value in where.items():
+            if field in ("$and", "$or"):
+                for each in value:
+                    yield from self._filter(collection, each)
+            elif field not in self._indexed.get(collection, PLAIN):
                 yield f"filter by {field}, which has no index"
 
     def _documents(self, documents: Any) -> Iterator[str]:

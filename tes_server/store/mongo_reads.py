@@ -6,6 +6,7 @@ index. Must never write.
 
 from __future__ import annotations
 
+import datetime
 import functools
 import itertools
 import logging
@@ -17,8 +18,8 @@ from pymongo import ASCENDING, DESCENDING
 from tes_server import errors, telemetry
 from tes_server.model import record as model
 from tes_server.model import states
+from tes_server.store import base, parts
 from tes_server.store import mongo_documents as documents
-from tes_server.store import parts
 from tes_server.store.mongo_connection import Connection, Document
 
 _log = logging.getLogger(__name__)
@@ -33,7 +34,9 @@ BRIEF = {"_id": 0, "at": 1, "state": 1, "canceling": 1}
 """What a MINIMAL view needs; all of it is in the index `newest`, so that without `_id` a list reads no document."""
 
 _ABOVE = "\x7f"
-"""Sorts after every character of a quoted name."""
+"""Sorts after every character of a quoted name, and of an id."""
+
+_FAR = base.FAR // datetime.timedelta(microseconds=1)
 
 
 def find(connection: Connection, where: Document, fields: Document | None = None, sort: tuple[str, int] | None = None, limit: int = 0) -> list[Document]:
@@ -216,8 +219,10 @@ def due_waiting(connection: Connection, shards: Collection[int], now: int, limit
 
     One query where all that waits fits in. Else owner by owner, taking from each only what its fair share may need.
     """
-    where = _in_lane(model.Lane.WAITING, shards, due={"$lte": now})
-    fields = {"owner": 1, "at": 1}
+    # Never put off, and not due by its time: it was created later than now, by another clock or before this one was set back.
+    later = documents.position(parts.moment(now), _ABOVE)
+    where = {**_in_lane(model.Lane.WAITING, shards), "$or": [{"due": {"$lte": now}}, {"due": {"$gt": now + _FAR}}, {"at": {"$gt": later}}]}
+    fields = {"owner": 1, "at": 1, "due": 1}
     found = find(connection, where, fields, ("at", ASCENDING), limit + 1)
     taken: dict[str, list[Document]] = {}
     if len(found) <= limit:
@@ -231,16 +236,23 @@ def due_waiting(connection: Connection, shards: Collection[int], now: int, limit
         while more and (missing := limit - sum(map(len, taken.values()))) > 0:
             share = -(-missing // len(more))
             for owner in tuple(more):
-                behind = {"at": {"$gt": taken[owner][-1]["at"]}} if taken[owner] else {}
-                batch = find(connection, {**where, "owner": owner, **behind}, fields, ("at", ASCENDING), share)
+                behind = [{"at": {"$gt": taken[owner][-1]["at"]}}] if taken[owner] else []
+                batch = find(connection, {"owner": owner, "$and": [where, *behind]}, fields, ("at", ASCENDING), share)
                 taken[owner] += batch
                 if len(batch) < share:
                     more.remove(owner)
+    taken = {owner: [each for each in waiting if not _put_off(each, now)] for owner, waiting in taken.items()}
     ranks = itertools.zip_longest(*taken.values())
     fair = [entry["_id"] for rank in ranks for entry in sorted((entry for entry in rank if entry is not None), key=lambda entry: str(entry["at"]))]
     chosen = fair[:limit]
     whole = {document["_id"]: document for document in by_id(connection, chosen)}
     return [whole[task_id] for task_id in chosen if task_id in whole and whole[task_id].get("lane") == model.Lane.WAITING.value]
+
+
+def _put_off(document: Document, now: int) -> bool:
+    """True for one that was created later than now and waits for longer still."""
+    due = document.get("due")
+    return isinstance(due, int) and now < due <= now + _FAR and due != int(document["at"].partition("/")[0])
 
 
 def newest_waiting(connection: Connection) -> str | None:

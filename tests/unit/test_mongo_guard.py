@@ -16,6 +16,7 @@ from tests import mongo_guard
         ({"find": "tasks", "filter": {}, "sort": {"revision": 1}}, "order by revision"),
         ({"find": "tasks", "filter": {}, "sort": {"owner": 1, "at": -1}}, "compound index"),
         ({"find": "tasks", "filter": {"status": "x"}}, "filter by status"),
+        ({"find": "tasks", "filter": {"$or": [{"at": 1}, {"status": "x"}]}}, "filter by status"),
         ({"find": "tasks", "filter": {"_id": {"$gt": "a"}, "status": "x"}}, "filter by status"),
         ({"find": "tasks", "filter": {"name": re.compile("^a")}}, "regular expression"),
         ({"find": "tasks", "filter": {"at": {"$gt": 1}}, "skip": 5}, "skip"),
