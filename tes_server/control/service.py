@@ -6,6 +6,7 @@ import base64
 import binascii
 import collections
 import concurrent.futures
+import contextlib
 import datetime
 import hashlib
 import os
@@ -17,7 +18,7 @@ import msgspec
 from tes_server import errors, telemetry
 from tes_server.control import decide
 from tes_server.model import run, views
-from tes_server.model.principal import ALL, Principal
+from tes_server.model.principal import ALL, Principal, Scope
 from tes_server.model.record import Brief, Detail, Lane, Query, Record, StateFilter, Status, View
 from tes_server.model.states import ENDS, LIVE, State
 from tes_server.model.task import Task
@@ -133,7 +134,7 @@ class Service:
             except BaseException as cause:  # noqa: BLE001 - whatever it is, the caller waits for it
                 answer.set_exception(cause)
 
-        self._store.insert([record], again=bool(idempotency_key)).add_done_callback(settle)
+        self._store.insert([record], undo=None if idempotency_key else self._disown).add_done_callback(settle)
         return answer
 
     def _same(self, record: Record) -> None:
@@ -197,8 +198,16 @@ class Service:
 
     def cancel(self, principal: Principal, task_id: str) -> None:
         """Ask to cancel. Idempotent, also on ended tasks. Durable when it returns. Raises NotFound."""
+        self._cancel(principal.scope, task_id)
+
+    def _disown(self, task_id: str) -> None:
+        """Its create was answered 503, and the store had it all the same: nobody knows its id, and the client may create another."""
+        with contextlib.suppress(errors.NotFound):
+            self._cancel(ALL, task_id)
+
+    def _cancel(self, scope: Scope, task_id: str) -> None:
         for _ in range(SAVE_TRIES):
-            found = [record for record in self._store.load([task_id]) if principal.scope.owner in (None, record.owner)]
+            found = [record for record in self._store.load([task_id]) if scope.owner in (None, record.owner)]
             if not found:
                 raise _not_found(task_id)
             change = decide.cancel(found[0], self._clock())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import datetime
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from tes_server.model.principal import Scope
@@ -25,11 +25,12 @@ class Store(Protocol):
     blocking: bool
     """True if reads wait for a network: the API then calls `get` and `page` in a thread; otherwise on its event loop."""
 
-    def insert(self, records: Sequence[Record], *, again: bool = False) -> concurrent.futures.Future[None]:
+    def insert(self, records: Sequence[Record], *, undo: Callable[[str], None] | None = None) -> concurrent.futures.Future[None]:
         """Keep new records, all or none. Durable once the future is done; it fails with `errors.Conflict` if an id is taken.
 
-        Where it fails with `errors.Unavailable` and nobody knows whether they were stored, they are taken back as soon as the
-        store answers, if they have not moved by then; with `again`, the caller's promise to insert them again, they are left.
+        Where it fails with `errors.Unavailable` and nobody knows whether they were stored, they are left as they are; with
+        `undo` they are taken back as soon as the store answers, and `undo` is called with the id of each that has moved by
+        then, in a thread of the store's and again after a `TesServerError`.
         Raises `errors.TooLarge` at once for what the store cannot hold.
         """
 

@@ -68,21 +68,21 @@ class MongoStore:
 
     # -- writes -------------------------------------------------------------------------------------------------------
 
-    def insert(self, records: Sequence[model.Record], *, again: bool = False) -> concurrent.futures.Future[None]:
+    def insert(self, records: Sequence[model.Record], *, undo: Callable[[str], None] | None = None) -> concurrent.futures.Future[None]:
         """`Store.insert`."""
         news = tuple(documents.new(record) for record in records)
         if len({record.id for record in records}) < len(records):
             refused: concurrent.futures.Future[None] = concurrent.futures.Future()
             refused.set_exception(errors.Conflict("a task with this id exists"))
             return refused
-        return self._writer.submit(mongo_changes.Insert(news, again))
+        return self._writer.submit(mongo_changes.Insert(news, undo))
 
     def _insert(self, ops: Sequence[mongo_changes.Insert]) -> Sequence[BaseException | None]:
         connection = self._prepare()
         try:
             return mongo_changes.insert(connection, ops)
         except errors.Unavailable:
-            self._doubts.add(new for op in ops if not op.again for new in op.news)
+            self._doubts.add((new, op.undo) for op in ops if op.undo is not None for new in op.news)
             raise
 
     def save(self, changes: Sequence[model.Change]) -> set[str]:

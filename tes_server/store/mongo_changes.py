@@ -7,7 +7,7 @@ before. A task's own document is written last and alone decides: pieces that it 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 from pymongo import UpdateOne
@@ -30,8 +30,8 @@ class Insert(msgspec.Struct, frozen=True):
     """New records, all or none. With several of them, others may see some for a moment before they are taken back."""
 
     news: tuple[documents.New, ...]
-    again: bool = False
-    """the caller comes back with the same if nobody knows whether it was stored"""
+    undo: Callable[[str], None] | None = None
+    """see `Store.insert`"""
 
 
 def insert(connection: Connection, ops: Sequence[Insert]) -> list[errors.Conflict | None]:

@@ -1,7 +1,7 @@
 """Creates of which nobody knows whether they were stored: their callers were told 503, so they are taken back as soon as the store answers.
 
 In memory only: a process that ends in the midst of an outage leaves what was stored, and says so. Must never touch a task
-that has moved.
+that has moved: its caller knows how to undo that one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from tes_server import errors, telemetry
 from tes_server.store import mongo_changes
@@ -26,21 +27,25 @@ LATE = 60.0
 """Seconds after which each is looked for once more: a write may have lain in a server that stood still, behind the one that took it back."""
 
 
+Doubt: TypeAlias = tuple[documents.New, Callable[[str], None]]
+"""What may have been stored, and how to undo it where it has moved."""
+
+
 class Doubts:
     """The creates in doubt of this process, and the thread that waits for the store; there is one only while there is a doubt."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._gate = threading.Lock()
-        self._first: list[documents.New] = []
+        self._first: list[Doubt] = []
         self._second: list[tuple[float, documents.New]] = []
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
 
-    def add(self, news: Iterable[documents.New]) -> None:
+    def add(self, doubts: Iterable[Doubt]) -> None:
         """Take these back when that can be done. Returns at once."""
         with self._gate:
-            self._first += news
+            self._first += doubts
             if self._first and self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="store-doubts", daemon=True)
                 self._thread.start()
@@ -50,33 +55,33 @@ class Doubts:
         self._stopping.set()
         if (thread := self._thread) is not None:
             thread.join()
-        for new in self._first:
+        for new, _ in self._first:
             telemetry.log(_log, logging.ERROR, "create.not_taken_back", task=new.document["_id"], why="the process ended while the store was away")
         self._first = []
 
     def _run(self) -> None:
-        while (new := self._next()) is not None:
+        while (doubt := self._next()) is not None:
+            new, undo = doubt
             try:
                 gone = mongo_changes.take_back(self._connection, new)
+                if not gone:
+                    undo(new.document["_id"])
             except errors.TesServerError:
                 with self._gate:
-                    self._first.append(new)
+                    self._first.append(doubt)
                 if self._stopping.wait(PAUSE):
                     return
                 continue
-            if gone:
-                telemetry.log(_log, logging.WARNING, "create.taken_back", task=new.document["_id"])
-            else:
-                telemetry.log(_log, logging.ERROR, "create.not_taken_back", task=new.document["_id"], why="it runs already")
+            telemetry.log(_log, logging.WARNING, "create.taken_back", task=new.document["_id"], moved=not gone)
 
-    def _next(self) -> documents.New | None:
+    def _next(self) -> Doubt | None:
         """The next one to take back, when it is time; None if there is none left."""
         while True:
             with self._gate:
                 if self._first:
-                    new = self._first.pop(0)
-                    self._second.append((time.monotonic() + LATE, new))
-                    return new
+                    doubt = self._first.pop(0)
+                    self._second.append((time.monotonic() + LATE, doubt[0]))
+                    return doubt
                 if not self._second or self._stopping.is_set():
                     self._thread = None
                     return None

@@ -12,7 +12,7 @@ import datetime
 import pathlib
 import sqlite3
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from tes_server import errors
 from tes_server.model import record as model
@@ -53,7 +53,7 @@ class SqliteStore:
             self._writer = sqlite_writer.Writer(lambda: sqlite_schema.writer(path), self._turn, sqlite_changes.apply, self._committed)
             self._opened = opened.pop_all()
 
-    def insert(self, records: Sequence[model.Record], *, again: bool = False) -> concurrent.futures.Future[None]:  # noqa: ARG002 - a commit is known
+    def insert(self, records: Sequence[model.Record], *, undo: Callable[[str], None] | None = None) -> concurrent.futures.Future[None]:  # noqa: ARG002 - a commit is known
         """`Store.insert`."""
         return self._writer.submit(sqlite_changes.insert(records))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import concurrent.futures
 import datetime
 import string
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -116,6 +118,27 @@ class TestIdempotency:
 
     def test_owners_share_no_keys(self, door: Service) -> None:
         assert door.create(ALICE, TASK, "key").result() != door.create(BOB, msgspec.structs.replace(TASK, name="x"), "key").result()
+
+
+class TestDoubts:
+    def test_what_ran_though_its_create_failed_is_canceled(self, world: World, door: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Unless the client has a key to meet it again by."""
+        undone: list[Callable[[str], None] | None] = []
+        keep = world.store.insert
+
+        def insert(records: Sequence[Record], *, undo: Callable[[str], None] | None = None) -> concurrent.futures.Future[None]:
+            undone.append(undo)
+            return keep(records)
+
+        monkeypatch.setattr(world.store, "insert", insert)
+        task_id = create(world, door)
+        door.create(ANONYMOUS, TASK, "key").result()
+        undo, none = undone
+        assert none is None
+        assert undo is not None
+        undo(task_id)
+        undo("gone-meanwhile")
+        assert shown(door, task_id)["state"] == "CANCELED"
 
 
 class TestOwners:
