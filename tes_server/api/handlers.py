@@ -5,6 +5,7 @@ Requests arrive checked. Must never decide anything about tasks, nor wait on the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import ParamSpec
 
@@ -19,6 +20,7 @@ from tes_server.api.contract import Call, Handler
 from tes_server.control.service import ListRequest, Service
 from tes_server.model.record import View
 from tes_server.model.task import Task
+from tes_server.store import base
 
 P = ParamSpec("P")
 
@@ -47,7 +49,8 @@ class Handlers:
 
     def find(self, operation_id: str) -> Handler:
         """The handler of an operationId. KeyError, at start-up, if the file names one that is not there."""
-        return self._by_operation[operation_id]
+        handler = self._by_operation[operation_id]
+        return _patient(handler) if self._service.blocking else handler
 
     async def get_service_info(self, _call: Call) -> bytes:
         """TES 1.1, GetServiceInfo."""
@@ -84,6 +87,16 @@ class Handlers:
         if self._service.blocking:
             return await run_in_threadpool(function, *args, **kwargs)
         return function(*args, **kwargs)
+
+
+def _patient(handler: Handler) -> Handler:
+    """Tell the store since when the client waits."""
+
+    async def handle(call: Call) -> bytes:
+        base.asked.set(time.monotonic())  # each request has a context of its own
+        return await handler(call)
+
+    return handle
 
 
 def idempotency_key(headers: Sequence[answers.Header]) -> str | None:

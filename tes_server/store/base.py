@@ -6,6 +6,7 @@ A store decides nothing about tasks: it keeps what it is given and answers queri
 from __future__ import annotations
 
 import concurrent.futures
+import contextvars
 import datetime
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
@@ -14,6 +15,10 @@ from tes_server.model.principal import Scope
 from tes_server.model.record import Brief, Change, Lane, Page, Query, Record, View
 from tes_server.model.run import Tails
 from tes_server.model.states import State
+
+asked: contextvars.ContextVar[float | None] = contextvars.ContextVar("asked", default=None)
+"""When (`time.monotonic`) the caller of this context began to wait. A store that waits for its database counts its patience
+from there, so that neither a queue for threads nor a call of several parts adds to it. None: from each call."""
 
 FAR = datetime.timedelta(hours=2)
 """No delay is so long (settings: an hour at most): what is due later was put off under a clock that has been set back since."""

@@ -58,7 +58,7 @@ class MongoStore:
         self._connection = Connection(account, patience=options.patience, listeners=listeners)
         self._leases = leases.Leases(mongo_leases.MongoShelf(self._connection), options.lease, monotonic)
         self._look = LOOK_PAID if account.product is Product.COSMOS_RU else LOOK
-        self._writer: mongo_writer.Writer[mongo_changes.Insert] = mongo_writer.Writer(self._insert)
+        self._writer: mongo_writer.Writer[mongo_changes.Insert] = mongo_writer.Writer(self._insert, self._connection.until, self._doubt)
         self._doubts = mongo_doubts.Doubts(self._connection)
         self._side = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="store-live")
         self._stopping = threading.Event()
@@ -78,12 +78,10 @@ class MongoStore:
         return self._writer.submit(mongo_changes.Insert(news, undo))
 
     def _insert(self, ops: Sequence[mongo_changes.Insert]) -> Sequence[BaseException | None]:
-        connection = self._prepare()
-        try:
-            return mongo_changes.insert(connection, ops)
-        except errors.Unavailable:
-            self._doubts.add((new, op.undo) for op in ops if op.undo is not None for new in op.news)
-            raise
+        return mongo_changes.insert(self._prepare(), ops)
+
+    def _doubt(self, ops: Sequence[mongo_changes.Insert]) -> None:
+        self._doubts.add((new, op.undo) for op in ops if op.undo is not None for new in op.news)
 
     def save(self, changes: Sequence[model.Change]) -> set[str]:
         """`Store.save`."""

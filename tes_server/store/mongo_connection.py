@@ -21,6 +21,7 @@ from pymongo import monitoring
 from pymongo.collection import Collection
 
 from tes_server import errors, telemetry
+from tes_server.store import base
 from tes_server.store.mongo_account import Account
 
 _log = logging.getLogger(__name__)
@@ -34,9 +35,14 @@ PATIENCE = 8.0
 TRY = 4.0
 """Seconds for one try, so that a connection into the void costs one try and not all of them."""
 
+LEAST = 0.5
+"""Seconds for the one try of a caller whose patience went in a queue of ours: the store is slow, or we are, but not away."""
+
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 """Seconds between tries, doubled each time, with jitter; a throttled server names its own."""
+
+AWAY = "the store does not answer; try again"
 
 DUPLICATE = 11000
 THROTTLED = 16500
@@ -83,17 +89,19 @@ class Connection:
     def run(self, call: Callable[[], T], patience: float | None = None) -> T:
         """What `call` returns. Repeats it while its errors are passing ones; raises `errors.Unavailable` when patience is over.
 
-        With a `patience` (seconds) of its own one try may last as long.
+        Patience counts from `base.asked`. With a `patience` (seconds) of its own it counts from now, and one try may last as long.
         """
-        until = time.monotonic() + (self._patience if patience is None else patience)
+        until = self.until(base.asked.get()) if patience is None else time.monotonic() + patience
         longest = TRY if patience is None else patience
         pause = FIRST_PAUSE
         while True:
             if self._closed.is_set():
                 raise errors.Unavailable("the store is closed")
             left = until - time.monotonic()
+            if left <= 0 and self._lost:
+                raise errors.Unavailable(AWAY, retry_after=1.0)
             try:
-                with pymongo.timeout(max(0.05, min(left, longest))):
+                with pymongo.timeout(max(LEAST, min(left, longest))):
                     answer = call()
             except driver.PyMongoError as cause:
                 wanted = passing(cause)
@@ -102,12 +110,16 @@ class Connection:
                 wanted = max(wanted, pause) * (0.75 + random.random() / 2)  # noqa: S311 - jitter
                 if time.monotonic() + wanted >= until:
                     self._note(cause)
-                    raise errors.Unavailable("the store does not answer; try again", retry_after=max(1.0, wanted)) from None
+                    raise errors.Unavailable(AWAY, retry_after=max(1.0, wanted)) from None
                 self._closed.wait(wanted)
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 self._found()
                 return answer
+
+    def until(self, asked: float | None) -> float:
+        """The moment (`time.monotonic`) at which the patience of one who asked then is over."""
+        return (time.monotonic() if asked is None else asked) + self._patience
 
     def hurry(self, patience: float) -> None:
         """From now on calls wait no longer than so many seconds: this process is asked to end."""
