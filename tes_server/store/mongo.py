@@ -1,7 +1,7 @@
 """The shared store: a MongoDB database, or Azure's that speak its protocol, behind `store.base.Store`, for any number of processes.
 
-Only writes of single documents, and only what Cosmos DB (RU) can do. The database is made beforehand (`mongo_schema`); a
-server that starts before it, or while it is away, answers `errors.Unavailable` until it is there.
+Only writes of single documents, and only what Cosmos DB (RU) can do. The database is made beforehand (`mongo_schema`) but for
+an empty one of MongoDB; a server that starts before it, or while it is away, answers `errors.Unavailable` until it is there.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class MongoStore:
         self._stopping = threading.Event()
         self._seen = ""
         self._prepared = False
+        self._preparing = threading.Lock()
         self._closed = False
 
     # -- writes -------------------------------------------------------------------------------------------------------
@@ -216,7 +217,14 @@ class MongoStore:
         """The connection to a database that is known to be prepared. What was handed in before `close` may still use it."""
         if not self._prepared:
             said = mongo_schema.problem(self._connection)
-            if said is not None:
+            if said is not None and not self._prepared_now():
                 raise errors.Unavailable(said, retry_after=10.0)
             self._prepared = True
         return self._connection
+
+    def _prepared_now(self) -> bool:
+        with self._preparing:
+            try:
+                return mongo_schema.problem(self._connection) is None or mongo_schema.prepare_empty(self._connection)
+            except errors.Unavailable:  # this login may not; the log has the database's words
+                return False

@@ -2,12 +2,14 @@
 
 Cosmos DB (RU) sorts only by a field that has an index of its own, has no compound index over arrays, and charges each
 index at each write: there are single fields. Elsewhere a compound index serves each list and each of the reconciler's reads.
-Must never be called by a server that answers requests, but for `problem`.
+A server that answers requests must call nothing of it but `problem` and `prepare_empty`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,6 +29,14 @@ LIVE_SECONDS = 3600
 
 INDEX_PATIENCE = 3600.0
 """Seconds: an index over what is there already takes its time."""
+
+SCHEMA = {"_id": "schema"}
+"""The document of `meta` that says that a database is prepared, and by which version."""
+
+_PREPARING = {"_id": "preparing"}
+
+OTHERS = 5.0
+"""Seconds that a server waits for another one that prepares the same empty database."""
 
 COLLECTIONS = ("tasks", "parts", "live", "meta")
 _KEEP = {"lane": {"$exists": True}}
@@ -105,8 +115,35 @@ def init(connection: Connection, throughput: int = 0, autoscale: bool = False) -
         connection.run(functools.partial(create, list(index.keys), **index.options()), INDEX_PATIENCE)
         made.append(f"index {index.collection}.{index.name}")
     wanted = {"$set": {"version": VERSION, "product": product.value}}
-    connection.run(lambda: connection.meta.update_one({"_id": "schema"}, wanted, upsert=True))
+    connection.run(lambda: connection.meta.update_one(SCHEMA, wanted, upsert=True))
+    connection.run(lambda: connection.meta.delete_one(_PREPARING))
     return made
+
+
+def prepare_empty(connection: Connection) -> bool:
+    """Prepare a database in which there is nothing yet, or wait until another server has. False where there is something, and on
+    Cosmos DB (RU): there collections cost money, and a login of a server seldom may make them."""
+    if connection.account.product is Product.COSMOS_RU:
+        return False
+    there = set(connection.run(connection.database.list_collection_names))
+    if not there <= set(COLLECTIONS):
+        return False
+    if any(connection.run(functools.partial(each.find_one, where, {"_id": 1})) for each, where in ((connection.tasks, {}), (connection.meta, SCHEMA))):
+        return False
+    mine = {**_PREPARING, "by": documents.token()}
+    if connection.run(functools.partial(_claimed, connection, mine)):
+        init(connection)
+        return True
+    until = time.monotonic() + OTHERS
+    while connection.run(lambda: connection.meta.find_one(_PREPARING)) is not None and time.monotonic() < until:
+        time.sleep(0.1)
+    return problem(connection) is None
+
+
+def _claimed(connection: Connection, mine: Document) -> bool:
+    with contextlib.suppress(driver.DuplicateKeyError):  # another server's, or ours of a try that was not answered
+        connection.meta.insert_one(dict(mine))
+    return connection.meta.find_one(mine) is not None
 
 
 def check(connection: Connection) -> list[str]:
@@ -123,7 +160,7 @@ def check(connection: Connection) -> list[str]:
 
 def problem(connection: Connection) -> str | None:
     """Why a server must not use this database, or None. One small read."""
-    schema = connection.run(lambda: connection.meta.find_one({"_id": "schema"}))
+    schema = connection.run(lambda: connection.meta.find_one(SCHEMA))
     if schema is None:
         return f"the database {connection.account.database!r} is not prepared: {_PREPARE}"
     version = schema.get("version")
@@ -179,6 +216,6 @@ def _created(connection: Connection, command: Mapping[str, Any]) -> bool:
 
 
 def _refuse_newer(connection: Connection) -> None:
-    schema = connection.run(lambda: connection.meta.find_one({"_id": "schema"}))
+    schema = connection.run(lambda: connection.meta.find_one(SCHEMA))
     if schema is not None and isinstance(version := schema.get("version"), int) and version > VERSION:
         raise errors.SettingsError(f"the database has version {version}, this program knows {VERSION}: use a newer tes-server", "store.url")

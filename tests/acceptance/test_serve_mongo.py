@@ -96,6 +96,7 @@ def test_an_outage_is_answered_503_and_ends_by_itself(
 def test_a_database_that_is_not_prepared_is_told(account: mongo_account.Account, tmp_path: pathlib.Path, sandbox_works: None) -> None:
     with mongo_server.connected(account) as connection:
         connection.meta.delete_one({"_id": "schema"})
+        connection.database["theirs"].insert_one({})  # an empty one would be prepared by the server
     with served(tmp_path / "data", *FLAGS, environment=environment(account)) as server:
         status, answer = server.ask("/v1/tasks", {"executors": [TRUE]})
         assert status == 503

@@ -65,6 +65,8 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.usefixtures("quiet")
 def test_init_check_and_migrate(bare: Account, tmp_path: pathlib.Path) -> None:
+    with mongo_server.connected(bare) as connection:
+        connection.database["theirs"].insert_one({})
     store = mongo.MongoStore(bare)
     with pytest.raises(errors.Unavailable, match="tes-server store init"):
         store.insert([a_record("a")]).result()
@@ -82,6 +84,28 @@ def test_init_check_and_migrate(bare: Account, tmp_path: pathlib.Path) -> None:
     with mongo_server.connected(bare) as connection:
         connection.tasks.drop_index("by_tag")
     assert said(bare, "check", data=tmp_path) == (1, "no    index tasks.by_tag is missing\n")
+    store.close()
+
+
+def test_an_empty_database_is_prepared_by_whoever_comes_first(bare: Account) -> None:
+    stores = [mongo.MongoStore(bare) for _ in range(3)]
+    for insert in [store.insert([a_record(f"t{number}")]) for number, store in enumerate(stores)]:
+        insert.result(30)
+    assert listed(stores[0]) == ["t2", "t1", "t0"]
+    with mongo_server.connected(bare) as connection:
+        assert mongo_schema.check(connection) == []
+        connection.meta.delete_one({"_id": "schema"})
+    with pytest.raises(errors.Unavailable, match="tes-server store init"):  # not empty: somebody should look at it
+        stores[0].check()
+    for store in stores:
+        store.close()
+
+
+def test_cosmos_db_is_never_prepared_by_a_server(bare: Account) -> None:
+    """Collections cost money there."""
+    store = mongo.MongoStore(msgspec.structs.replace(bare, product=Product.COSMOS_RU))
+    with pytest.raises(errors.Unavailable, match="tes-server store init"):
+        store.check()
     store.close()
 
 
