@@ -137,7 +137,7 @@ def _save(connection: Connection, changes: Sequence[model.Change]) -> set[str]:
 
 
 def _pointed(connection: Connection, ids: Sequence[str]) -> dict[str, Document]:
-    fields = {"revision": 1, "parts": 1}
+    fields = {"revision": 1, "parts.logs": 1, "parts.detail": 1}
     found = connection.run(lambda: list(connection.tasks.find({"_id": {"$in": list(ids)}}, fields)))
     return {document["_id"]: document for document in found}
 

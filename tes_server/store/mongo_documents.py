@@ -1,9 +1,9 @@
-"""Records to documents and back: one small document a task, and its parts in documents of their own. Pure.
+"""Records to documents and back: one small document a task, and the large ones of its parts in documents of their own. Pure.
 
-A document of `tasks` is what lists and the reconciler read and each save rewrites. A part (`parts.PARTS`) is JSON: logs and
-detail lie in that document while they are small; else, and task and contents always, in pieces in the collection `parts`.
-Pieces are never rewritten: new ones get a key of their own and the task's document then points to them, so that neither
-a crash between two writes nor a lost race leaves a task with half of something. Must never read or write.
+A document of `tasks` is what lists and the reconciler read and each save rewrites. A part (`parts.PARTS`) is JSON: it lies in
+that document while it is small, else in pieces in the collection `parts`. Pieces are never rewritten: new ones get a key of
+their own and the task's document then points to them, so that neither a crash between two writes nor a lost race leaves a
+task with half of something. Must never read or write.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ MOST_PIECES = 32
 """Pieces of one part: more than a body that the server takes by default can fill."""
 
 INLINE_BYTES = 4096
-"""Logs and detail up to this lie in the task's document: a read and a write less for most tasks."""
+"""Task and contents together, logs, and detail up to this lie in the task's document: most tasks are one document, made by one
+write and read by one. Each save is charged for the whole document, so what is larger lies apart (docs/scaling.md has the sum)."""
 
 MOST_TERMS = 1_000_000
 """Bytes of a task's tags as they are indexed, together: they lie in the small document."""
 
-_INLINE = frozenset({"logs", "detail"})
 _STATES = {state.value: state for state in states.State}
 _LANES = {lane.value: lane for lane in model.Lane}
 _DIGITS = 17  # of microseconds since 1970, until the year 5138
@@ -95,12 +95,14 @@ def new(record: model.Record) -> New:
         raise ValueError("a new record needs its task")
     bare, contents = parts.cut(record.task)
     mark = token()
+    values = {"task": bare, "contents": contents or None, "logs": record.logs, "detail": record.detail}
+    bodies = {part: parts.encode(value) for part, value in values.items() if value is not None}
     stored: Document = {}
     pieces: list[Document] = []
-    for part, value in (("task", bare), ("contents", contents or None), ("logs", record.logs), ("detail", record.detail)):
-        if value is not None:
-            stored[part], more = _part(record.id, mark, part, value)
-            pieces += more
+    for part, body in bodies.items():
+        room = INLINE_BYTES - len(bodies["task"]) if part == "contents" else INLINE_BYTES
+        stored[part], more = _part(record.id, mark, part, body, room)
+        pieces += more
     document = {
         "_id": record.id,
         "v": VERSION,
@@ -139,7 +141,7 @@ def update(change: model.Change, mark: str) -> tuple[Document, list[Document]]:
     pieces: list[Document] = []
     for part, value in (("logs", change.logs), ("detail", change.detail)):
         if value is not None:
-            fields[f"parts.{part}"], more = _part(change.id, mark, part, value)
+            fields[f"parts.{part}"], more = _part(change.id, mark, part, parts.encode(value), INLINE_BYTES)
             pieces += more
     gone = {name: "" for name, value in fields.items() if value is None}
     kept = {name: value for name, value in fields.items() if value is not None}
@@ -147,10 +149,9 @@ def update(change: model.Change, mark: str) -> tuple[Document, list[Document]]:
     return {**done, "$unset": gone} if gone else done, pieces
 
 
-def _part(task_id: str, mark: str, part: str, value: object) -> tuple[str | list[Any], list[Document]]:
-    """What stands for a part in the task's document, and its pieces."""
-    body = parts.encode(value)
-    if part in _INLINE and len(body) <= INLINE_BYTES:
+def _part(task_id: str, mark: str, part: str, body: bytes, room: int) -> tuple[str | list[Any], list[Document]]:
+    """What stands for a part in the task's document, which has `room` bytes for it, and its pieces."""
+    if len(body) <= room:
         return body.decode(), []
     count = -(-len(body) // PIECE_BYTES)
     if count > MOST_PIECES:

@@ -33,17 +33,24 @@ PAGE_BYTES = 16 * 1024 * 1024
 BRIEF = {"_id": 0, "at": 1, "state": 1, "canceling": 1}
 """What a MINIMAL view needs; all of it is in the index `newest`, so that without `_id` a list reads no document."""
 
+_ACTIVE = parts.BY_LANE[model.Lane.ACTIVE]
+
 _ABOVE = "\x7f"
 """Sorts after every character of a quoted name, and of an id."""
 
 _FAR = base.FAR // datetime.timedelta(microseconds=1)
 
 
-def find(connection: Connection, where: Document, fields: Document | None = None, sort: tuple[str, int] | None = None, limit: int = 0) -> list[Document]:
-    """One query, read to its end."""
+def fields(wanted: Sequence[str]) -> Document | None:
+    """The projection that leaves out parts that are not wanted, where they lie in the task's document."""
+    return {f"parts.{part}": 0 for part in parts.PARTS if part not in wanted} or None
+
+
+def find(connection: Connection, where: Document, shown: Document | None = None, sort: tuple[str, int] | None = None, limit: int = 0) -> list[Document]:
+    """One query, read to its end. `shown`: its projection."""
 
     def call() -> list[Document]:
-        cursor = connection.tasks.find(where, fields)
+        cursor = connection.tasks.find(where, shown)
         if sort is not None:
             cursor = cursor.sort(*sort)
         return list(cursor.limit(limit))
@@ -72,9 +79,9 @@ def readable(connection: Connection, found: Sequence[Document], wanted: Sequence
     return kept
 
 
-def by_id(connection: Connection, ids: Collection[str]) -> list[Document]:
-    """Those of the documents that exist."""
-    return [document for chunk in _chunks(list(ids)) for document in find(connection, {"_id": {"$in": chunk}})]
+def by_id(connection: Connection, ids: Collection[str], wanted: Sequence[str]) -> list[Document]:
+    """Those of the documents that exist, with the wanted parts."""
+    return [document for chunk in _chunks(list(ids)) for document in find(connection, {"_id": {"$in": chunk}}, fields(wanted))]
 
 
 def _current(document: Document) -> Document | documents.Unreadable:
@@ -88,7 +95,7 @@ def _record(connection: Connection, document: Document, wanted: Sequence[str], b
     try:
         if not bodies.keys() >= set(documents.keys(document, wanted)):
             # Between the two reads a save replaced a part: its document points to the new one.
-            document = next(iter(by_id(connection, [document["_id"]])), document)
+            document = next(iter(by_id(connection, [document["_id"]], wanted)), document)
             document = documents.current(document)
             bodies = _bodies(connection, [document], wanted)
         return documents.record_of(document, wanted, bodies)
@@ -121,12 +128,14 @@ def page(connection: Connection, query: model.Query) -> model.Page:
         return model.Page([], None)
     after = None if query.after is None else documents.position(*query.after)
     whole_name = parts.raw(query.name_prefix)
-    fields = None if query.view != model.View.MINIMAL or len(whole_name) > parts.NAME_BYTES else BRIEF
+    by_whole_name = len(whole_name) > parts.NAME_BYTES
+    wanted = parts.BY_VIEW.get(query.view, ())
+    projection = BRIEF if not wanted and not by_whole_name else fields((*wanted, "task") if by_whole_name else wanted)
     found: list[Document] = []
     # One more than is shown tells whether a next page would be empty.
     while missing := query.size + 1 - len(found):
-        batch = find(connection, _where(query, after), fields, ("at", DESCENDING), missing)
-        if len(whole_name) > parts.NAME_BYTES:
+        batch = find(connection, _where(query, after), projection, ("at", DESCENDING), missing)
+        if by_whole_name:
             found += _with_name(connection, batch, query.name_prefix)
         else:
             found += batch
@@ -134,10 +143,9 @@ def page(connection: Connection, query: model.Query) -> model.Page:
             break
         after = batch[-1]["at"]
     shown = found[: query.size]
-    if query.view == model.View.MINIMAL:
+    if not wanted:
         tasks = _briefs(shown)
     else:
-        wanted = parts.BY_VIEW[query.view]
         shown = list(_bounded(shown, wanted))
         # What cannot be read is shown by what can: its id and state.
         whole = zip(records(connection, shown, wanted), shown, strict=True)
@@ -206,12 +214,12 @@ def _in_lane(lane: model.Lane, shards: Collection[int], **more: Any) -> Document
 
 def due_active(connection: Connection, shards: Collection[int], now: int, limit: int) -> list[Document]:
     """The ACTIVE lane, by due time."""
-    return find(connection, _in_lane(model.Lane.ACTIVE, shards, due={"$lte": now}), None, ("due", ASCENDING), limit)
+    return find(connection, _in_lane(model.Lane.ACTIVE, shards, due={"$lte": now}), fields(_ACTIVE), ("due", ASCENDING), limit)
 
 
 def sweep(connection: Connection, shards: Collection[int], after: str, limit: int) -> list[Document]:
     """The ACTIVE lane behind the id `after`, by id."""
-    return find(connection, _in_lane(model.Lane.ACTIVE, shards, _id={"$gt": after}), None, ("_id", ASCENDING), limit)
+    return find(connection, _in_lane(model.Lane.ACTIVE, shards, _id={"$gt": after}), fields(_ACTIVE), ("_id", ASCENDING), limit)
 
 
 def due_waiting(connection: Connection, shards: Collection[int], now: int, limit: int) -> list[Document]:
@@ -222,8 +230,8 @@ def due_waiting(connection: Connection, shards: Collection[int], now: int, limit
     # Never put off, and not due by its time: it was created later than now, by another clock or before this one was set back.
     later = documents.position(parts.moment(now), _ABOVE)
     where = {**_in_lane(model.Lane.WAITING, shards), "$or": [{"due": {"$lte": now}}, {"due": {"$gt": now + _FAR}}, {"at": {"$gt": later}}]}
-    fields = {"owner": 1, "at": 1, "due": 1}
-    found = find(connection, where, fields, ("at", ASCENDING), limit + 1)
+    entry = {"owner": 1, "at": 1, "due": 1}
+    found = find(connection, where, entry, ("at", ASCENDING), limit + 1)
     taken: dict[str, list[Document]] = {}
     if len(found) <= limit:
         for each in found:
@@ -237,15 +245,15 @@ def due_waiting(connection: Connection, shards: Collection[int], now: int, limit
             share = -(-missing // len(more))
             for owner in tuple(more):
                 behind = [{"at": {"$gt": taken[owner][-1]["at"]}}] if taken[owner] else []
-                batch = find(connection, {"owner": owner, "$and": [where, *behind]}, fields, ("at", ASCENDING), share)
+                batch = find(connection, {"owner": owner, "$and": [where, *behind]}, entry, ("at", ASCENDING), share)
                 taken[owner] += batch
                 if len(batch) < share:
                     more.remove(owner)
     taken = {owner: [each for each in waiting if not _put_off(each, now)] for owner, waiting in taken.items()}
     ranks = itertools.zip_longest(*taken.values())
-    fair = [entry["_id"] for rank in ranks for entry in sorted((entry for entry in rank if entry is not None), key=lambda entry: str(entry["at"]))]
+    fair = [each["_id"] for rank in ranks for each in sorted((each for each in rank if each is not None), key=lambda each: str(each["at"]))]
     chosen = fair[:limit]
-    whole = {document["_id"]: document for document in by_id(connection, chosen)}
+    whole = {document["_id"]: document for document in by_id(connection, chosen, parts.BY_LANE[model.Lane.WAITING])}
     return [whole[task_id] for task_id in chosen if task_id in whole and whole[task_id].get("lane") == model.Lane.WAITING.value]
 
 

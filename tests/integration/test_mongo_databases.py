@@ -169,14 +169,34 @@ def test_one_unreadable_task_stops_no_other(store: mongo.MongoStore, direct: Con
 
 def test_a_replaced_part_leaves_no_pieces(store: mongo.MongoStore, direct: Connection) -> None:
     store.insert([a_record("a", detail=model.Detail(("x" * 9000,)))]).result()
-    assert direct.parts.count_documents({}) == 2
+    assert direct.parts.count_documents({}) == 1
     first = model.Detail(("y" * 9000,))
     assert store.save([a_change(a_record("a"), detail=first)]) == set()
     assert store.save([a_change(a_record("a"), detail=model.Detail(("lost" * 9000,)))]) == {"a"}
-    assert direct.parts.count_documents({}) == 2
+    assert direct.parts.count_documents({}) == 1
     found = store.get(ALL, "a", model.View.FULL)
     assert isinstance(found, model.Record)
     assert found.detail == first
+
+
+@pytest.mark.parametrize("now", [0, mongo_documents.INLINE_BYTES], ids=["by the version before", "by this version"])
+def test_parts_are_read_wherever_they_lie(store: mongo.MongoStore, direct: Connection, monkeypatch: pytest.MonkeyPatch, now: int) -> None:
+    """Servers of both versions share a database for a while: one puts small parts inline, the other puts every part apart."""
+    whole = a_record("a", task=a_task(inputs=(task.Input(path="/a", content="x"),)), detail=model.Detail(("y",)), logs=model.Logs())
+    with monkeypatch.context() as patch:
+        patch.setattr(mongo_documents, "INLINE_BYTES", now)
+        store.insert([whole]).result()
+    assert direct.parts.count_documents({}) == (0 if now else 4)
+    basic = store.get(ALL, "a", model.View.BASIC)
+    assert isinstance(basic, model.Record)
+    assert (basic.task, basic.logs, basic.detail) == (a_task(inputs=(task.Input(path="/a"),)), model.Logs(), None)
+    assert store.get(ALL, "a", model.View.FULL) == whole
+    assert store.page(model.Query(scope=ALL, view=model.View.FULL)).tasks == [whole]
+    (waiting,) = store.due(model.Lane.WAITING, model.ALL_SHARDS, NOW, 10)
+    assert (waiting.task, waiting.detail, waiting.logs) == (whole.task, whole.detail, None)
+    assert [(each.task, each.detail) for each in store.load(["a"])] == [(None, whole.detail)]
+    assert store.save([a_change(whole, detail=model.Detail(("z",)))]) == set()
+    assert [each.detail for each in store.load(["a"])] == [model.Detail(("z",))]
 
 
 def test_a_read_between_two_saves_sees_the_newer_one(store: mongo.MongoStore, direct: Connection) -> None:

@@ -46,11 +46,28 @@ def test_a_quoted_prefix_stays_a_prefix_and_means_nothing_special(one: bytes, ot
     assert (documents.term(one, b"v") == documents.term(other, b"v")) == (one == other)
 
 
-def test_a_small_task_is_two_documents_and_the_first_has_no_contents() -> None:
-    new = documents.new(a_record("a", task=a_task(tags={"a.b": "$c", "": ""}), detail=model.Detail(("x",))))
-    assert [piece["_id"] for piece in new.pieces] == [f"a/{new.document['token']}/task/0"]
+def test_a_small_task_is_one_document() -> None:
+    whole = a_record(
+        "a",
+        task=a_task(tags={"a.b": "$c", "": ""}, inputs=tuple(task.Input(path=f"/work/{number}.txt", content="é" * 60) for number in range(10))),
+        detail=model.Detail(("x",)),
+    )
+    new = documents.new(whole)
+    assert new.pieces == ()
     assert new.document["tags"] == ["=", "a.b=", "a.b=%24c"]
-    assert b"alpine" not in bson.encode(new.document)
+    assert documents.record_of(new.document, parts.PARTS, {}) == whole
+
+
+@pytest.mark.parametrize(("content", "apart"), [(2000, []), (4060, ["contents"]), (5000, ["contents"])])
+def test_task_and_contents_share_their_room(content: int, apart: list[str]) -> None:
+    new = documents.new(a_record("a", task=a_task(inputs=(task.Input(path="/a", content="x" * content),))))
+    assert [piece["_id"].split("/")[2] for piece in new.pieces] == apart
+    assert len(bson.encode(new.document)) < 700 + (0 if apart else content)
+
+
+def test_a_large_task_lies_apart_and_no_save_is_charged_for_it() -> None:
+    new = documents.new(a_record("a", task=a_task(description="x" * documents.INLINE_BYTES)))
+    assert [piece["_id"] for piece in new.pieces] == [f"a/{new.document['token']}/task/0"]
     assert len(bson.encode(new.document)) < 700
 
 
@@ -60,9 +77,9 @@ def test_parts_are_cut_into_pieces_below_the_limit_of_cosmos_db() -> None:
     )
     new = documents.new(whole)
     assert max(len(bson.encode(document)) for document in (new.document, *new.pieces)) < 2_000_000
-    assert len(new.pieces) == 1 + 4 + 2
+    assert len(new.pieces) == 4 + 2
     assert documents.record_of(new.document, parts.PARTS, bodies(new)) == whole
-    assert documents.size(new.document, parts.PARTS) == sum(map(len, bodies(new).values())) + len(parts.encode(model.Logs()))
+    assert documents.size(new.document, parts.PARTS) == sum(map(len, bodies(new).values())) + sum(len(new.document["parts"][part]) for part in ("task", "logs"))
 
 
 def test_what_no_store_can_hold_is_too_large_and_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
