@@ -42,6 +42,9 @@ Step = Callable[[Backend, Sequence[Record], datetime.datetime], None]
 WATCHED_PAUSE = 0.25
 """Longest sleep in seconds while somebody reads live output: `tes logs -f` should feel live."""
 
+IDLE_POLLS = 4
+"""So many polls pass without a look while no task lives: a new one wakes us, and a shared store may charge for looks."""
+
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How often and how much: `interval` seconds between two sweeps, `batch` records at once, `poll` longest sleep."""
@@ -92,6 +95,7 @@ class Reconciler:
         """News from a platform: look at these tasks in the next pass. Called from any thread."""
         with self._news_lock:
             self._news.update(task_ids)
+        self._upkeep.told()
         self._wake.set()
 
     def stop(self) -> None:
@@ -114,13 +118,23 @@ class Reconciler:
                 logger.exception("reconciler.pass.failed")
                 busy = False
             if not busy:
-                longest = WATCHED_PAUSE if self._upkeep.watching else self._pace.poll
-                self._wake.wait(self._congestion.sleep(longest, self._clock()))
+                self._rest()
+
+    def _rest(self) -> None:
+        longest = WATCHED_PAUSE if self._upkeep.watching else self._pace.poll
+        woken = self._wake.wait(self._congestion.sleep(longest, self._clock()))
+        for _ in range(IDLE_POLLS):
+            if woken or not self._upkeep.idle:
+                return
+            with contextlib.suppress(errors.Unavailable):  # the next pass tells
+                self._store.hold(self._who, self._clock())
+            woken = self._wake.wait(self._pace.poll)
 
     def _listen(self) -> None:
         while not self._stopped.is_set():
-            self._store.wait(self._pace.poll)
-            self._wake.set()
+            if self._store.wait(self._pace.poll):
+                self._upkeep.told()
+                self._wake.set()
 
     # -- one pass ---------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,12 @@ logger = logging.getLogger(__name__)
 CENSUS_INTERVAL = datetime.timedelta(seconds=15)
 """Counting reads the index of all live tasks; nobody scrapes more often."""
 
+CENSUS_INTERVAL_PAID = datetime.timedelta(minutes=1)
+"""The same where the store is a database away, which may charge for each entry that it reads."""
+
+WATCH_INTERVAL = datetime.timedelta(seconds=1)
+"""Between two looks for readers of live output, while there are none; a busy reconciler makes many passes a second."""
+
 SURVEY_INTERVAL = datetime.timedelta(minutes=10)
 """Orphans cost money but no correctness: they are looked for rarely."""
 
@@ -32,12 +38,27 @@ class Upkeep:
     def __init__(self, store: Store, backends: Mapping[str, Backend]) -> None:
         self._store = store
         self._backends = backends
-        self._counted = self._surveyed = EPOCH
+        self._counted = self._surveyed = self._watched = EPOCH
+        self._census_interval = CENSUS_INTERVAL_PAID if store.blocking else CENSUS_INTERVAL
+        self._told = True
+        self._none_live = False
         self.watching = False
         """somebody reads the output of a running task"""
 
+    @property
+    def idle(self) -> bool:
+        """There was no live task at the last count, and no word of one since."""
+        return self._none_live and not self._told
+
+    def told(self) -> None:
+        """There is news of a task, or a new one. Called from any thread."""
+        self._told = True
+
     def watch(self, now: datetime.datetime) -> None:
         """Fetch the live output of tasks that somebody reads."""
+        if self.idle or (not self.watching and abs(now - self._watched) < WATCH_INTERVAL):
+            return
+        self._watched = now
         watched = self._store.watched(now)
         self.watching = bool(watched)
         if not watched:
@@ -60,10 +81,13 @@ class Upkeep:
 
     def count(self, now: datetime.datetime) -> None:
         """Publish how many tasks there are in each live state."""
-        if abs(now - self._counted) < CENSUS_INTERVAL:
+        if abs(now - self._counted) < self._census_interval:
             return
         self._counted = now
-        for state, number in self._store.census().items():
+        self._told = False  # before the count: what is told meanwhile may be missing in it
+        census = self._store.census()
+        self._none_live = not any(census.values())
+        for state, number in census.items():
             telemetry.TASKS.labels(state).set(number)
 
     def survey(self, now: datetime.datetime) -> None:

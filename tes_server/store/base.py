@@ -69,8 +69,8 @@ class Store(Protocol):
     def save(self, changes: Sequence[Change]) -> set[str]:
         """Compare-and-swap on the revision, each change by itself. Durable when it returns; returns the ids that LOST."""
 
-    def wait(self, seconds: float) -> None:
-        """Return after `seconds`, or earlier after a write of any process: a hint, never relied on."""
+    def wait(self, seconds: float) -> bool:
+        """Return after `seconds`, or earlier, with True, after a write of any process that may need work: a hint, never relied on."""
 
     def watch(self, task_id: str, until: datetime.datetime) -> None:
         """Somebody is reading this task's output: the reconciler should keep its `tail` fresh until then.

@@ -94,8 +94,8 @@ class MongoStore:
         """`Store.get`."""
         connection = self._open()
         mine: Document = {} if scope.owner is None else {"owner": scope.owner}
-        fields = mongo_reads.BRIEF if view == model.View.MINIMAL else None
-        found = mongo_reads.find(connection, {"_id": task_id, **mine}, fields, limit=1)
+        shown = mongo_reads.BRIEF if view == model.View.MINIMAL else mongo_reads.fields(parts.BY_VIEW[view])
+        found = mongo_reads.find(connection, {"_id": task_id, **mine}, shown, limit=1)
         if not found:
             return None
         try:
@@ -120,8 +120,8 @@ class MongoStore:
 
     def load(self, ids: Collection[str]) -> list[model.Record]:
         """`Store.load`."""
-        connection = self._open()
-        return mongo_reads.readable(connection, mongo_reads.by_id(connection, ids), parts.BY_LANE[model.Lane.ACTIVE])
+        connection, wanted = self._open(), parts.BY_LANE[model.Lane.ACTIVE]
+        return mongo_reads.readable(connection, mongo_reads.by_id(connection, ids, wanted), wanted)
 
     def sweep(self, shards: frozenset[int], after: str, limit: int) -> list[model.Record]:
         """`Store.sweep`."""
@@ -139,20 +139,22 @@ class MongoStore:
         self._open()
         return self._leases.hold(who)
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> bool:
         """`Store.wait`: returns early when a new task waits. For one thread."""
         until = time.monotonic() + seconds
         while not self._stopping.is_set():
             # A hint is never worth an error, nor a wait for a store that is away.
             with contextlib.suppress(errors.Unavailable):
                 newest = mongo_reads.newest_waiting(self._open()) or ""
-                if newest > self._seen:
-                    self._seen = newest
-                    return
+                # Where nothing waited, whatever waits is new, also by a clock that is behind.
+                seen, self._seen = self._seen, newest
+                if newest > seen:
+                    return True
             left = until - time.monotonic()
             if left <= 0:
-                return
+                break
             self._stopping.wait(min(left, self._look))
+        return False
 
     # -- live output --------------------------------------------------------------------------------------------------
 

@@ -113,9 +113,9 @@ class SqliteStore:
         with self._reading() as connection, _snapshot(connection):
             return sqlite_queue.by_seq(connection, sqlite_queue.sweep(connection, shards, after, limit), parts.BY_LANE[model.Lane.ACTIVE])
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> bool:
         """`Store.wait`. For one thread of one process at a time, the reconciler; others would take its hints."""
-        self._hint.wait(seconds)
+        return self._hint.wait(seconds)
 
     def watch(self, task_id: str, until: datetime.datetime) -> None:
         """`Store.watch`. Returns at once."""

@@ -81,12 +81,14 @@ class Hint:
         with contextlib.suppress(OSError):  # full: whoever waits has been told 65,536 times; and a hint is never worth a failed write
             os.write(self._fd, b"!")
 
-    def wait(self, seconds: float) -> None:
-        """Return after a poke, made before or during the call, or after `seconds`."""
+    def wait(self, seconds: float) -> bool:
+        """True after a poke, made before or during the call; False after `seconds`."""
         with self._waiting:
-            if not self._closed and self._ready.poll(seconds * 1000):
-                with contextlib.suppress(BlockingIOError):  # another process took it
-                    os.read(self._fd, 65536)
+            if self._closed or not self._ready.poll(seconds * 1000):
+                return False
+            with contextlib.suppress(BlockingIOError):  # another process took it
+                os.read(self._fd, 65536)
+            return True
 
     def close(self) -> None:
         """Wake our own waiter and give the file back."""

@@ -1,0 +1,74 @@
+"""What a reconciler asks of its store while there is nothing to do."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tes_server.control import reconciler
+from tes_server.control.service import Target
+from tes_server.model.principal import ANONYMOUS
+from tes_server.model.record import View
+from tes_server.model.task import Executor, Task
+from tes_server.plan.policy import Policy
+from tes_server.store.base import Store
+from tests.scripted import ScriptedBackend
+from tests.unit.control.conftest import RULES, World
+
+
+class CountingStore:
+    """Counts the calls of a store by name."""
+
+    def __init__(self, store: Store) -> None:
+        self.calls: collections.Counter[str] = collections.Counter()
+        self.blocking = store.blocking
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls[name] += 1
+        return getattr(self._store, name)
+
+
+@pytest.fixture
+def store(world: World) -> Iterator[CountingStore]:
+    """The world's store, while a reconciler's loop runs on it."""
+    counting = CountingStore(world.store)
+    backend = ScriptedBackend(world.platform)
+    target = Target(policy=Policy(), capabilities=backend.capabilities)
+    pace = reconciler.Pace(poll=0.005)
+    loop = reconciler.Reconciler(counting, {"local": backend}, {"local": target}, RULES, pace, "me", world.clock, lambda: 0.5)
+    thread = threading.Thread(target=loop.loop)
+    thread.start()
+    yield counting
+    loop.stop()
+    thread.join()
+
+
+def comes(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+def test_while_no_task_lives_leases_are_kept_and_little_is_read(store: CountingStore) -> None:
+    comes(lambda: store.calls["hold"] >= 20 * (reconciler.IDLE_POLLS + 1))
+    assert store.calls["due"] <= 2 * (20 + 3)  # both lanes, in each pass
+    assert store.calls["watched"] <= 1
+    assert store.calls["census"] == 1
+    assert store.calls["save"] == 0
+
+
+def test_a_new_task_is_seen_at_once_and_looked_after(world: World, store: CountingStore) -> None:
+    comes(lambda: store.calls["hold"] >= 20)
+    service = world.service()
+    task_id = service.create(ANONYMOUS, Task(executors=(Executor(image="i", command=("c",)),))).result()
+    comes(lambda: b"QUEUED" not in service.get_json(ANONYMOUS, task_id, View.MINIMAL))
+    held, due = store.calls["hold"], store.calls["due"]
+    comes(lambda: store.calls["hold"] >= held + 50)
+    assert store.calls["due"] >= due + 2 * 45, "with a live task each poll is a whole pass"
