@@ -44,6 +44,9 @@ LONGEST_PAUSE = 1.0
 
 AWAY = "the store does not answer; try again"
 
+REMIND = 60.0
+"""Seconds after which the log has the same refusal again: a wrong password is met by every call."""
+
 DUPLICATE = 11000
 THROTTLED = 16500
 PASSING = frozenset(
@@ -72,6 +75,7 @@ class Connection:
         self._patience = patience
         self._closed = threading.Event()
         self._lost = False
+        self._refused = ("", float("-inf"))
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="You appear to be connected to")  # an advertisement
@@ -146,7 +150,10 @@ class Connection:
             return errors.TooLarge("the task is larger than the store takes")
         if isinstance(cause, driver.InvalidOperation) and self._closed.is_set():
             return errors.Unavailable("the store is closed")
-        telemetry.log(_log, logging.ERROR, "store.call_refused", error=self._words(cause))
+        words, now = self._words(cause), time.monotonic()
+        if words != self._refused[0] or now > self._refused[1] + REMIND:
+            self._refused = (words, now)
+            telemetry.log(_log, logging.ERROR, "store.call_refused", error=words)
         if isinstance(cause, driver.ConfigurationError) or code_of(cause) in REFUSED:
             return errors.Unavailable("the store cannot be reached with this server's address and login of it", retry_after=30.0)
         return errors.Unavailable("the store refused a call; the server's log has its words", retry_after=5.0)

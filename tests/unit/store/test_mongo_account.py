@@ -66,6 +66,7 @@ def test_secrets_are_hidden_in_both_spellings() -> None:
     assert mongo_account.account(RU).hide("KEYabc%3D%3D and KEYabc==") == "*** and ***"
     assert "KEY" not in repr(mongo_account.account(RU))
     assert mongo_account.account(VCORE).hide("p@ss p%40ss me") == "*** *** me"
+    assert mongo_account.account("mongodb://u:p@h/").hide("OperationFailure") == "OperationFailure"
 
 
 @pytest.mark.parametrize("url", [RU, VCORE, "mongodb://u:se/cr@et@h/db"])
