@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import importlib.util
 import os
@@ -17,11 +18,15 @@ import tes_server
 from tes_server import errors, site_rules
 from tes_server.backends.base import Backend
 from tes_server.backends.local.driver import LocalBackend
+from tes_server.control import retention
 from tes_server.control.decide import Rules
 from tes_server.control.reconciler import Pace, Reconciler
 from tes_server.control.service import About, Service, Target
+from tes_server.filer.control import Control
+from tes_server.filer.spool_directory import SpoolDirectory
+from tes_server.filer.spool_objects import SpoolObjects
 from tes_server.model.run import Reason
-from tes_server.plan import parameters, route
+from tes_server.plan import parameters, paths, route
 from tes_server.plan.compiler import GB
 from tes_server.plan.policy import Capabilities
 from tes_server.runner.engine import Engine
@@ -219,6 +224,21 @@ def backends(settings: Settings) -> dict[str, Backend]:
     return {LOCAL: local}
 
 
+def archive(settings: Settings) -> retention.Archive:
+    """Where old tasks go. Raises SettingsError where its credentials are not there."""
+    url = settings.retention.archive
+    if url.startswith("file:"):
+        return SpoolDirectory(pathlib.Path(paths.file_path(url)), called="archive")
+    return SpoolObjects(url, site_rules.access(settings), Control(lambda: False), called="archive", setting="retention.archive")
+
+
+def _retention(settings: Settings, kept: Store) -> retention.Retention | None:
+    rules = settings.retention
+    if not rules.days:
+        return None
+    return retention.Retention(kept, datetime.timedelta(days=rules.days), functools.partial(archive, settings) if rules.archive else None)
+
+
 def reconciler(settings: Settings, kept: Store, platforms: dict[str, Backend]) -> Reconciler:
     """The loop of one reconciler process."""
     retries, control = settings.retries, settings.control
@@ -242,4 +262,5 @@ def reconciler(settings: Settings, kept: Store, platforms: dict[str, Backend]) -
         f"{socket.gethostname()}:{os.getpid()}",
         clock,
         random.Random().random,  # noqa: S311 - jitter, not a secret
+        _retention(settings, kept),
     )

@@ -255,6 +255,16 @@ class ControlSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Longest sleep between two passes, in seconds."""
 
 
+class RetentionSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long tasks are kept."""
+
+    days: Annotated[float, msgspec.Meta(ge=0, le=36500)] = 0.0
+    """Days after its end for which a task is kept, e.g. 90; then it is removed. 0 = for ever."""
+    archive: str = ""
+    """Where tasks are written to before they are removed: `file:///directory`, or at or below a [[storage]] table with `write`
+    (`s3://bucket/prefix`, `az://…`, `gs://…`). What cannot be archived is not removed. Empty = nowhere."""
+
+
 class LogSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The server's own log, JSON lines on stderr."""
 
@@ -284,6 +294,7 @@ class Settings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     routes: tuple[RouteSettings, ...] = ()
     """Routing rules in order, e.g. `[[routes]]` tables; where none holds, the first backend takes the task."""
     control: ControlSettings = ControlSettings()
+    retention: RetentionSettings = RetentionSettings()
     log: LogSettings = LogSettings()
 
     def data_directory(self, home: pathlib.Path, xdg_data_home: str = "") -> pathlib.Path:

@@ -45,6 +45,8 @@ def check(settings: Settings) -> None:
         _check_store(store, f"storage[{number}]")
     for number, site in enumerate(settings.paths):
         _check_path(site, settings, f"paths[{number}]")
+    if settings.retention.archive:
+        _check_archive(settings.retention.archive, settings)
     for number, mirror in enumerate(settings.sandbox.mirrors):
         _check_mirror(mirror, f"sandbox.mirrors[{number}]")
 
@@ -110,6 +112,19 @@ def _check_path(site: PathSettings, settings: Settings, where: str) -> None:
         raise errors.SettingsError(f"must be a url that can be written to: {may} (see files.uploads), or a store that [[storage]] names", f"{where}.url")
     elif scheme == "file" and not any(below(file_path(site.url), root) for root in _roots(settings)):
         raise errors.SettingsError("must be at or below one of files.roots", f"{where}.url")
+
+
+def _check_archive(url: str, settings: Settings) -> None:
+    """An archive is somewhere that this server can write to for sure: what acknowledges a write has it on disk."""
+    if url.startswith("file:///"):
+        try:
+            file_path(url)
+        except errors.Invalid as cause:
+            raise errors.SettingsError(cause.public, "retention.archive") from cause
+    elif objects.covered([rule for rule in _rules(settings) if rule.write], url) is None:
+        raise errors.SettingsError("must be file:///directory, or at or below the url of a [[storage]] table with write = true", "retention.archive")
+    if not settings.retention.days:
+        raise errors.SettingsError("says where old tasks go, and retention.days is not set: none ever does", "retention.archive")
 
 
 def _check_mirror(mirror: MirrorSettings, where: str) -> None:

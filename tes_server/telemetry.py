@@ -146,4 +146,6 @@ TICK_SECONDS = prometheus.Histogram("tes_tick_seconds", "Time of one pass of the
 SAVES_LOST = prometheus.Counter("tes_saves_lost", "Saves that met a newer revision")
 TRANSFER_BYTES = prometheus.Counter("tes_transfer_bytes", "Bytes of files that were staged", ["scheme", "direction"])
 TRANSFER_SECONDS = prometheus.Counter("tes_transfer_seconds", "Time of each of their transfers, summed up", ["scheme", "direction"])
+TASKS_REMOVED = prometheus.Counter("tes_tasks_removed", "Ended tasks removed as `retention.days` says")
+RETENTION_FAILED = prometheus.Counter("tes_retention_failed", "Batches of ended tasks that could not be archived or removed")
 BACKEND_CALLS = prometheus.Counter("tes_backend_calls", "Calls to backends", ["backend", "call", "outcome"])

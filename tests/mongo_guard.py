@@ -17,7 +17,7 @@ from tes_server.store.mongo_account import Product
 
 DOCUMENT_BYTES = 2_000_000
 COMMANDS = {"hello", "ismaster", "isMaster", "ping", "endSessions", "buildInfo", "insert", "update", "delete", "find", "getMore", "killCursors"} | {
-    "aggregate", "distinct", "findAndModify", "listCollections", "listIndexes", "createIndexes", "create", "drop", "dropDatabase"
+    "aggregate", "count", "distinct", "findAndModify", "listCollections", "listIndexes", "createIndexes", "create", "drop", "dropDatabase"
 }  # fmt: skip
 QUERY = {"$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$and", "$or", "$nor", "$not", "$exists", "$all", "$elemMatch", "$size", "$type"}
 UPDATE = {"$set", "$unset", "$inc", "$setOnInsert", "$push", "$pull", "$addToSet", "$min", "$max", "$currentDate", "$mul"}

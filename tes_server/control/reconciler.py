@@ -20,6 +20,7 @@ from tes_server import errors, telemetry
 from tes_server.backends.base import Backend, Job
 from tes_server.control import admission, congestion, decide, upkeep
 from tes_server.control.decide import Need, Rules
+from tes_server.control.retention import Retention
 from tes_server.control.service import Target
 from tes_server.model import run
 from tes_server.model.record import Change, Lane, Record
@@ -67,6 +68,7 @@ class Reconciler:
         who: str,
         clock: Callable[[], datetime.datetime],
         random: Callable[[], float],
+        retention: Retention | None = None,
     ) -> None:
         self._store = store
         self._backends = backends
@@ -85,7 +87,7 @@ class Reconciler:
         self._starts = 0
         self._congestion = congestion.Congestion()
         self._swept = upkeep.EPOCH
-        self._upkeep = upkeep.Upkeep(store, backends)
+        self._upkeep = upkeep.Upkeep(store, backends, retention)
         for backend in backends.values():
             backend.listen(self.hear)
 
@@ -119,6 +121,7 @@ class Reconciler:
                 busy = False
             if not busy:
                 self._rest()
+        self._upkeep.close()
 
     def _rest(self) -> None:
         longest = WATCHED_PAUSE if self._upkeep.watching else self._pace.poll
@@ -150,9 +153,7 @@ class Reconciler:
         records = {record.id: record for record in (*due, *self._store.load(heard), *self._swept_records(shards, now))}
         self._handle(records.values(), now)
         moved = self._start_waiting(shards, now)
-        self._upkeep.watch(now)
-        self._upkeep.count(now)
-        self._upkeep.survey(now)
+        self._upkeep.turn(shards, now)
         return moved or len(due) == self._pace.batch or self._sweep_from is not None
 
     def _swept_records(self, shards: frozenset[int], now: datetime.datetime) -> list[Record]:

@@ -1,4 +1,4 @@
-"""What the reconciler does beside moving tasks: live output for those who read it, counts, and the search for orphans."""
+"""What the reconciler does beside moving tasks: live output for those who read it, counts, the search for orphans, and old tasks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from tes_server import errors, telemetry
 from tes_server.backends.base import Backend
+from tes_server.control.retention import Retention
 from tes_server.model import run
 from tes_server.model.record import Record
 from tes_server.model.run import Handle
@@ -35,9 +36,10 @@ EPOCH = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 class Upkeep:
     """Called at each pass; keeps its own, slower pace. A clock that is set back does not hold it up."""
 
-    def __init__(self, store: Store, backends: Mapping[str, Backend]) -> None:
+    def __init__(self, store: Store, backends: Mapping[str, Backend], retention: Retention | None = None) -> None:
         self._store = store
         self._backends = backends
+        self._retention = retention
         self._counted = self._surveyed = self._watched = EPOCH
         self._census_interval = CENSUS_INTERVAL_PAID if store.blocking else CENSUS_INTERVAL
         self._told = True
@@ -47,12 +49,20 @@ class Upkeep:
 
     @property
     def idle(self) -> bool:
-        """There was no live task at the last count, and no word of one since."""
-        return self._none_live and not self._told
+        """There was no live task at the last count, and no word of one since; nor are there more old ones to remove."""
+        return self._none_live and not self._told and not (self._retention is not None and self._retention.busy)
 
     def told(self) -> None:
         """There is news of a task, or a new one. Called from any thread."""
         self._told = True
+
+    def turn(self, shards: frozenset[int], now: datetime.datetime) -> None:
+        """All of it, as far as it is time for it; `shards` are ours."""
+        self.watch(now)
+        self.count(now)
+        self.survey(now)
+        if self._retention is not None:
+            self._retention.turn(shards, now)
 
     def watch(self, now: datetime.datetime) -> None:
         """Fetch the live output of tasks that somebody reads."""
@@ -108,6 +118,11 @@ class Upkeep:
                     backend.release(orphans)
             except errors.TesServerError as cause:
                 telemetry.log(logger, logging.WARNING, "backend.call.failed", backend=backend.name, call="survey", error=str(cause))
+
+    def close(self) -> None:
+        """Nothing is begun any more."""
+        if self._retention is not None:
+            self._retention.close()
 
 
 def _owned(handle: Handle, record: Record | None) -> bool:

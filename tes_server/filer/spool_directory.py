@@ -21,24 +21,26 @@ TEMPORARY = ".tes-"
 class SpoolDirectory:
     """A directory as spool.Shelf; made if missing."""
 
-    def __init__(self, directory: pathlib.Path) -> None:
+    def __init__(self, directory: pathlib.Path, *, called: str = "spool") -> None:
+        """`called`: how errors name it."""
         self._directory = directory
+        self._called = called
 
     def read(self, name: str, limit: int) -> bytes | None:
         """See spool.Shelf."""
-        with _translated(), contextlib.suppress(FileNotFoundError), (self._directory / name).open("rb") as file:
+        with self._translated(), contextlib.suppress(FileNotFoundError), (self._directory / name).open("rb") as file:
             data = file.read(limit + 1)
             return data if len(data) <= limit else None
         return None
 
     def write(self, name: str, data: bytes) -> None:
         """See spool.Shelf."""
-        with _translated(), self._written(name, data) as temporary:
+        with self._translated(), self._written(name, data) as temporary:
             temporary.rename(self._directory / name)
 
     def create(self, name: str, data: bytes) -> bool:
         """See spool.Shelf. On NFS a link that was made may be told as one that was there."""
-        with _translated(), self._written(name, data) as temporary:
+        with self._translated(), self._written(name, data) as temporary:
             try:
                 os.link(temporary, self._directory / name)
             except FileExistsError:
@@ -47,7 +49,7 @@ class SpoolDirectory:
 
     def names(self, prefix: str) -> Iterator[str]:
         """See spool.Shelf."""
-        with _translated():
+        with self._translated():
             for folder, _, files in os.walk(self._directory / prefix, onerror=_unless_gone):
                 for file in files:
                     if not file.startswith(TEMPORARY):
@@ -55,7 +57,7 @@ class SpoolDirectory:
 
     def remove(self, names: Collection[str]) -> None:
         """See spool.Shelf. Directories go with the last file, and so does what a crash left half written."""
-        with _translated():
+        with self._translated():
             for name in names:
                 (self._directory / name).unlink(missing_ok=True)
             for folder in dict.fromkeys((self._directory / name).parent for name in names):
@@ -74,6 +76,13 @@ class SpoolDirectory:
             except OSError:  # somebody else has just put something there, or taken it away
                 return
             folder = folder.parent
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as cause:
+            raise errors.Unavailable(f"the {self._called} directory cannot be used: {os.strerror(cause.errno or 0)}") from cause
 
     @contextlib.contextmanager
     def _written(self, name: str, data: bytes) -> Iterator[pathlib.Path]:
@@ -122,11 +131,3 @@ def _sync(folder: pathlib.Path) -> None:
 def _unless_gone(cause: OSError) -> None:
     if not isinstance(cause, FileNotFoundError):
         raise cause
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except OSError as cause:
-        raise errors.Unavailable(f"the spool directory cannot be used: {os.strerror(cause.errno or 0)}") from cause

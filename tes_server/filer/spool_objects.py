@@ -29,12 +29,13 @@ Answer = TypeVar("Answer")
 class SpoolObjects:
     """A prefix of a store as spool.Shelf."""
 
-    def __init__(self, url: str, access: Access, control: Control) -> None:
-        """`access` must name the store, with `write`. Raises SettingsError if it does not."""
+    def __init__(self, url: str, access: Access, control: Control, *, called: str = "spool", setting: str = "spool.url") -> None:
+        """`access` must name the store, with `write`. Raises SettingsError if it does not. `called`, `setting`: how errors name it."""
+        self._called = called
         try:
             self._bucket = objects.Objects(access, control).bucket(url, OUTPUT)
         except errors.StagingError as cause:
-            raise errors.SettingsError(cause.public, "spool.url") from cause
+            raise errors.SettingsError(cause.public, setting) from cause
         self._control = control
         self._prefix = self._bucket.place.key.rstrip("/")
 
@@ -99,4 +100,4 @@ class SpoolObjects:
         try:
             return calls.run(told(), self._control)
         except errors.StagingError as cause:
-            raise errors.Unavailable(f"the spool cannot be used: {cause.public}") from cause
+            raise errors.Unavailable(f"the {self._called} cannot be used: {cause.public}") from cause

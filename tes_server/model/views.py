@@ -55,6 +55,10 @@ class _Task(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     creation_time: datetime.datetime
 
 
+class _Archived(_Task, frozen=True, omit_defaults=True, kw_only=True):
+    owner: str
+
+
 class _List(msgspec.Struct, frozen=True, omit_defaults=True):
     tasks: list[_Minimal | _Task]
     next_page_token: str | None = None
@@ -80,6 +84,14 @@ def task_json(task: Brief, view: View, compat: str, tails: Tails | None = None) 
 def list_json(tasks: Sequence[Brief], next_page_token: str | None, view: View, compat: str) -> bytes:
     """A page as ListTasks answers it; without `next_page_token` on the last page (row 30)."""
     return _encoder.encode(_List([_rendered(task, view, compat, None) for task in tasks], next_page_token))
+
+
+def archived_json(task: Record) -> bytes:
+    """One whole task as an archive keeps it: all that GetTask shows under compat "1.1", and its owner."""
+    rendered = _rendered(task, View.FULL, "1.1", None)
+    if isinstance(rendered, _Minimal):
+        raise ValueError("a task is archived with all of its parts")
+    return _encoder.encode(_Archived(owner=task.owner, **{name: getattr(rendered, name) for name in rendered.__struct_fields__}))
 
 
 def _rendered(task: Brief, view: View, compat: str, tails: Tails | None) -> _Minimal | _Task:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import concurrent.futures
 import contextvars
 import datetime
-from collections.abc import Callable, Collection, Sequence
+import enum
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 from tes_server.model.principal import Scope
@@ -22,6 +23,16 @@ from there, so that neither a queue for threads nor a call of several parts adds
 
 FAR = datetime.timedelta(hours=2)
 """No delay is so long (settings: an hour at most): what is due later was put off under a clock that has been set back since."""
+
+
+class Restored(enum.StrEnum):
+    """What became of a record that came from another store."""
+
+    MADE = "MADE"  #: there was none of its id
+    CHANGED = "CHANGED"  #: an older revision of it was there
+    THERE = "THERE"  #: it was there, or a newer revision of it
+    OTHER = "OTHER"  #: another task has its id: left alone
+    TOO_LARGE = "TOO_LARGE"  #: this store cannot hold it
 
 
 class Store(Protocol):
@@ -85,6 +96,37 @@ class Store(Protocol):
 
     def census(self) -> dict[State, int]:
         """How many tasks there are in each state that is not an end."""
+
+    def at_rest(self, shards: frozenset[int], before: datetime.datetime, after: str, limit: int) -> tuple[list[Record], str]:
+        """Tasks that have ended, with nothing left to release, and were created before `before`: a page of a walk that looks at
+        few others, without task, logs and detail. `after` is "" at its start; returned beside the page, "" at its end."""
+
+    def expire(self, records: Sequence[Record]) -> int:
+        """Remove these records, which are at rest, with all that is kept of them, each only if its revision is still the same.
+
+        Returns how many went; they do not come back once it has returned. Makes no other write wait for long.
+        """
+
+    def walk(self, after: str, limit: int) -> list[tuple[str, int]]:
+        """Ids and revisions of all records, in the order of ids, from behind `after`; empty at the end."""
+
+    def whole(self, ids: Collection[str]) -> Iterator[list[Record]]:
+        """Those of the records that exist (and can be read), whole, in this order, in portions of some MB or of one record."""
+
+    def restore(self, records: Sequence[Record]) -> dict[str, Restored]:
+        """Keep whole records of another store, whatever their state and revision; what became of each. Durable when it returns.
+
+        Idempotent. A record that is there is brought to the newer one's state, never to an older one's.
+        """
+
+    def count(self) -> int:
+        """About how many records there are, without a look at each of them."""
+
+    def at_work(self) -> str:
+        """Who moves tasks of this store, in words; "" if nobody, as far as can be told. Takes up to a lease's length.
+
+        Not for a process that calls `hold`.
+        """
 
     def check(self) -> None:
         """Raise `errors.Unavailable` if the store does not answer; for /readyz."""

@@ -146,3 +146,17 @@ class Leases:
         heard = {member: self._heard.get(member, (beat, now)) for member, beat in board.members.items() if member != self._me}
         self._heard = {member: before if before[0] == board.members[member] else (board.members[member], now) for member, before in heard.items()}
         return frozenset(member for member, (_, since) in self._heard.items() if now - since >= self._lease)
+
+
+def alive(shelf: Shelf, lease: float, monotonic: Callable[[], float], sleep: Callable[[float], object]) -> str:
+    """A member of the board whose beat moves, "" if there is none. Takes up to a lease where there are members."""
+    first = shelf.read().members
+    until = monotonic() + lease
+    while first and monotonic() < until:
+        sleep(min(1.0, lease / RENEWALS))
+        members = shelf.read().members
+        for member, beat in members.items():
+            if beat != first.get(member):
+                return member
+        first = {member: beat for member, beat in first.items() if member in members}  # one that left is no reason to wait
+    return ""

@@ -11,7 +11,7 @@ import contextlib
 import datetime
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import msgspec
 from pymongo import monitoring
@@ -21,7 +21,7 @@ from tes_server.model import record as model
 from tes_server.model import states
 from tes_server.model.principal import Scope
 from tes_server.model.run import Tails
-from tes_server.store import leases, mongo_changes, mongo_doubts, mongo_leases, mongo_reads, mongo_schema, mongo_writer, parts
+from tes_server.store import base, leases, mongo_changes, mongo_doubts, mongo_leases, mongo_moves, mongo_reads, mongo_schema, mongo_writer, parts
 from tes_server.store import mongo_documents as documents
 from tes_server.store.mongo_account import Account, Product
 from tes_server.store.mongo_connection import PATIENCE, Connection, Document
@@ -56,6 +56,8 @@ class MongoStore:
         listeners: Sequence[monitoring._EventListener] = (),
     ) -> None:
         self._connection = Connection(account, patience=options.patience, listeners=listeners)
+        self._lease = options.lease
+        self._monotonic = monotonic
         self._leases = leases.Leases(mongo_leases.MongoShelf(self._connection), options.lease, monotonic)
         self._look = LOOK_PAID if account.product is Product.COSMOS_RU else LOOK
         self._writer: mongo_writer.Writer[mongo_changes.Insert] = mongo_writer.Writer(self._insert, self._connection.until, self._doubt)
@@ -131,6 +133,40 @@ class MongoStore:
     def census(self) -> dict[states.State, int]:
         """`Store.census`."""
         return mongo_reads.census(self._open())
+
+    # -- records that go, and come from elsewhere --------------------------------------------------------------------
+
+    def at_rest(self, shards: frozenset[int], before: datetime.datetime, after: str, limit: int) -> tuple[list[model.Record], str]:
+        """`Store.at_rest`."""
+        connection = self._open()
+        found, behind = mongo_reads.at_rest(connection, shards, parts.microseconds(before), after, limit)
+        return mongo_reads.readable(connection, found, ()), behind
+
+    def expire(self, records: Sequence[model.Record]) -> int:
+        """`Store.expire`."""
+        return mongo_moves.expire(self._open(), records)
+
+    def walk(self, after: str, limit: int) -> list[tuple[str, int]]:
+        """`Store.walk`."""
+        return mongo_reads.walk(self._open(), after, limit)
+
+    def whole(self, ids: Collection[str]) -> Iterator[list[model.Record]]:
+        """`Store.whole`."""
+        return (portion for portion in mongo_reads.portions(self._open(), ids) if portion)
+
+    def restore(self, records: Sequence[model.Record]) -> dict[str, base.Restored]:
+        """`Store.restore`."""
+        return mongo_moves.restore(self._open(), records)
+
+    def count(self) -> int:
+        """`Store.count`."""
+        connection = self._open()
+        return connection.run(connection.tasks.estimated_document_count)
+
+    def at_work(self) -> str:
+        """`Store.at_work`. Processes of the API alone are not seen."""
+        self._open()
+        return leases.alive(mongo_leases.MongoShelf(self._connection), self._lease, self._monotonic, self._stopping.wait)
 
     # -- several reconcilers ------------------------------------------------------------------------------------------
 

@@ -37,8 +37,8 @@ class Insert(msgspec.Struct, frozen=True):
 def insert(connection: Connection, ops: Sequence[Insert]) -> list[errors.Conflict | None]:
     """Insert what may be inserted, with few calls for the whole group. One outcome for each op."""
     news = [new for op in ops for new in op.news]
-    _put_pieces(connection, [piece for new in news for piece in new.pieces])
-    refused = _put_tasks(connection, [new.document for new in news])
+    put_pieces(connection, [piece for new in news for piece in new.pieces])
+    refused = put_tasks(connection, [new.document for new in news])
     if not refused:
         return [None] * len(ops)
     outcomes: list[errors.Conflict | None] = []
@@ -51,12 +51,13 @@ def insert(connection: Connection, ops: Sequence[Insert]) -> list[errors.Conflic
     return outcomes
 
 
-def _put_pieces(connection: Connection, pieces: Sequence[Document]) -> None:
+def put_pieces(connection: Connection, pieces: Sequence[Document]) -> None:
+    """Insert pieces, as many in a call as it bears."""
     for chunk in _chunks(pieces):
         connection.run(functools.partial(_insert_new, connection.parts, chunk))
 
 
-def _put_tasks(connection: Connection, tasks: Sequence[Document]) -> set[str]:
+def put_tasks(connection: Connection, tasks: Sequence[Document]) -> set[str]:
     """The tokens of those whose id is another's."""
     refused: set[str] = set()
     for begin in range(0, len(tasks), CHUNK):
@@ -92,11 +93,12 @@ def take_back(connection: Connection, new: documents.New) -> bool:
     connection.run(functools.partial(connection.tasks.delete_one, unmoved))
     if connection.run(functools.partial(connection.tasks.find_one, mine, {"_id": 1})) is not None:
         return False
-    _drop(connection, [piece["_id"] for piece in new.pieces])
+    drop(connection, [piece["_id"] for piece in new.pieces])
     return True
 
 
-def _drop(connection: Connection, keys: Sequence[str]) -> None:
+def drop(connection: Connection, keys: Sequence[str]) -> None:
+    """Remove pieces."""
     for begin in range(0, len(keys), CHUNK):
         chunk = list(keys[begin : begin + CHUNK])
         connection.run(functools.partial(connection.parts.delete_many, {"_id": {"$in": chunk}}))
@@ -110,17 +112,20 @@ def save(connection: Connection, changes: Sequence[model.Change]) -> set[str]:
     """
     lost: set[str] = set()
     for begin in range(0, len(changes), CHUNK):
-        lost |= _save(connection, changes[begin : begin + CHUNK])
+        lost |= swap(connection, [(change, change.revision) for change in changes[begin : begin + CHUNK]])
     return lost
 
 
-def _save(connection: Connection, changes: Sequence[model.Change]) -> set[str]:
+def swap(connection: Connection, pairs: Sequence[tuple[model.Change, int]]) -> set[str]:
+    """As `save`, for up to `CHUNK` changes, each where the stored revision is the number beside it."""
+    changes = [change for change, _ in pairs]
+    stored = {change.id: revision for change, revision in pairs}
     mark = documents.token()
     updates = {change.id: documents.update(change, mark) for change in changes}
     pieces = {task_id: made for task_id, (_, made) in updates.items() if made}
     before = _pointed(connection, list(pieces)) if pieces else {}
-    _put_pieces(connection, [piece for made in pieces.values() for piece in made])
-    calls = [UpdateOne({"_id": change.id, "revision": change.revision}, updates[change.id][0]) for change in changes]
+    put_pieces(connection, [piece for made in pieces.values() for piece in made])
+    calls = [UpdateOne({"_id": change.id, "revision": stored[change.id]}, updates[change.id][0]) for change in changes]
     made = connection.run(lambda: connection.tasks.bulk_write(calls, ordered=False).matched_count)
     lost: set[str] = set()
     if made != len(changes):
@@ -129,10 +134,10 @@ def _save(connection: Connection, changes: Sequence[model.Change]) -> set[str]:
     # What nobody points to any more: pieces of those that lost, and those that a winner replaced.
     gone = [piece["_id"] for task_id, new in pieces.items() if task_id in lost for piece in new]
     for change in changes:
-        if change.id in before and change.id not in lost and before[change.id].get("revision") == change.revision:
+        if change.id in before and change.id not in lost and before[change.id].get("revision") == stored[change.id]:
             replaced = [part for part, value in (("logs", change.logs), ("detail", change.detail)) if value is not None]
             gone += documents.keys(before[change.id], replaced)
-    _drop(connection, gone)
+    drop(connection, gone)
     return lost
 
 

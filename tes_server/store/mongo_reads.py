@@ -38,6 +38,7 @@ _ACTIVE = parts.BY_LANE[model.Lane.ACTIVE]
 _ABOVE = "\x7f"
 """Sorts after every character of a quoted name, and of an id."""
 
+_ENDS = sorted(state.value for state in states.ENDS)
 _FAR = base.FAR // datetime.timedelta(microseconds=1)
 
 
@@ -261,6 +262,37 @@ def _put_off(document: Document, now: int) -> bool:
     """True for one that was created later than now and waits for longer still."""
     due = document.get("due")
     return isinstance(due, int) and now < due <= now + _FAR and due != int(document["at"].partition("/")[0])
+
+
+def at_rest(connection: Connection, shards: Collection[int], before: int, after: str, limit: int) -> tuple[list[Document], str]:
+    """Ended tasks in no lane that were created before `before`, oldest first, and where to go on: served by the indexes of lists."""
+    where: Document = {"state": {"$in": _ENDS}, "at": {"$gt": after, "$lt": documents.position(parts.moment(before), "")}}
+    if len(shards) < model.SHARDS:
+        where["shard"] = {"$in": sorted(shards)}
+    found = find(connection, where, fields(()), ("at", ASCENDING), limit)
+    return [document for document in found if document.get("lane") is None], found[-1]["at"] if len(found) == limit else ""
+
+
+def walk(connection: Connection, after: str, limit: int) -> list[tuple[str, int]]:
+    """Ids and revisions of all tasks behind the id `after`, by id; what is no revision is older than any."""
+    found = find(connection, {"_id": {"$gt": after}}, {"revision": 1}, ("_id", ASCENDING), limit)
+    return [(each["_id"], revision if isinstance(revision := each.get("revision"), int) else -1) for each in found]
+
+
+def portions(connection: Connection, ids: Collection[str]) -> Iterator[list[model.Record]]:
+    """`Store.whole`."""
+    for chunk in _chunks(list(ids)):
+        found = {document["_id"]: document for document in by_id(connection, chunk, parts.PARTS)}
+        portion: list[Document] = []
+        size = 0
+        for task_id in chunk:
+            if task_id in found:
+                portion.append(found[task_id])
+                size += documents.size(found[task_id], parts.PARTS)
+            if size > parts.PORTION_BYTES:
+                yield readable(connection, portion, parts.PARTS)
+                portion, size = [], 0
+        yield readable(connection, portion, parts.PARTS)
 
 
 def newest_waiting(connection: Connection) -> str | None:

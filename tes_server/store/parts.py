@@ -26,6 +26,9 @@ NAME_BYTES = 100
 TERM_BYTES = 64
 """Tag keys and values up to this length are indexed as they are, longer ones by their head and hash."""
 
+PORTION_BYTES = 4 * 1024 * 1024
+"""Whole records are read so many bytes at a time, where many are (archive, copy)."""
+
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 
@@ -78,4 +81,19 @@ def joined(bare: task.Task, contents: Mapping[int, str]) -> task.Task:
     """The inverse of `cut`."""
     return msgspec.structs.replace(
         bare, inputs=tuple(msgspec.structs.replace(each, content=contents.get(index)) for index, each in enumerate(bare.inputs or ()))
+    )
+
+
+def arrival(record: model.Record) -> model.Change:
+    """The save that leads to `record` from an older revision of it. What never changes is not in it."""
+    return model.Change(
+        id=record.id,
+        revision=record.revision - 1,
+        state=record.state,
+        canceling=record.canceling,
+        lane=record.lane,
+        due=record.due,
+        status=record.status,
+        logs=record.logs,
+        detail=record.detail,
     )

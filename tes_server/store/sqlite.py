@@ -19,10 +19,14 @@ from tes_server.model import record as model
 from tes_server.model.principal import Scope
 from tes_server.model.run import Tails
 from tes_server.model.states import State
-from tes_server.store import parts, sqlite_changes, sqlite_lists, sqlite_peers, sqlite_queue, sqlite_rows, sqlite_schema, sqlite_writer
+from tes_server.store import base, parts, sqlite_changes, sqlite_lists, sqlite_peers, sqlite_queue, sqlite_rows, sqlite_schema, sqlite_writer
 
 PAGE_BYTES = 16 * 1024 * 1024
 """A page of whole tasks ends once it holds so much: a task may have megabytes of contents, and a page 2,047 tasks."""
+
+
+EXPIRED = 20
+"""Records that one transaction removes: whoever writes meanwhile waits for some milliseconds."""
 
 
 class SqliteStore:
@@ -139,6 +143,47 @@ class SqliteStore:
         """`Store.census`."""
         with self._reading() as connection:
             return sqlite_queue.census(connection)
+
+    def at_rest(self, shards: frozenset[int], before: datetime.datetime, after: str, limit: int) -> tuple[list[model.Record], str]:
+        """`Store.at_rest`."""
+        with self._reading() as connection, _snapshot(connection):
+            found, behind = sqlite_queue.at_rest(connection, shards, parts.microseconds(before), after, limit)
+            return sqlite_queue.by_seq(connection, found, ()), behind
+
+    def expire(self, records: Sequence[model.Record]) -> int:
+        """`Store.expire`. In small transactions; the pages that get free are used again, the file does not get smaller."""
+        gone = 0
+        for begin in range(0, len(records), EXPIRED):
+            revisions = {record.id: record.revision for record in records[begin : begin + EXPIRED]}
+            with self._reading() as connection:
+                found = sqlite_queue.by_id(connection, revisions, ("task",))
+            same = [record for record in found if record.revision == revisions[record.id]]
+            gone += self._writer.submit(sqlite_changes.expire(same)).result()
+        return gone
+
+    def walk(self, after: str, limit: int) -> list[tuple[str, int]]:
+        """`Store.walk`."""
+        with self._reading() as connection:
+            return connection.execute("SELECT id, revision FROM tasks WHERE id > ? ORDER BY id LIMIT ?", (after, limit)).fetchall()
+
+    def whole(self, ids: Collection[str]) -> Iterator[list[model.Record]]:
+        """`Store.whole`."""
+        with self._reading() as connection:
+            yield from sqlite_queue.portions(connection, ids, parts.PORTION_BYTES)
+
+    def restore(self, records: Sequence[model.Record]) -> dict[str, base.Restored]:
+        """`Store.restore`."""
+        became: dict[str, base.Restored] = self._writer.submit(sqlite_changes.restore(records)).result()
+        return became
+
+    def count(self) -> int:
+        """`Store.count`."""
+        with self._reading() as connection:
+            return int(connection.execute("SELECT count(*) FROM tasks").fetchone()[0])
+
+    def at_work(self) -> str:
+        """`Store.at_work`. Nobody else can begin until this store is closed."""
+        return "" if self._claim.take() else "another process"
 
     def check(self) -> None:
         """`Store.check`."""

@@ -16,7 +16,7 @@ import msgspec
 from tes_server import errors
 from tes_server.model import record as model
 from tes_server.model import run, states
-from tes_server.store import parts
+from tes_server.store import base, parts
 
 MOST_ROWS = 128
 """Rows in one statement: more gain nothing, and every size is a prepared statement that is kept."""
@@ -30,6 +30,7 @@ class _New(msgspec.Struct, frozen=True):
     id: str
     owner: str
     created: int
+    revision: int
     columns: tuple[Any, ...]
     bodies: dict[str, bytes]
     long_name: bytes | None
@@ -59,7 +60,7 @@ class Save(msgspec.Struct, frozen=True):
 
     def apply(self, connection: sqlite3.Connection) -> set[str]:
         """The ids that lost."""
-        return {change.id for change in self.changes if not _save(connection, change)}
+        return {change.id for change in self.changes if not _save(connection, change, change.revision)}
 
 
 class Watch(msgspec.Struct, frozen=True):
@@ -86,7 +87,37 @@ class Tail(msgspec.Struct, frozen=True):
         connection.execute(f"INSERT OR REPLACE INTO tails SELECT id, ? FROM tasks WHERE id = ? AND state NOT IN ({_ENDS})", (self.body, self.id))
 
 
-Op: TypeAlias = Insert | Save | Watch | Tail
+class _Gone(msgspec.Struct, frozen=True):
+    """A record that goes, and its entries of `tags`."""
+
+    id: str
+    revision: int
+    terms: frozenset[tuple[bytes, bytes]]
+
+
+class Expire(msgspec.Struct, frozen=True):
+    """Records that go, each if its revision is still the same; the outcome is how many went."""
+
+    gone: tuple[_Gone, ...]
+    wakes: bool = False
+
+    def apply(self, connection: sqlite3.Connection) -> int:
+        """How many went."""
+        return sum(_expire(connection, gone) for gone in self.gone)
+
+
+class Restore(msgspec.Struct, frozen=True):
+    """Records of another store; the outcome is what became of each."""
+
+    news: tuple[tuple[_New, model.Change], ...]
+    wakes: bool = True
+
+    def apply(self, connection: sqlite3.Connection) -> dict[str, base.Restored]:
+        """What became of each, by id."""
+        return {new.id: _restore(connection, new, change) for new, change in self.news}
+
+
+Op: TypeAlias = Insert | Save | Watch | Tail | Expire | Restore
 
 
 def insert(records: Iterable[model.Record]) -> Insert:
@@ -97,6 +128,16 @@ def insert(records: Iterable[model.Record]) -> Insert:
 def tail(task_id: str, tails: run.Tails) -> Tail:
     """The change that keeps `tails`."""
     return Tail(task_id, parts.encode(tails))
+
+
+def expire(records: Iterable[model.Record]) -> Expire:
+    """The change that removes `records`, which were read with their tasks."""
+    return Expire(tuple(_Gone(record.id, record.revision, frozenset(parts.terms(record.task.tags or {}))) for record in records if record.task))
+
+
+def restore(records: Iterable[model.Record]) -> Restore:
+    """The change that keeps whole `records` of another store."""
+    return Restore(tuple((_new(record), parts.arrival(record)) for record in records))
 
 
 def apply(connection: sqlite3.Connection, ops: Sequence[Op]) -> list[object]:
@@ -115,6 +156,7 @@ def _new(record: model.Record) -> _New:
         id=record.id,
         owner=record.owner,
         created=parts.microseconds(record.created),
+        revision=record.revision,
         columns=(
             record.state.value,
             record.canceling,
@@ -189,19 +231,20 @@ def _owner_number(connection: sqlite3.Connection, owner: str) -> int:
     return int(found[0])
 
 
-def _save(connection: sqlite3.Connection, change: model.Change) -> bool:
-    """True if the stored revision was the change's."""
+def _save(connection: sqlite3.Connection, change: model.Change, before: int) -> bool:
+    """True if the stored revision was `before`."""
     row = (
         change.state.value,
         change.canceling,
         None if change.lane is None else change.lane.value,
         None if change.due is None else parts.microseconds(change.due),
         parts.encode(change.status),
+        change.revision + 1,
         change.id,
-        change.revision,
+        before,
     )
     done = connection.execute(
-        "UPDATE tasks SET state = ?, canceling = ?, revision = revision + 1, lane = ?, due = ?, status = ? WHERE id = ? AND revision = ?", row
+        "UPDATE tasks SET state = ?, canceling = ?, lane = ?, due = ?, status = ?, revision = ? WHERE id = ? AND revision = ?", row
     ).rowcount
     if not done:
         return False
@@ -212,3 +255,33 @@ def _save(connection: sqlite3.Connection, change: model.Change) -> bool:
         connection.execute("DELETE FROM tails WHERE id = ?", (change.id,))
         connection.execute("DELETE FROM watches WHERE id = ?", (change.id,))
     return True
+
+
+def _expire(connection: sqlite3.Connection, gone: _Gone) -> bool:
+    """True if it was there with that revision."""
+    found = connection.execute("SELECT seq, owner, created FROM tasks WHERE id = ? AND revision = ?", (gone.id, gone.revision)).fetchone()
+    if found is None:
+        return False
+    seq, owner, created = found
+    for table in ("tasks", *parts.PARTS, "long_names"):
+        connection.execute(f"DELETE FROM {table} WHERE seq = ?", (seq,))
+    for key, value in gone.terms:
+        connection.execute("DELETE FROM tags WHERE owner = ? AND key = ? AND value = ? AND created = ? AND id = ?", (owner, key, value, created, gone.id))
+    for table in ("watches", "tails"):
+        connection.execute(f"DELETE FROM {table} WHERE id = ?", (gone.id,))
+    return True
+
+
+def _restore(connection: sqlite3.Connection, new: _New, change: model.Change) -> base.Restored:
+    statement = "SELECT owners.owner, created, revision FROM tasks CROSS JOIN owners ON owners.number = tasks.owner WHERE id = ?"
+    there = connection.execute(statement, (new.id,)).fetchone()
+    if there is None:
+        _insert_rows(connection, [new])
+        return base.Restored.MADE
+    owner, created, revision = there
+    if (owner, created) != (new.owner, new.created):
+        return base.Restored.OTHER
+    if revision >= new.revision:
+        return base.Restored.THERE
+    _save(connection, change, revision)
+    return base.Restored.CHANGED

@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterable, Iterator
 
 from tes_server.model import record as model
 from tes_server.model import states
-from tes_server.store import base
+from tes_server.store import base, parts
 from tes_server.store import sqlite_rows as rows
 
 _FAR = base.FAR // datetime.timedelta(microseconds=1)
+_ENDS = ", ".join(f"'{state}'" for state in sorted(states.ENDS))
 _LIVE = ", ".join(f"'{state}'" for state in sorted(states.LIVE))
 
 
@@ -47,6 +48,23 @@ def _each(connection: sqlite3.Connection, statement: str, keys: Iterable[object]
             size += sum(len(part) for part in row if isinstance(part, bytes))
             found.append(rows.record_of(row))
     return found
+
+
+def portions(connection: sqlite3.Connection, ids: Collection[str], most: int) -> Iterator[list[model.Record]]:
+    """The records with these ids, as far as they exist, whole, in portions of about `most` bytes."""
+    statement = f"{rows.select(parts.PARTS)} WHERE t.id = ?"
+    portion: list[model.Record] = []
+    size = 0
+    for task_id in ids:
+        row = connection.execute(statement, (task_id,)).fetchone()
+        if row is not None:
+            portion.append(rows.record_of(row))
+            size += sum(len(part) for part in row if isinstance(part, bytes))
+        if size > most:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
 
 
 def due_active(connection: sqlite3.Connection, shards: Collection[int], now: int, limit: int) -> list[int]:
@@ -93,6 +111,26 @@ def sweep(connection: sqlite3.Connection, shards: Collection[int], after: str, l
     """Row numbers of the ACTIVE lane behind the id `after`, by id."""
     statement = f"SELECT seq FROM tasks INDEXED BY active WHERE lane = 'ACTIVE' AND id > ? {_shard_check(shards)} ORDER BY id LIMIT ?"
     return [seq for (seq,) in connection.execute(statement, (after, limit))]
+
+
+def at_rest(connection: sqlite3.Connection, shards: Collection[int], before: int, after: str, limit: int) -> tuple[list[int], str]:
+    """Row numbers of ended tasks in no lane that were created before `before`, owner by owner, and where to go on.
+
+    `newest` serves it: beside them it looks at the entries of tasks as old that have not ended, of which there are few.
+    """
+    last, created, task_id = after.split("/", 2) if after else ("-1", "0", "")
+    statement = (
+        "SELECT created, id, seq FROM tasks INDEXED BY newest WHERE owner = ? AND (created, id) > (?, ?) AND created < ? "
+        f"AND state IN ({_ENDS}) AND lane IS NULL {_shard_check(shards)} ORDER BY created, id LIMIT ?"
+    )
+    found: list[int] = []
+    for (owner,) in connection.execute("SELECT number FROM owners WHERE number >= ? ORDER BY number", (int(last),)).fetchall():
+        behind = (int(created), task_id) if owner == int(last) else (-(2**63), "")
+        entries = connection.execute(statement, (owner, *behind, before, limit - len(found))).fetchall()
+        found += [seq for _, _, seq in entries]
+        if len(found) == limit:
+            return found, f"{owner}/{entries[-1][0]}/{entries[-1][1]}"
+    return found, ""
 
 
 def census(connection: sqlite3.Connection) -> dict[states.State, int]:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from tes_server.model import record as model
 from tes_server.model import run, task
 from tes_server.model.principal import ALL, Scope
 from tes_server.model.states import ENDS, LIVE, State
-from tes_server.store.base import Store
+from tes_server.store.base import Restored, Store
 
 NOW = datetime.datetime(2025, 6, 1, 12, 0, 0, 123457, tzinfo=datetime.UTC)
 SECOND = datetime.timedelta(seconds=1)
@@ -70,6 +71,48 @@ def listed(store: Store, **fields: Any) -> list[str]:
         if page.after is None:
             return found
         query = model.Query(**{"scope": ALL, **fields, "after": page.after})
+
+
+def an_end(task_id: str, **fields: Any) -> model.Record:
+    """A record at rest: nothing of it is left on any platform."""
+    return a_record(task_id, **{"state": State.COMPLETE, "lane": None, "due": None, "revision": 3, **fields})
+
+
+def rested(store: Store, shards: frozenset[int] = model.ALL_SHARDS, late: int = 1, limit: int = 3) -> list[model.Record]:
+    """All records of `at_rest`, page by page."""
+    found: list[model.Record] = []
+    after = ""
+    while True:
+        page, after = store.at_rest(shards, NOW + late * SECOND, after, limit)
+        assert len(page) <= limit
+        found += page
+        if not after:
+            return found
+
+
+def whole(store: Store, *ids: str) -> list[model.Record]:
+    """All portions of `whole`."""
+    portions = list(store.whole(ids))
+    assert all(portions)
+    return [record for portion in portions for record in portion]
+
+
+LARGE = model.Record(
+    id="large",
+    owner="alice",
+    created=NOW,
+    revision=4,
+    state=State.EXECUTOR_ERROR,
+    status=model.Status(backend="local", rule="default", end_time=NOW),
+    task=a_task(
+        name="n" * 300,
+        inputs=(task.Input(path="/c", content="x" * 3_000_000), task.Input(path="/d", url="file:///d")),
+        tags={"k": "v", "long": "v" * 100},
+    ),
+    logs=model.Logs(executors=(task.ExecutorLog(exit_code=1, stdout="y" * 9000),)),
+    detail=model.Detail(system_logs=("z" * 9000,), streams=(("out", "err"),)),
+)
+"""With something in every table and collection there is."""
 
 
 def passes(record: model.Record, query: model.Query) -> bool:
@@ -471,6 +514,127 @@ class StoreContract:
         assert peer.watched(NOW + 15 * SECOND) == {"a", "b"}
         store.save([a_change(records[1], state=State.CANCELED, lane=None, due=None)])
         assert peer.watched(NOW) == {"a"}
+
+    # -- records that go, and come from elsewhere
+
+    def test_at_rest_are_ended_tasks_in_no_lane_of_these_shards(self, store: Store) -> None:
+        ends = [an_end(f"e{number}", owner=f"o{number % 3}", created=NOW - number * SECOND, state=sorted(ENDS)[number % 4]) for number in range(11)]
+        others = [
+            a_record("waits", created=NOW - 9 * SECOND),
+            a_record("runs", created=NOW - 9 * SECOND, state=State.RUNNING, lane=model.Lane.ACTIVE),
+            an_end("releases", created=NOW - 9 * SECOND, lane=model.Lane.ACTIVE, due=NOW),
+            an_end("young", created=NOW + SECOND),
+        ]
+        store.insert([*ends, *others]).result()
+        for limit in (1, 3, 100):
+            found = rested(store, limit=limit)
+            assert sorted(found, key=lambda record: record.id) == [msgspec.structs.replace(record, task=None) for record in sorted(ends, key=lambda e: e.id)]
+        half = frozenset(range(32))
+        assert {each.id for each in rested(store, half)} == {each.id for each in ends if model.shard_of(each.id) in half}
+        assert rested(store, frozenset()) == []
+        assert {each.id for each in rested(store, late=-5)} == {f"e{number}" for number in range(6, 11)}
+
+    def test_what_is_expired_is_gone_with_all_that_was_kept_of_it(self, store: Store, peer: Store) -> None:
+        running = a_record("small", state=State.RUNNING, lane=model.Lane.ACTIVE)
+        store.insert([LARGE, running, an_end("stays")]).result()
+        store.tail("small", run.Tails(1))
+        store.watch("small", NOW + 60 * SECOND)
+        assert store.save([a_change(running, state=State.COMPLETE, lane=None, due=None)]) == set()
+        assert peer.expire([each for each in rested(peer) if each.id != "stays"]) == 2
+        assert listed(store) == ["stays"]
+        assert store.get(ALL, "large", model.View.FULL) is None
+        assert store.load(["large", "small"]) == []
+        assert whole(store, "large", "small") == []
+        assert listed(store, tags=(("k", "v"),)) == listed(store, name_prefix="n") == []
+        assert store.tail("small") is None
+        assert store.watched(NOW) == set()
+        assert store.count() == 1
+        # What is left of neither lies in the way of a new one.
+        store.insert([LARGE]).result()
+        assert whole(store, "large") == [LARGE]
+        assert listed(store, tags=(("k", "v"),)) == ["large"]
+
+    def test_what_was_changed_since_does_not_go(self, store: Store) -> None:
+        seen = [an_end("a"), an_end("b"), an_end("nobody")]
+        store.insert(seen[:2]).result()
+        assert store.save([a_change(seen[0], detail=model.Detail(("x" * 9000,)))]) == set()
+        assert store.expire(seen) == 1
+        assert store.expire(seen) == 0
+        assert store.expire([]) == 0
+        left = whole(store, "a", "b")
+        assert [(each.id, each.revision, each.detail) for each in left] == [("a", 4, model.Detail(("x" * 9000,)))]
+        assert store.save([a_change(seen[1])]) == {"b"}
+
+    def test_a_walk_meets_every_record_with_its_revision(self, store: Store) -> None:
+        records = [a_record(f"t{number * 37 % 100:02d}", owner=f"o{number % 2}", revision=number) for number in range(20)]
+        store.insert(records).result()
+        found: list[tuple[str, int]] = []
+        while page := store.walk(found[-1][0] if found else "", 7):
+            assert len(page) <= 7
+            found += page
+        assert [tuple(each) for each in found] == sorted((record.id, record.revision) for record in records)
+        assert store.count() == 20
+
+    def test_whole_records_come_in_order_and_in_portions(self, store: Store) -> None:
+        large = [a_record(f"l{number}", task=a_task(inputs=(task.Input(path="/c", content="x" * 3_000_000),))) for number in range(5)]
+        store.insert([*large, LARGE, a_record("a")]).result()
+        wanted = ["l4", "nobody", "a", "large", "l0", "l1", "l2", "l3"]
+        portions = list(store.whole(wanted))
+        assert [record for portion in portions for record in portion] == [large[4], a_record("a"), LARGE, *large[:4]]
+        assert len(portions) >= 3, "no more than some MB at once"
+        assert whole(store) == whole(store, "nobody") == []
+
+    def test_a_restored_record_is_as_it_was(self, store: Store, peer: Store) -> None:
+        running = a_record(
+            "runs",
+            owner="bob",
+            state=State.RUNNING,
+            canceling=True,
+            revision=7,
+            lane=model.Lane.ACTIVE,
+            due=None,
+            status=model.Status(backend="local", rule="r", attempt=2, handle=run.Handle("local", "runs-2", "/data")),
+        )
+        records = [LARGE, running, a_record("waits")]
+        assert store.restore(records) == dict.fromkeys(["large", "runs", "waits"], Restored.MADE)
+        assert peer.restore(records) == dict.fromkeys(["large", "runs", "waits"], Restored.THERE)
+        assert whole(peer, "large", "runs", "waits") == records
+        assert listed(peer, tags=(("k", "v"),)) == listed(peer, name_prefix="n" * 200) == ["large"]
+        assert ids_of(peer.sweep(model.ALL_SHARDS, "", 10)) == ["runs"]
+        assert ids_of(peer.due(model.Lane.WAITING, model.ALL_SHARDS, NOW, 10)) == ["waits"]
+        assert peer.save([a_change(running, canceling=False)]) == set()
+        assert store.restore([]) == {}
+
+    def test_a_restored_record_brings_an_older_one_up_and_never_back(self, store: Store) -> None:
+        first = a_record("a", detail=model.Detail(("1" * 9000,)), task=LARGE.task)
+        status = model.Status(backend="local", rule="default", end_time=NOW)
+        last = an_end("a", revision=5, task=LARGE.task, status=status, logs=LARGE.logs, detail=LARGE.detail)
+        assert store.restore([first]) == {"a": Restored.MADE}
+        assert store.restore([last]) == {"a": Restored.CHANGED}
+        assert store.restore([first]) == {"a": Restored.THERE}
+        assert whole(store, "a") == [last]
+        assert store.restore([a_record("a", revision=9, owner="bob")]) == {"a": Restored.OTHER}
+        assert store.restore([a_record("a", revision=9, created=NOW + SECOND)]) == {"a": Restored.OTHER}
+        assert whole(store, "a") == [last]
+        assert store.expire([last]) == 1
+
+    def test_who_moves_tasks_is_seen_by_others(self, store: Store, peer: Store) -> None:
+        assert store.hold("somebody", NOW) == model.ALL_SHARDS
+        beating = threading.Event()
+
+        def beat() -> None:
+            while not beating.wait(0.05):
+                store.hold("somebody", NOW)
+
+        thread = threading.Thread(target=beat)
+        thread.start()
+        try:
+            assert peer.at_work()
+        finally:
+            beating.set()
+            thread.join()
+        store.close()
+        assert peer.at_work() == ""
 
     # -- waiting, health, end
 
