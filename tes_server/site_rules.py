@@ -116,15 +116,18 @@ def _check_path(site: PathSettings, settings: Settings, where: str) -> None:
 
 def _check_archive(url: str, settings: Settings) -> None:
     """An archive is somewhere that this server can write to for sure: what acknowledges a write has it on disk."""
-    if url.startswith("file:///"):
-        try:
+    where = "retention.archive"
+    try:
+        if url.startswith("file:///"):
             file_path(url)
-        except errors.Invalid as cause:
-            raise errors.SettingsError(cause.public, "retention.archive") from cause
-    elif objects.covered([rule for rule in _rules(settings) if rule.write], url) is None:
-        raise errors.SettingsError("must be file:///directory, or at or below the url of a [[storage]] table with write = true", "retention.archive")
+        elif objects.covered([rule for rule in _rules(settings) if rule.write], url) is None:
+            raise errors.SettingsError("must be file:///directory, or at or below the url of a [[storage]] table with write = true", where)
+        elif (place := objects.place_of(url)) and (fault := "bears a signature" if place.signature else objects.fault(place.key.rstrip("/"))):
+            raise errors.SettingsError(fault, where)
+    except errors.Invalid as cause:
+        raise errors.SettingsError(cause.public, where) from cause
     if not settings.retention.days:
-        raise errors.SettingsError("says where old tasks go, and retention.days is not set: none ever does", "retention.archive")
+        raise errors.SettingsError("says where old tasks go, and retention.days is not set: none ever does", where)
 
 
 def _check_mirror(mirror: MirrorSettings, where: str) -> None:

@@ -37,6 +37,14 @@ def made(**tree: Any) -> settings.Settings:
         ({"paths": [{"path": "/p", "url": "gopher://a"}]}, "paths[0].url"),
         ({"paths": [{"path": "/p", "url": "ftp://a/b"}]}, "paths[0].url"),
         ({"files.uploads": ["ftp"], "paths": [{"path": "/p", "url": "ftp:/a/b"}]}, "paths[0].url"),
+        ({"retention.archive": "file:///a"}, "retention.archive"),
+        ({"retention.days": 1, "retention.archive": "/a"}, "retention.archive"),
+        ({"retention.days": 1, "retention.archive": "file://host/a"}, "retention.archive"),
+        ({"retention.days": 1, "retention.archive": "file:///a/../b"}, "retention.archive"),
+        ({"retention.days": 1, "retention.archive": "s3://bucket/x"}, "retention.archive"),
+        ({"retention.days": 1, "retention.archive": "s3://bucket/x", "storage": [{"url": "s3://bucket"}]}, "retention.archive"),
+        ({"retention.days": 1, "retention.archive": "s3://bucket/x/..", "storage": [{"url": "s3://bucket", "write": True}]}, "retention.archive"),
+        ({"retention.days": 1, "retention.archive": "ftp://host/a", "files.uploads": ["ftp"]}, "retention.archive"),
     ],
 )
 def test_a_contradiction_is_named(tree: dict[str, Any], where: str) -> None:
@@ -55,6 +63,8 @@ def test_a_contradiction_is_named(tree: dict[str, Any], where: str) -> None:
         {"server.host": "0.0.0.0", "auth.allow_open": True},
         {"files.roots": ["/a/"], "paths": [{"path": "//p/", "url": "file:///a/b%20c/"}]},
         {"files.uploads": ["ftp"], "paths": [{"path": "/p", "url": "ftp://a/b"}]},
+        {"retention.days": 0.5, "retention.archive": "file:///a/b%20c/"},
+        {"retention.days": 1, "retention.archive": "s3://bucket/x", "storage": [{"url": "s3://bucket", "write": True}]},
         {"files.live_mounts": ["/a"], "paths": [{"path": "/p", "url": "file:///a"}]},
     ],
 )
