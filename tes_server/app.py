@@ -38,6 +38,9 @@ from tes_server.store.mongo_account import Account, account
 
 LOCAL = "local"
 
+TASKS = "tasks.sqlite"
+"""The embedded store's file in the data directory."""
+
 ENGINES = ("docker", "podman", "sandbox")
 """Engines of the local backend, in the order in which "auto" tries them."""
 
@@ -82,8 +85,21 @@ def store(settings: Settings) -> Store:
         return mongo.MongoStore(mongo_account(settings), mongo.Options(patience=settings.store.patience, lease=settings.store.lease))
     from tes_server.store.sqlite import SqliteStore
 
-    path = url.removeprefix("sqlite:")
-    return SqliteStore(pathlib.Path(path) if path else data_directory(settings) / "tasks.sqlite")
+    return SqliteStore(sqlite_file(settings))
+
+
+def sqlite_file(settings: Settings) -> pathlib.Path:
+    """The file of the embedded store."""
+    path = store_url(settings).removeprefix("sqlite:")
+    return pathlib.Path(path) if path else data_directory(settings) / TASKS
+
+
+def store_place(settings: Settings) -> str:
+    """Where tasks are kept, in words without a secret."""
+    if store_url(settings).startswith("sqlite:"):
+        return str(sqlite_file(settings).resolve())
+    found = mongo_account(settings)
+    return f"the database {found.database!r} at {found.hosts} ({found.product})"
 
 
 def store_url(settings: Settings) -> str:
@@ -229,7 +245,7 @@ def archive(settings: Settings) -> retention.Archive:
     url = settings.retention.archive
     if url.startswith("file:"):
         return SpoolDirectory(pathlib.Path(paths.file_path(url)), called="archive")
-    return SpoolObjects(url, site_rules.access(settings), Control(lambda: False), called="archive", setting="retention.archive")
+    return SpoolObjects(url, site_rules.access(settings, server=True), Control(lambda: False), called="archive", setting="retention.archive")
 
 
 def _retention(settings: Settings, kept: Store) -> retention.Retention | None:

@@ -6,6 +6,7 @@ Heavy imports stay inside the commands: PROMETHEUS_MULTIPROC_DIR must be set bef
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import shutil
@@ -126,7 +127,7 @@ def _stores(settings: Settings, *, ask: bool) -> Iterator[tuple[str, str, errors
     from tes_server import site_rules
     from tes_server.filer import store_check
 
-    access = site_rules.access(settings)
+    access = site_rules.access(settings, server=True)
     for store in access.stores:
         try:
             store_check.credentials(store, access)
@@ -207,6 +208,8 @@ def doctor(**site: Any) -> None:
     works = False
     data = app.data_directory(settings)
     click.echo(f"no    {_full(data)}" if _full(data) else f"ok    data directory {data}")
+    stored, said = store_cli.condition(settings)
+    click.echo(f"{'ok' if stored else 'no':5} tasks in {said}")
     for name in app.ENGINES:
         wanted = settings.local.engine in ("auto", name)
         try:
@@ -224,11 +227,32 @@ def doctor(**site: Any) -> None:
         click.echo("note  this machine's own programs (image host) are not allowed: sandbox.allow_host = true (--allow-host)")
     for url, said, fault in _stores(settings, ask=True):
         click.echo(f"no    store {url}: {fault.code}: {fault.public}" if fault else f"ok    store {url}: {said}")
+    _say_archive(settings)
     if not settings.files.roots:
         click.echo("note  no file roots: tasks cannot name files of this machine (--root DIR, files.roots)")
     for root in _absent(settings):
         click.echo(f"note  the file root {root} is not a directory")
-    sys.exit(0 if works else 1)
+    sys.exit(0 if works and stored else 1)
+
+
+def _say_archive(settings: Settings) -> None:
+    """What becomes of old tasks, if they ever go."""
+    from tes_server import app, site_rules
+    from tes_server.control import retention
+
+    url = settings.retention.archive
+    if not settings.retention.days:
+        return
+    if not url:
+        click.echo(f"note  tasks are removed {settings.retention.days:g} days after their end, and archived nowhere (retention.archive)")
+        return
+    try:
+        retention.check(functools.partial(app.archive, settings))
+        click.echo(f"ok    archive {url}: can be written to")
+    except errors.TesServerError as cause:
+        click.echo(f"no    archive {url}: {cause.public}; no task is removed until it can be written to")
+    if site_rules.in_reach(url, settings):
+        click.echo(f"note  tasks may read and write the archive {url}: files.roots or [[storage]] lets them (tasks = false)")
 
 
 main.add_command(images_cli.images)

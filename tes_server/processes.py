@@ -27,6 +27,9 @@ from tes_server.store.base import Store
 
 logger = logging.getLogger(__name__)
 
+LOCK = "serve.lock"
+"""In the data directory, held by the server that has it."""
+
 PATIENCE = 15.0
 """Seconds that children get to end after TERM before they are killed; requests are answered in far less."""
 
@@ -60,7 +63,7 @@ def listen(host: str, port: int) -> socket.socket:
 def own(data: pathlib.Path) -> int:
     """Take the data directory for this server; returns the descriptor that holds it. Raises SettingsError if another has it."""
     try:
-        held = os.open(data / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        held = os.open(data / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as cause:
         raise errors.SettingsError(f"{data} cannot be written to: {cause.strerror}", "data") from cause
     until = time.monotonic() + HANDOVER

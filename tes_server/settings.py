@@ -103,6 +103,8 @@ class StorageSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     bucket. Of several that fit, the longest. `az://` also stands for the same place as `https://account.blob.…` and `abfss://…`."""
     write: bool = False
     """Outputs may go there. Without it only inputs may come from there."""
+    tasks: bool = True
+    """Tasks may use it. False: only the server itself does (`retention.archive`)."""
     endpoint: str = ""
     """Another server than the cloud's own, e.g. `http://127.0.0.1:9000` (MinIO). Empty = AWS_ENDPOINT_URL, else the cloud's."""
     region: str = ""

@@ -120,7 +120,7 @@ def _check_archive(url: str, settings: Settings) -> None:
     try:
         if url.startswith("file:///"):
             file_path(url)
-        elif objects.covered([rule for rule in _rules(settings) if rule.write], url) is None:
+        elif objects.covered([rule for rule in _rules(settings, server=True) if rule.write], url) is None:
             raise errors.SettingsError("must be file:///directory, or at or below the url of a [[storage]] table with write = true", where)
         elif (place := objects.place_of(url)) and (fault := "bears a signature" if place.signature else objects.fault(place.key.rstrip("/"))):
             raise errors.SettingsError(fault, where)
@@ -159,15 +159,15 @@ def policy(settings: Settings) -> Policy:
     )
 
 
-def access(settings: Settings) -> Access:
-    """What stage-in and stage-out may reach."""
+def access(settings: Settings, *, server: bool = False) -> Access:
+    """What stage-in and stage-out may reach; `server`: with the stores that only the server itself uses."""
     files = settings.files
     return Access(
         roots=_roots(settings),
         http=files.http,
         ftp=files.ftp,
         uploads=files.uploads,
-        stores=tuple(msgspec.convert(store, Storage, from_attributes=True) for store in settings.storage),
+        stores=tuple(msgspec.convert(store, Storage, from_attributes=True) for store in settings.storage if store.tasks or server),
     )
 
 
@@ -179,6 +179,14 @@ def live_roots(settings: Settings) -> tuple[str, ...]:
 def storage(settings: Settings) -> tuple[str, ...]:
     """Where files of tasks may be, as urls for service-info; no secrets."""
     return (*(f"file://{urllib.parse.quote(root)}" for root in _roots(settings)), *(rule.place.url() for rule in _rules(settings)))
+
+
+def in_reach(url: str, settings: Settings) -> bool:
+    """True if tasks may name what is at or below a file:// url or that of an object."""
+    if not url.startswith("file:"):
+        return objects.covered(_rules(settings), url) is not None
+    path = file_path(url)
+    return any(below(path, root) or below(root, path) for root in _roots(settings))
 
 
 def _readable(settings: Settings) -> frozenset[str]:
@@ -206,5 +214,5 @@ def _directory(path: str) -> str:
     return "/" + posixpath.normpath(path).lstrip("/")
 
 
-def _rules(settings: Settings) -> tuple[objects.Rule, ...]:
-    return tuple(objects.rule_of(store.url, write=store.write) for store in settings.storage)
+def _rules(settings: Settings, *, server: bool = False) -> tuple[objects.Rule, ...]:
+    return tuple(objects.rule_of(store.url, write=store.write) for store in settings.storage if store.tasks or server)

@@ -1,4 +1,4 @@
-"""`tes-server store`: prepare, check and migrate a database that several servers share, when they are deployed.
+"""`tes-server store`: prepare, check and migrate a database that several servers share, and copy tasks from one store to another.
 
 Heavy imports stay inside the commands, as in `cli`.
 """
@@ -6,21 +6,32 @@ Heavy imports stay inside the commands, as in `cli`.
 from __future__ import annotations
 
 import contextlib
+import os
+import pathlib
 import sys
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from tes_server import cli_options, errors
+from tes_server.settings import Settings
 
 if TYPE_CHECKING:
+    from tes_server.store.base import Store
+    from tes_server.store.copy import Progress
     from tes_server.store.mongo_connection import Connection
 
 
-@click.group(short_help="Prepare a database that several servers share.")
+PACE = 2.0
+"""Seconds between two lines that tell how far a copy is."""
+
+
+@click.group(short_help="Prepare a database that several servers share; copy tasks.")
 def store() -> None:
-    """Prepare, check and migrate a MongoDB database (or Azure's that speak its protocol). SQLite needs none of it."""
+    """Prepare, check and migrate a MongoDB database (or Azure's that speak its protocol). Copy tasks from any store to any other."""
 
 
 @store.command(short_help="Make collections and indexes.")
@@ -60,6 +71,105 @@ def migrate(**given: Any) -> None:
 
     with _connected(given) as connection:
         click.echo(f"ok    {mongo_schema.migrate(connection)} tasks rewritten in {_where(connection)}")
+
+
+@store.command(short_help="Copy all tasks to another store.")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@cli_options.place
+@click.option("--force", is_flag=True, help="Even if a server seems to be at work on one of them.")
+def copy(source: str, target: str, force: bool, **given: Any) -> None:
+    """Copy all tasks, running ones too, from one store to another; what is there already is left, so that it may be repeated.
+
+    FROM and TO: a data directory, sqlite:FILE, mongodb://... (or mongodb+srv://), or @FILE, a file that holds one of these: a
+    password does not belong on a command line. Stop the servers on both before. Exit code 1 if something could not be copied.
+    """
+    from tes_server import app, telemetry
+    from tes_server.store import copy as copying
+
+    settings = cli_options.settings(given)
+    telemetry.set_up_logging(settings.log.level)
+    before, after = _settings_of(source, settings, must_exist=True), _settings_of(target, settings, must_exist=False)
+    places = app.store_place(before), app.store_place(after)
+    if places[0] == places[1]:
+        raise errors.SettingsError("FROM and TO are the same", places[0])
+    with contextlib.ExitStack() as opened:
+        there = _opened(before, places[0], force, opened)
+        progress = copying.copy(there, _opened(after, places[1], force, opened), _Teller(there.count()))
+    click.echo(f"ok    of {progress.seen} tasks {progress.copied} were copied, {progress.changed} brought up to date, {progress.there} there already")
+    for what, some in (
+        ("have the id of another task there, and were left out", progress.other),
+        ("are larger than it can hold", progress.too_large),
+        (f"are not in {places[1]} as they are in {places[0]}; copy again, the log tells of tasks that cannot be read", progress.missing),
+    ):
+        if some.count:
+            click.echo(f"no    {some.count} tasks {what}: {', '.join(some.first)}{', ...' if some.count > len(some.first) else ''}")
+    sys.exit(1 if progress.missing.count else 0)
+
+
+def _settings_of(named: str, settings: Settings, *, must_exist: bool) -> Settings:
+    """The settings with which a server uses the store that the command line names."""
+    from tes_server import app
+
+    url = named
+    if named.startswith("@"):
+        url = app.store_url(_with_store(settings, url_file=named[1:]))
+    if "://" not in url and not url.startswith("sqlite:"):
+        url = f"sqlite:{pathlib.Path(url) / app.TASKS}"
+    found = _with_store(settings, url=url)
+    if url.startswith("sqlite:"):
+        file = app.sqlite_file(found)
+        if must_exist and not file.is_file():
+            raise errors.SettingsError(f"there is no {file}", "FROM")
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return found
+
+
+def _with_store(settings: Settings, **fields: str) -> Settings:
+    return msgspec.structs.replace(settings, store=msgspec.structs.replace(settings.store, **{"url": "", "url_file": "", "database": "", **fields}))
+
+
+def _opened(settings: Settings, place: str, force: bool, opened: contextlib.ExitStack) -> Store:
+    """The store, with no server at work on it as far as that can be told; on a data directory none can begin meanwhile."""
+    from tes_server import app, processes
+
+    if not force and app.store_url(settings).startswith("sqlite:") and (app.sqlite_file(settings).parent / processes.LOCK).exists():
+        opened.callback(os.close, processes.own(app.sqlite_file(settings).parent))
+    kept = app.store(settings)
+    opened.callback(kept.close)
+    kept.check()
+    if not force and (who := kept.at_work()):
+        raise errors.SettingsError(f"{who} is at work on it: stop the servers first (--force copies nevertheless)", place)
+    return kept
+
+
+class _Teller:
+    """How far it is, on stderr."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._next = time.monotonic() + PACE
+
+    def __call__(self, what: str, progress: Progress) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + PACE
+            click.echo(f"      {what}: {progress.seen} of about {self._count} tasks", err=True)
+
+
+def condition(settings: Settings) -> tuple[bool, str]:
+    """Whether the task store can be used, and what can be said of it."""
+    from tes_server import app
+
+    place = app.store_place(settings)
+    if app.store_url(settings).startswith("sqlite:") and not app.sqlite_file(settings).exists():
+        return True, f"{place}: made at the first start"
+    hasty = msgspec.structs.replace(settings.store, patience=min(settings.store.patience, 3.0))
+    try:
+        with contextlib.closing(app.store(msgspec.structs.replace(settings, store=hasty))) as kept:
+            kept.check()
+            return True, f"{place}: answers, {kept.count()} tasks"
+    except errors.TesServerError as cause:
+        return False, f"{place}: {cause.public}"
 
 
 @contextlib.contextmanager

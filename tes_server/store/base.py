@@ -10,7 +10,7 @@ import contextvars
 import datetime
 import enum
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tes_server.model.principal import Scope
 from tes_server.model.record import Brief, Change, Lane, Page, Query, Record, View
@@ -23,6 +23,14 @@ from there, so that neither a queue for threads nor a call of several parts adds
 
 FAR = datetime.timedelta(hours=2)
 """No delay is so long (settings: an hour at most): what is due later was put off under a clock that has been set back since."""
+
+
+class Seen(NamedTuple):
+    """What tells whether two stores have the same of a task."""
+
+    id: str
+    created: datetime.datetime
+    revision: int
 
 
 class Restored(enum.StrEnum):
@@ -107,8 +115,8 @@ class Store(Protocol):
         Returns how many went; they do not come back once it has returned. Makes no other write wait for long.
         """
 
-    def walk(self, after: str, limit: int) -> list[tuple[str, int]]:
-        """Ids and revisions of all records, in the order of ids, from behind `after`; empty at the end."""
+    def walk(self, after: str, limit: int) -> list[Seen]:
+        """All records, in the order of ids, from behind `after`; empty at the end."""
 
     def whole(self, ids: Collection[str]) -> Iterator[list[Record]]:
         """Those of the records that exist (and can be read), whole, in this order, in portions of some MB or of one record."""

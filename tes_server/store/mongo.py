@@ -146,7 +146,7 @@ class MongoStore:
         """`Store.expire`."""
         return mongo_moves.expire(self._open(), records)
 
-    def walk(self, after: str, limit: int) -> list[tuple[str, int]]:
+    def walk(self, after: str, limit: int) -> list[base.Seen]:
         """`Store.walk`."""
         return mongo_reads.walk(self._open(), after, limit)
 

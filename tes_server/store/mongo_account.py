@@ -43,6 +43,12 @@ class Account(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Account({self.hide(self.url)!r}, {self.database!r})"
 
+    @property
+    def hosts(self) -> str:
+        """The hosts of the connection string."""
+        found = _URL.fullmatch(self.url.strip())
+        return found["hosts"] if found else ""
+
     def hide(self, text: str) -> str:
         """`text` without this account's secrets. One of a letter or two is part of any word, and protects nothing."""
         for secret in self.secrets:

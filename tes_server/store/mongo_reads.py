@@ -273,10 +273,18 @@ def at_rest(connection: Connection, shards: Collection[int], before: int, after:
     return [document for document in found if document.get("lane") is None], found[-1]["at"] if len(found) == limit else ""
 
 
-def walk(connection: Connection, after: str, limit: int) -> list[tuple[str, int]]:
-    """Ids and revisions of all tasks behind the id `after`, by id; what is no revision is older than any."""
-    found = find(connection, {"_id": {"$gt": after}}, {"revision": 1}, ("_id", ASCENDING), limit)
-    return [(each["_id"], revision if isinstance(revision := each.get("revision"), int) else -1) for each in found]
+def walk(connection: Connection, after: str, limit: int) -> list[base.Seen]:
+    """All tasks behind the id `after`, by id."""
+    found = find(connection, {"_id": {"$gt": after}}, {"at": 1, "revision": 1}, ("_id", ASCENDING), limit)
+    return [base.Seen(each["_id"], *_seen(each)) for each in found]
+
+
+def _seen(document: Document) -> tuple[datetime.datetime, int]:
+    """Creation and revision; of a document that makes no sense, what no record has."""
+    try:
+        return documents.place(document["at"])[0], int(document["revision"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return parts.moment(0), -1
 
 
 def portions(connection: Connection, ids: Collection[str]) -> Iterator[list[model.Record]]:

@@ -161,10 +161,11 @@ class SqliteStore:
             gone += self._writer.submit(sqlite_changes.expire(same)).result()
         return gone
 
-    def walk(self, after: str, limit: int) -> list[tuple[str, int]]:
+    def walk(self, after: str, limit: int) -> list[base.Seen]:
         """`Store.walk`."""
         with self._reading() as connection:
-            return connection.execute("SELECT id, revision FROM tasks WHERE id > ? ORDER BY id LIMIT ?", (after, limit)).fetchall()
+            found = connection.execute("SELECT id, created, revision FROM tasks WHERE id > ? ORDER BY id LIMIT ?", (after, limit)).fetchall()
+        return [base.Seen(task_id, parts.moment(created), revision) for task_id, created, revision in found]
 
     def whole(self, ids: Collection[str]) -> Iterator[list[model.Record]]:
         """`Store.whole`."""

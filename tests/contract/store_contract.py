@@ -21,7 +21,7 @@ from tes_server.model import record as model
 from tes_server.model import run, task
 from tes_server.model.principal import ALL, Scope
 from tes_server.model.states import ENDS, LIVE, State
-from tes_server.store.base import Restored, Store
+from tes_server.store.base import Restored, Seen, Store
 
 NOW = datetime.datetime(2025, 6, 1, 12, 0, 0, 123457, tzinfo=datetime.UTC)
 SECOND = datetime.timedelta(seconds=1)
@@ -566,13 +566,13 @@ class StoreContract:
         assert store.save([a_change(seen[1])]) == {"b"}
 
     def test_a_walk_meets_every_record_with_its_revision(self, store: Store) -> None:
-        records = [a_record(f"t{number * 37 % 100:02d}", owner=f"o{number % 2}", revision=number) for number in range(20)]
+        records = [a_record(f"t{number * 37 % 100:02d}", owner=f"o{number % 2}", created=NOW + number * SECOND, revision=number) for number in range(20)]
         store.insert(records).result()
-        found: list[tuple[str, int]] = []
-        while page := store.walk(found[-1][0] if found else "", 7):
+        found: list[Seen] = []
+        while page := store.walk(found[-1].id if found else "", 7):
             assert len(page) <= 7
             found += page
-        assert [tuple(each) for each in found] == sorted((record.id, record.revision) for record in records)
+        assert found == sorted(Seen(record.id, record.created, record.revision) for record in records)
         assert store.count() == 20
 
     def test_whole_records_come_in_order_and_in_portions(self, store: Store) -> None:

@@ -11,6 +11,8 @@ import click.testing
 import pytest
 
 from tes_server import cli, errors, processes
+from tes_server.store.sqlite import SqliteStore
+from tests.contract.store_contract import a_record
 
 
 def said(*words: str) -> tuple[int, str]:
@@ -58,6 +60,50 @@ def test_stores_that_cannot_be_used_are_told_before_a_task_is(tmp_path: pathlib.
     [line] = [line for line in done.stdout.splitlines() if " store " in line]
     assert line.startswith("no    store s3://bucket: STORAGE_CREDENTIALS: ")
     assert "NO_SUCH_KEY is not set" in line
+
+
+def doctor(tmp_path: pathlib.Path, config: str) -> tuple[int, list[str]]:
+    file = tmp_path / "site.toml"
+    file.write_text(config)
+    program = pathlib.Path(sys.executable).parent / "tes-server"
+    command = [str(word) for word in (program, "doctor", "--engine", "sandbox", "--data", tmp_path / "data", "--config", file)]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_the_doctor_looks_at_the_task_store(tmp_path: pathlib.Path) -> None:
+    place = tmp_path / "data" / "tasks.sqlite"
+    assert f"ok    tasks in {place}: made at the first start" in doctor(tmp_path, "")[1]
+    store = SqliteStore(place)
+    store.insert([a_record("a"), a_record("b")]).result()
+    assert f"ok    tasks in {place}: answers, 2 tasks" in doctor(tmp_path, "")[1]  # also beside a server
+    store.close()
+    place.write_bytes(b"no database" * 1000)
+    code, lines = doctor(tmp_path, "")
+    assert code == 1
+    assert any(line.startswith(f"no    tasks in {place}: ") for line in lines)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"mongodb://user:secret@127.0.0.1:{silent.getsockname()[1]}/"
+        code, lines = doctor(tmp_path, f'[store]\nurl = "{url}"\npatience = 0.2\n')
+    assert code == 1
+    [line] = [line for line in lines if " tasks in " in line]
+    assert line.startswith("no    tasks in the database 'tes' at 127.0.0.1:")
+    assert "secret" not in line
+
+
+def test_the_doctor_looks_at_the_archive(tmp_path: pathlib.Path) -> None:
+    assert "note  tasks are removed 30 days after their end, and archived nowhere (retention.archive)" in doctor(tmp_path, "[retention]\ndays = 30\n")[1]
+    archive = tmp_path / "archive"
+    config = f'[retention]\ndays = 30\narchive = "file://{archive}"\n'
+    assert f"ok    archive file://{archive}: can be written to" in doctor(tmp_path, config)[1]
+    assert list(archive.iterdir()) == []
+    reach = f"note  tasks may read and write the archive file://{archive}: files.roots or [[storage]] lets them (tasks = false)"
+    assert reach not in doctor(tmp_path, config)[1]
+    assert reach in doctor(tmp_path, f'{config}[files]\nroots = ["{tmp_path}"]\n')[1]
+    archive.rmdir()
+    archive.write_text("")
+    [line] = [line for line in doctor(tmp_path, config)[1] if " archive " in line]
+    assert line.startswith(f"no    archive file://{archive}: the archive directory cannot be used: ")
 
 
 def test_settings_that_contradict_each_other_are_shown_and_refused(tmp_path: pathlib.Path) -> None:

@@ -76,3 +76,15 @@ def test_directories_are_normalised_as_the_paths_of_tasks_are() -> None:
     sites = site_rules.policy(made(**{"files.roots": ["//a/./b/", "/a/b"], "paths": [{"path": "//p//q/", "url": "file:///a/b/"}]})).sites
     assert sites.roots == ("/a/b",)
     assert [(site.path, site.url) for site in sites.paths] == [("/p/q", "file:///a/b")]
+
+
+def test_stores_of_the_server_alone_are_not_for_tasks() -> None:
+    known = made(storage=[{"url": "s3://ours", "write": True, "tasks": False}, {"url": "s3://theirs"}])
+    assert [store.url for store in site_rules.access(known).stores] == ["s3://theirs"]
+    assert [store.url for store in site_rules.access(known, server=True).stores] == ["s3://ours", "s3://theirs"]
+    assert [rule.place.bucket for rule in site_rules.policy(known).sites.stores] == ["theirs"]
+    assert site_rules.storage(known) == ("s3://theirs",)
+    assert site_rules.in_reach("s3://theirs/x", known)
+    assert not site_rules.in_reach("s3://ours/x", known)
+    with pytest.raises(errors.SettingsError):
+        site_rules.check(made(storage=[{"url": "s3://ours", "write": True, "tasks": False}], paths=[{"path": "/p", "url": "s3://ours/x"}]))
