@@ -273,9 +273,11 @@ def reconciler(settings: Settings, kept: Store, platforms: dict[str, Backend]) -
             },
             first_delay=retries.first_delay,
             longest_delay=retries.longest_delay,
+            lost_after=settings.local.lost_after,
         ),
         Pace(interval=control.interval, batch=control.batch, poll=control.poll),
-        f"{socket.gethostname()}:{os.getpid()}",
+        # A reconciler with a place is known by it: others then see that what is at the place is looked after.
+        next((platform.place for platform in platforms.values() if platform.place), f"{socket.gethostname()}:{os.getpid()}"),
         clock,
         random.Random().random,  # noqa: S311 - jitter, not a secret
         _retention(settings, kept),

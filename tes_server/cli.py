@@ -7,9 +7,11 @@ Heavy imports stay inside the commands: PROMETHEUS_MULTIPROC_DIR must be set bef
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import pathlib
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -87,14 +89,24 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
 @main.command(short_help="Run the tasks of a store served by another process.")
 @cli_options.site
 def reconcile(**site: Any) -> None:
-    """Run the tasks of a store whose API is served by another process, until TERM or Ctrl-C."""
+    """Run the tasks of a store whose API is served by another process, until TERM or Ctrl-C.
+
+    With a store that several share, a second one on the same data directory stands by and takes over when the first one ends.
+    """
     settings = cli_options.settings(site)
     data = _with_metrics(settings)
     from tes_server import app, processes, telemetry
 
     app.check(settings)
     telemetry.set_up_logging(settings.log.level)
-    held = processes.own(data)  # two that resume the same attempts would run them both
+
+    def stand_by() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: sys.exit(0))
+        telemetry.log(logging.getLogger(__name__), logging.WARNING, "reconciler.stands_by", data=str(data), pid=os.getpid())
+
+    shared = not app.store_url(settings).startswith("sqlite:")
+    held = processes.own(data, stand_by if shared else None)  # two that resume the same attempts would run them both
     try:
         processes.reconcile(_checked(settings, data))
     finally:

@@ -60,8 +60,11 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def own(data: pathlib.Path) -> int:
-    """Take the data directory for this server; returns the descriptor that holds it. Raises SettingsError if another has it."""
+def own(data: pathlib.Path, stand_by: Callable[[], None] | None = None) -> int:
+    """Take the data directory for this server; returns the descriptor that holds it.
+
+    Raises SettingsError if another has it; with `stand_by` that is called instead, and the directory waited for as long as it takes.
+    """
     try:
         held = os.open(data / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as cause:
@@ -71,6 +74,10 @@ def own(data: pathlib.Path) -> int:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as cause:
+            if stand_by is not None:
+                stand_by()
+                fcntl.flock(held, fcntl.LOCK_EX)
+                return held
             if time.monotonic() > until:
                 os.close(held)
                 raise errors.SettingsError(f"{data} is in use by another tes-server", "data") from cause

@@ -145,6 +145,8 @@ class LocalSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """GPUs that one task may ask for (Docker engine with its GPU runtime)."""
     grace: Amount = 10.0
     """Seconds between TERM and KILL when a task is stopped."""
+    lost_after: Pause = 900.0
+    """Several servers on one store: seconds of silence after which a machine is given up. What ran there is tried again (`retries.lost`)."""
 
 
 class DockerSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):

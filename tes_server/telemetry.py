@@ -47,6 +47,7 @@ class Code(enum.StrEnum):
     WAITING_TURN = "WAITING_TURN"
     WAITING_CAPACITY = "WAITING_CAPACITY"
     WAITING_BACKEND = "WAITING_BACKEND"
+    MACHINE_SILENT = "MACHINE_SILENT"
     CANCELED = "CANCELED"
     RETRY = "RETRY"
     PARAMETER_UNKNOWN = "PARAMETER_UNKNOWN"
@@ -82,6 +83,7 @@ ADVICE: dict[Code, str] = {
     Code.WAITING_TURN: "tasks of one owner start oldest first, owners take turns",
     Code.WAITING_CAPACITY: "starts as soon as enough of the site is free",
     Code.WAITING_BACKEND: "the platform does not answer; it is asked again",
+    Code.MACHINE_SILENT: "wait; if it does not come back the task is tried again elsewhere",
     Code.CANCELED: "canceled on request",
     Code.RETRY: "a new attempt was made",
     Code.PARAMETER_UNKNOWN: "this key of backend_parameters is not known here and was dropped",
@@ -143,6 +145,7 @@ TASKS = prometheus.Gauge("tes_tasks", "Tasks that have not ended, by state", ["s
 ATTEMPTS = prometheus.Counter("tes_attempts", "Attempts submitted", ["backend"])
 QUEUE_SECONDS = prometheus.Histogram("tes_queue_seconds", "From create to the submit of the first attempt", buckets=(0.01, 0.1, 1, 10, 60, 600, 3600, 36000))
 TICK_SECONDS = prometheus.Histogram("tes_tick_seconds", "Time of one pass of the reconciler", buckets=(0.001, 0.01, 0.1, 1, 10))
+SAVES = prometheus.Counter("tes_saves", "Saves of the reconciler")
 SAVES_LOST = prometheus.Counter("tes_saves_lost", "Saves that met a newer revision")
 TRANSFER_BYTES = prometheus.Counter("tes_transfer_bytes", "Bytes of files that were staged", ["scheme", "direction"])
 TRANSFER_SECONDS = prometheus.Counter("tes_transfer_seconds", "Time of each of their transfers, summed up", ["scheme", "direction"])

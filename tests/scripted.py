@@ -70,7 +70,14 @@ class ScriptedBackend:
 
     name = "local"
 
-    def __init__(self, platform: Platform, room: Callable[[Platform], Room | None] = lambda _: None, fault: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        room: Callable[[Platform], Room | None] = lambda _: None,
+        fault: Callable[[str], None] = lambda _: None,
+        place: str = "",
+    ) -> None:
+        self.place = place
         self.capabilities = Capabilities(cpus=8, ram_bytes=10**11, submit_window=10.0)
         self.platform = platform
         self.answers: dict[str, Refusal | Later] = {}
@@ -101,13 +108,13 @@ class ScriptedBackend:
                 self.platform.jobs[job.name] = Running(plan, self.platform.script(plan))
                 self.platform.started[job.name] += 1
                 self.platform.most = max(self.platform.most, len(self.platform.alive()))
-            answers[job.name] = Handle(self.name, job.name)
+            answers[job.name] = Handle(self.name, job.name, place=self.place)
         self._fault("submit done")
         return answers
 
     def find(self, names: Collection[str]) -> Mapping[str, Handle]:
         self._call("find")
-        return {name: Handle(self.name, name) for name in names if name in self.platform.jobs}
+        return {name: Handle(self.name, name, place=self.place) for name in names if name in self.platform.jobs}
 
     def observe(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
         self._call("observe")
@@ -141,7 +148,7 @@ class ScriptedBackend:
         self._fault("release done")
 
     def survey(self) -> Iterator[Handle]:
-        yield from [Handle(self.name, name) for name in self.platform.jobs]
+        yield from [Handle(self.name, name, place=self.place) for name in self.platform.jobs]
 
     def room(self) -> Room | None:
         return self._room(self.platform)

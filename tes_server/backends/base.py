@@ -29,6 +29,12 @@ class Backend(Protocol):
 
     name: str
     capabilities: Capabilities
+    place: str
+    """The one place from which attempts can be reached, as handles tell; "" where every process reaches them.
+
+    A process that is not at a handle's place must conclude nothing from there: `observe` has no news of such a handle, the
+    other calls leave it alone. Where there is a place, one process at a time has it, and `observe` costs next to nothing.
+    """
 
     def render(self, plan: Plan) -> Job:
         """Pure: same plan, same bytes."""

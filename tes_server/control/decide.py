@@ -13,16 +13,16 @@ import enum
 import msgspec
 
 from tes_server import telemetry
+from tes_server.control import changes
+from tes_server.model import record as model
+from tes_server.model import run
 from tes_server.model.record import Change, Detail, Lane, Logs, Record, Status
 from tes_server.model.run import Handle, Later, Observation, Phase, Reason, Refusal, Report
-from tes_server.model.states import ENDS, State, may_follow
+from tes_server.model.states import ENDS, State
 from tes_server.telemetry import Code
 
-LONGEST_LOG = 200
-"""Lines of system_logs that are kept; the last one then says that more were dropped."""
-
-LONGEST_LINE = 4000
-"""Characters of one line of system_logs."""
+SKEW = datetime.timedelta(seconds=90)
+"""Clocks of two machines may differ by a minute: how much later than by its own clock a process takes another's call for over."""
 
 
 class Need(enum.StrEnum):
@@ -45,6 +45,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     longest_delay: float = 300.0
     recancel: float = 30.0
     """a cancel that showed no effect is sent again after this"""
+    lost_after: float = 900.0
+    """a place that is silent for so long is lost, and what ran there is made again"""
 
 
 def need(record: Record) -> Need:
@@ -72,7 +74,7 @@ def cancel(record: Record, now: datetime.datetime) -> Change | None:
     asked = msgspec.structs.replace(record, status=status, canceling=True)
     if need(asked) is Need.DROP:
         return drop(asked, now)
-    return change(record, status=status, canceling=True, lane=Lane.ACTIVE, due=now)
+    return changes.change(record, status=status, canceling=True, lane=Lane.ACTIVE, due=now)
 
 
 def drop(record: Record, now: datetime.datetime) -> Change:
@@ -83,36 +85,46 @@ def drop(record: Record, now: datetime.datetime) -> Change:
 # -- submitting -----------------------------------------------------------------------------------------------------
 
 
-def intend(record: Record, now: datetime.datetime, window: float) -> Change:
-    """Save the intent before the effect: after `until` no call of this attempt can still be under way."""
-    until = now + datetime.timedelta(seconds=window)
-    status = msgspec.structs.replace(record.status, submitting=until, not_before=None)
-    return change(record, status=status, lane=Lane.ACTIVE, due=until)
+def intend(record: Record, now: datetime.datetime, window: float, place: str = "") -> Change:
+    """Save the intent before the effect: after `until` no call of this attempt can still be under way.
+
+    A call takes up to `window` seconds and must begin within as many of `now`.
+    """
+    until = now + datetime.timedelta(seconds=2 * window)
+    status = msgspec.structs.replace(record.status, submitting=until, place=place, not_before=None)
+    return changes.change(record, status=status, lane=Lane.ACTIVE, due=until if place else until + SKEW)
 
 
-def submitted(record: Record, outcome: Handle | Refusal | Later, now: datetime.datetime, rules: Rules) -> Change:
-    """The platform answered a submit."""
+def submitted(record: Record, outcome: Handle | Refusal | Later, now: datetime.datetime, rules: Rules, seen: Observation | None = None) -> Change:
+    """The platform answered a submit. `seen`: a first look at once, where that costs nothing: both are one save."""
     if isinstance(outcome, Handle):
-        return _adopt(record, outcome, now)
-    settled = _with(record, submitting=None)
+        adopted = _adopt(record, outcome, now)
+        if seen is None or seen.phase not in (Phase.STAGING, Phase.RUNNING):
+            return adopted
+        return _progress(msgspec.structs.replace(record, status=adopted.status, lane=adopted.lane, due=adopted.due), seen) or adopted
+    settled = _settled(record)
     if isinstance(outcome, Refusal):
         return _end(settled, now, State.SYSTEM_ERROR, lines=(telemetry.line(outcome.code, outcome.message),))
     if record.canceling:
         return drop(settled, now)
     later = now + datetime.timedelta(seconds=min(outcome.seconds, rules.longest_delay))
-    return change(settled, status=_waiting(settled.status, outcome.code, outcome.message), lane=Lane.WAITING, due=later)
+    return changes.change(settled, status=_waiting(settled.status, outcome.code, outcome.message), lane=Lane.WAITING, due=later)
 
 
-def found(record: Record, handle: Handle | None, now: datetime.datetime) -> Change | None:
-    """The platform was asked for the name of an unresolved intent. None: it may still come, ask again when `until` is over."""
+def found(record: Record, handle: Handle | None, now: datetime.datetime, skew: datetime.timedelta = SKEW) -> Change | None:
+    """The platform was asked for the name of an unresolved intent. None: it may still come, ask again when `until` is over.
+
+    `until` is by the clock of whoever saved it, and `skew` how far that may be behind. Where the intent has a place, whoever asks
+    is the only one who could submit it, and is not doing so: what is not there will not come.
+    """
     if handle is not None:
         return _adopt(record, handle, now)
-    if record.status.submitting is not None and now < record.status.submitting:
+    if record.status.submitting is not None and not record.status.place and now < record.status.submitting + skew:
         return None
-    settled = _with(record, submitting=None)
+    settled = _settled(record)
     if record.canceling:
         return drop(settled, now)
-    return change(settled, status=settled.status, lane=Lane.WAITING, due=now)
+    return changes.change(settled, status=settled.status, lane=Lane.WAITING, due=now)
 
 
 def held_back(record: Record, code: Code, message: str) -> Change | None:
@@ -120,7 +132,7 @@ def held_back(record: Record, code: Code, message: str) -> Change | None:
     status = _waiting(record.status, code, message)
     if status == record.status:
         return None
-    return change(record, status=status, lane=Lane.WAITING, due=record.due)
+    return changes.change(record, status=status, lane=Lane.WAITING, due=record.due)
 
 
 def refused(record: Record, message: str, now: datetime.datetime) -> Change:
@@ -148,8 +160,8 @@ def observed(record: Record, seen: Observation, now: datetime.datetime, rules: R
 
 def cancel_sent(record: Record, now: datetime.datetime, rules: Rules) -> Change:
     """The platform was told to stop the attempt; look again in a while, in case it did not listen."""
-    status = msgspec.structs.replace(record.status, cancel_sent=True)
-    return change(record, status=status, lane=Lane.ACTIVE, due=now + datetime.timedelta(seconds=rules.recancel))
+    status = msgspec.structs.replace(_heard(record.status), cancel_sent=True)
+    return changes.change(record, status=status, lane=Lane.ACTIVE, due=now + datetime.timedelta(seconds=rules.recancel))
 
 
 def recancel(record: Record) -> bool:
@@ -157,72 +169,73 @@ def recancel(record: Record) -> bool:
     return record.canceling and record.status.cancel_sent
 
 
-def released(record: Record, now: datetime.datetime, handles: tuple[Handle, ...]) -> Change:
-    """Those attempts are cleaned up."""
+def released(record: Record, now: datetime.datetime, handles: tuple[Handle, ...]) -> Change | None:
+    """Those attempts are cleaned up. None if that is known."""
     left = tuple(handle for handle in record.status.release if handle not in handles)
-    status = msgspec.structs.replace(record.status, release=left)
+    if left == record.status.release:
+        return None
+    status = msgspec.structs.replace(_heard(record.status), release=left)
     if record.state in ENDS:
         lane: Lane | None = Lane.ACTIVE if left else None
-        return change(record, status=status, lane=lane, due=now if left else None)
+        return changes.change(record, status=status, lane=lane, due=now if left else None)
     if need(msgspec.structs.replace(record, status=status)) is Need.SUBMIT:
-        return change(record, status=status, lane=Lane.WAITING, due=status.not_before or now)
-    return change(record, status=status, lane=Lane.ACTIVE, due=now)
+        return changes.change(record, status=status, lane=Lane.WAITING, due=status.not_before or now)
+    return changes.change(record, status=status, lane=Lane.ACTIVE, due=now)
+
+
+# -- places that are silent -----------------------------------------------------------------------------------------
+
+
+def silent(record: Record, place: str) -> Change | None:
+    """Nothing was heard of the place for a while: say so where clients see it, once. None if it is said, or the record is elsewhere by now."""
+    if model.place_of(record.status) != place or _told(record.status):
+        return None
+    status = _waiting(record.status, Code.MACHINE_SILENT, f"nothing is heard of {run.host_of(place)}, where the task is; what runs there goes on")
+    # It is looked at when the place is there again, or given up: until then it is due to nobody.
+    return changes.change(record, status=msgspec.structs.replace(status, cancel_sent=False), lane=record.lane, due=None)
+
+
+def lost(record: Record, place: str, now: datetime.datetime, rules: Rules, jitter: float) -> Change | None:
+    """The place was silent for too long: its attempt is made again elsewhere. If it comes back, its own survey ends what is there.
+
+    Only on top of the revision that says that it is silent: a place that is back at work has saved another one.
+    """
+    status = record.status
+    if model.place_of(status) != place:
+        return None
+    if not _told(status):
+        return silent(record, place)
+    if status.release:
+        return released(record, now, tuple(handle for handle in status.release if handle.place == place))
+    gone = msgspec.structs.replace(record, status=msgspec.structs.replace(status, handle=None, submitting=None, place=""))
+    if record.canceling:
+        return _end(gone, now, State.CANCELED, lines=(telemetry.line(Code.CANCELED, "while it ran"),))
+    message = f"nothing was heard of {run.host_of(place)} for {rules.lost_after / 60:.3g} minutes"
+    return _again(gone, Report(reason=Reason.LOST, code=Code.LOST, message=message), now, rules, jitter)
+
+
+def _told(status: Status) -> bool:
+    return status.waiting.startswith(f"{Code.MACHINE_SILENT}:")
+
+
+def _heard(status: Status) -> Status:
+    """Without the word that its place is silent: it is that place that saves this, or nothing is there any more."""
+    return msgspec.structs.replace(status, waiting="") if _told(status) else status
 
 
 def postponed(record: Record, now: datetime.datetime, rules: Rules, jitter: float) -> Change:
     """A call for this record failed: try again later, exponentially."""
     misses = record.status.misses + 1
     status = msgspec.structs.replace(record.status, misses=misses)
-    return change(record, status=status, lane=record.lane, due=now + _delay(misses, rules, jitter))
+    return changes.change(record, status=status, lane=record.lane, due=now + _delay(misses, rules, jitter))
 
 
 # -- the parts ------------------------------------------------------------------------------------------------------
 
 
-def change(
-    record: Record,
-    *,
-    status: Status,
-    lane: Lane | None,
-    due: datetime.datetime | None,
-    state: State | None = None,
-    canceling: bool | None = None,
-    logs: Logs | None = None,
-    lines: tuple[str, ...] = (),
-    streams: tuple[tuple[str, str], ...] | None = None,
-) -> Change:
-    """A Change of `record`; `lines` are added to its system_logs. Guards the transition table."""
-    after = record.state if state is None else state
-    if not may_follow(record.state, after):
-        raise ValueError(f"{record.state} may not become {after}")
-    detail = None
-    if lines or streams is not None:
-        before = record.detail or Detail()
-        detail = Detail(bounded((*before.system_logs, *lines)), before.streams if streams is None else streams)
-    return Change(
-        id=record.id,
-        revision=record.revision,
-        state=after,
-        canceling=record.canceling if canceling is None else canceling,
-        lane=lane,
-        due=due,
-        status=status,
-        logs=logs,
-        detail=detail,
-    )
-
-
-def bounded(lines: tuple[str, ...]) -> tuple[str, ...]:
-    """system_logs within their bounds; what was dropped is said."""
-    cut = tuple(line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + "..." for line in lines)
-    if len(cut) <= LONGEST_LOG:
-        return cut
-    keep = LONGEST_LOG // 2
-    return (*cut[: keep - 1], f"... {len(cut) - LONGEST_LOG + 1} lines left out ...", *cut[-keep:])
-
-
-def _with(record: Record, *, submitting: datetime.datetime | None) -> Record:
-    return msgspec.structs.replace(record, status=msgspec.structs.replace(record.status, submitting=submitting))
+def _settled(record: Record) -> Record:
+    """The intent came to nothing."""
+    return msgspec.structs.replace(record, status=msgspec.structs.replace(_heard(record.status), submitting=None, place=""))
 
 
 def _waiting(status: Status, code: str, message: str) -> Status:
@@ -230,9 +243,9 @@ def _waiting(status: Status, code: str, message: str) -> Status:
 
 
 def _adopt(record: Record, handle: Handle, now: datetime.datetime) -> Change:
-    status = msgspec.structs.replace(record.status, submitting=None, handle=handle, waiting="", misses=0)
+    status = msgspec.structs.replace(record.status, submitting=None, place="", handle=handle, waiting="", misses=0)
     # A cancel that came in between is due at once; otherwise news or the sweep tell.
-    return change(record, status=status, lane=Lane.ACTIVE, due=now if record.canceling else None)
+    return changes.change(record, status=status, lane=Lane.ACTIVE, due=now if record.canceling else None)
 
 
 def _progress(record: Record, seen: Observation) -> Change | None:
@@ -241,7 +254,8 @@ def _progress(record: Record, seen: Observation) -> Change | None:
         state = State.RUNNING  # a late look must not turn the clock back
     status = msgspec.structs.replace(
         record.status,
-        start_time=record.status.start_time or seen.start_time,
+        # Before, it is not worth a save of its own.
+        start_time=record.status.start_time or (seen.start_time if state is State.RUNNING else None),
         metadata={**record.status.metadata, **seen.where},
         waiting=telemetry.line(seen.code, seen.message) if seen.code else "",
     )
@@ -249,7 +263,7 @@ def _progress(record: Record, seen: Observation) -> Change | None:
     lines = tuple(line for line in seen.notices if line not in known)
     if state == record.state and status == record.status and not lines:
         return None
-    return change(record, status=status, lane=Lane.ACTIVE, due=record.due, state=state, lines=lines)
+    return changes.change(record, status=status, lane=Lane.ACTIVE, due=record.due, state=state, lines=lines)
 
 
 def _ended(record: Record, seen: Observation, now: datetime.datetime, rules: Rules, jitter: float) -> Change:
@@ -310,7 +324,7 @@ def _again(record: Record, report: Report, now: datetime.datetime, rules: Rules,
     lines = (*report.notices, *_said(report), telemetry.line(Code.RETRY, message))
     # With something to clean up the record stays ACTIVE; `released` then queues it for `not_before`.
     lane, due = (Lane.ACTIVE, now) if status.release else (Lane.WAITING, status.not_before)
-    return change(record, status=status, lane=lane, due=due, state=State.QUEUED, lines=lines)
+    return changes.change(record, status=status, lane=lane, due=due, state=State.QUEUED, lines=lines)
 
 
 def _delay(times: int, rules: Rules, jitter: float) -> datetime.timedelta:
@@ -330,7 +344,7 @@ def _end(record: Record, now: datetime.datetime, state: State, report: Report | 
         waiting="",
         end_time=report.end_time or now,
     )
-    return change(
+    return changes.change(
         record,
         status=status,
         lane=Lane.ACTIVE if status.release else None,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import collections
 import datetime
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tes_server import errors, telemetry
 from tes_server.backends.base import Backend
 from tes_server.control.retention import Retention
+from tes_server.model import record as model
 from tes_server.model import run
 from tes_server.model.record import Record
 from tes_server.model.run import Handle
@@ -30,6 +31,9 @@ WATCH_INTERVAL = datetime.timedelta(seconds=1)
 SURVEY_INTERVAL = datetime.timedelta(minutes=10)
 """Orphans cost money but no correctness: they are looked for rarely."""
 
+SURVEY_AGAIN = datetime.timedelta(seconds=15)
+"""After orphans were ended: what still ran could not be cleaned up yet."""
+
 EPOCH = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 
 
@@ -44,8 +48,9 @@ class Upkeep:
         self._census_interval = CENSUS_INTERVAL_PAID if store.blocking else CENSUS_INTERVAL
         self._told = True
         self._none_live = False
+        self._ended = False
         self.watching = False
-        """somebody reads the output of a running task"""
+        """somebody reads the output of a running task of ours"""
 
     @property
     def idle(self) -> bool:
@@ -56,27 +61,27 @@ class Upkeep:
         """There is news of a task, or a new one. Called from any thread."""
         self._told = True
 
-    def turn(self, shards: frozenset[int], now: datetime.datetime) -> None:
-        """All of it, as far as it is time for it; `shards` are ours."""
-        self.watch(now)
-        self.count(now)
-        self.survey(now)
-        if self._retention is not None:
+    def turn(self, shards: frozenset[int], now: datetime.datetime, *, away: bool = False) -> None:
+        """All of it, as far as it is time for it; `shards` are ours. `away`: as for `survey`."""
+        self.watch(now, shards)
+        if shards:
+            self.count(now)
+        self.survey(now, shards, away=away)
+        if self._retention is not None and shards:
             self._retention.turn(shards, now)
 
-    def watch(self, now: datetime.datetime) -> None:
+    def watch(self, now: datetime.datetime, shards: frozenset[int]) -> None:
         """Fetch the live output of tasks that somebody reads."""
         if self.idle or (not self.watching and abs(now - self._watched) < WATCH_INTERVAL):
             return
         self._watched = now
         watched = self._store.watched(now)
-        self.watching = bool(watched)
-        if not watched:
-            return
         by_backend: dict[str, list[Handle]] = collections.defaultdict(list)
-        for record in self._store.load(watched):
-            if record.status.handle is not None and record.state not in ENDS:
-                by_backend[record.status.backend].append(record.status.handle)
+        for record in self._store.load(watched) if watched else ():
+            handle, backend = record.status.handle, self._backends.get(record.status.backend)
+            if handle is not None and record.state not in ENDS and (backend is None or _ours(handle, backend, shards)):
+                by_backend[record.status.backend].append(handle)
+        self.watching = bool(by_backend)
         for name, handles in by_backend.items():
             backend = self._backends.get(name)
             if backend is None:
@@ -100,24 +105,28 @@ class Upkeep:
         for state, number in census.items():
             telemetry.TASKS.labels(state).set(number)
 
-    def survey(self, now: datetime.datetime) -> None:
-        """End compute that no record owns: an attempt that is neither its record's live one nor still to be released."""
-        if abs(now - self._surveyed) < SURVEY_INTERVAL:
+    def survey(self, now: datetime.datetime, shards: frozenset[int], *, away: bool = False) -> None:
+        """End compute that no record owns. At once if this process was `away` for so long that others may have given up what it has."""
+        if abs(now - self._surveyed) < (SURVEY_AGAIN if self._ended else SURVEY_INTERVAL) and not away:
             return
-        self._surveyed = now
+        self._surveyed, self._ended = now, False
         for backend in self._backends.values():
             try:
-                there = list(backend.survey())
-                records = {record.id: record for record in self._store.load({run.task_of(handle.name) for handle in there})}
-                orphans = [handle for handle in there if not _owned(handle, records.get(run.task_of(handle.name)))]
-                if orphans:
-                    telemetry.log(
-                        logger, logging.WARNING, "orphans.ended", backend=backend.name, names=[handle.name for handle in orphans[:20]], count=len(orphans)
-                    )
-                    backend.cancel(orphans)
-                    backend.release(orphans)
+                self.end_orphans(backend, [handle for handle in backend.survey() if _ours(handle, backend, shards)])
             except errors.TesServerError as cause:
                 telemetry.log(logger, logging.WARNING, "backend.call.failed", backend=backend.name, call="survey", error=str(cause))
+
+    def end_orphans(self, backend: Backend, there: Sequence[Handle]) -> None:
+        """End those that are neither their record's live attempt nor still to be released."""
+        if not there:
+            return
+        records = {record.id: record for record in self._store.load({run.task_of(handle.name) for handle in there})}
+        orphans = [handle for handle in there if not _owned(handle, records.get(run.task_of(handle.name)))]
+        if orphans:
+            telemetry.log(logger, logging.WARNING, "orphans.ended", backend=backend.name, names=[handle.name for handle in orphans[:20]], count=len(orphans))
+            self._ended = True
+            backend.cancel(orphans)
+            backend.release(orphans)
 
     def close(self) -> None:
         """Nothing is begun any more."""
@@ -125,10 +134,17 @@ class Upkeep:
             self._retention.close()
 
 
+def _ours(handle: Handle, backend: Backend, shards: frozenset[int]) -> bool:
+    """True for what is at the backend's own place; what every reconciler reaches is for the one that has its shard."""
+    return handle.place == backend.place if handle.place else model.shard_of(run.task_of(handle.name)) in shards
+
+
 def _owned(handle: Handle, record: Record | None) -> bool:
     if record is None:
         return False
     if any(handle.name == old.name for old in record.status.release):
         return True
-    # A live attempt with an intent but no handle yet is owned as well.
-    return record.state not in ENDS and handle.name == run.job_name(record.id, record.status.attempt)
+    # A live attempt with an intent but no handle yet is owned as well; but not what is left of one that now is at another place.
+    there = model.place_of(record.status)
+    here = not there or not handle.place or there == handle.place
+    return here and record.state not in ENDS and handle.name == run.job_name(record.id, record.status.attempt)

@@ -36,6 +36,14 @@ def shard_of(task_id: str) -> int:
     return zlib.crc32(task_id.encode()) % SHARDS
 
 
+def place_of(status: Status) -> str:
+    """The one place from which the next step of a record can be done (`Backend.place`); "" = any."""
+    for handle in (*status.release, status.handle):
+        if handle is not None and handle.place:
+            return handle.place
+    return status.place if status.submitting is not None else ""
+
+
 class View(enum.StrEnum):
     """View of TES 1.1 (parameters/view)."""
 
@@ -60,6 +68,8 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     attempt: int = 1
     submitting: datetime.datetime | None = None
     """an intent to submit `attempt` was saved and its outcome is not known; no platform call of it can end after this"""
+    place: str = ""
+    """of that intent: where the attempt is to be (`Handle.place`)"""
     handle: Handle | None = None
     """the live attempt on the platform; its results are still to be taken"""
     release: tuple[Handle, ...] = ()

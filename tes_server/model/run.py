@@ -42,16 +42,25 @@ class Phase(enum.StrEnum):
 
 
 class Handle(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One attempt on a platform. `name` is `<task>-<attempt>`, made by us; `ref` is the platform's own id, if it has one."""
+    """One attempt on a platform. `name` is `<task>-<attempt>`, made by us; `ref` is the platform's own id, if it has one.
+
+    `place`: what alone reaches it (`Backend.place`); "" = every reconciler does.
+    """
 
     backend: str
     name: str
     ref: str = ""
+    place: str = ""
 
 
 def job_name(task_id: str, attempt: int) -> str:
     """The name of an attempt on every platform: `<task>-<attempt>`."""
     return f"{task_id}-{attempt}"
+
+
+def host_of(place: str) -> str:
+    """The machine of a place, for people: a place is named `<host>/<random>`."""
+    return place.partition("/")[0]
 
 
 def task_of(name: str) -> str:

@@ -70,11 +70,15 @@ class Store(Protocol):
     def hold(self, who: str, now: datetime.datetime) -> frozenset[int]:
         """The shards (`record.shard_of`) that this reconciler owns now. Renews what it holds; call it at every tick."""
 
-    def due(self, lane: Lane, shards: frozenset[int], now: datetime.datetime, limit: int) -> list[Record]:
+    def alive(self) -> frozenset[str]:
+        """The reconcilers (`who`) that were alive when this process last held its shards, itself among them."""
+
+    def due(self, lane: Lane, shards: frozenset[int], now: datetime.datetime, limit: int, here: str = "") -> list[Record]:
         """A read: records of `lane` with `due <= now`. A clock may be set back, so a WAITING record that was never put off
         (`due` is `created`), or is put off for longer than `FAR`, is due as well.
 
-        ACTIVE: by due time, with status and detail, without task and logs.
+        ACTIVE: by due time, with status and detail, without task and logs. Of those that can be reached from one place only
+        (`record.place_of`) a store of several reconcilers gives the ones of the place `here`, whatever their shard.
         WAITING: owner by owner (each owner's oldest first, then each owner's second, ...), with status, detail and the
         whole task, contents included.
         """
@@ -82,8 +86,11 @@ class Store(Protocol):
     def load(self, ids: Collection[str]) -> list[Record]:
         """Those of the records that exist, with the parts that `due(ACTIVE)` reads. Any lane."""
 
-    def sweep(self, shards: frozenset[int], after: str, limit: int) -> list[Record]:
-        """A walk over the ACTIVE lane in the order of ids, from behind `after`, with the parts that `due(ACTIVE)` reads."""
+    def sweep(self, shards: frozenset[int], after: str, limit: int, here: str = "") -> list[Record]:
+        """A walk over the ACTIVE lane in the order of ids, from behind `after`, with the parts that `due(ACTIVE)` reads.
+
+        All of the shards, those of other places too, and what is `here`, whatever its shard.
+        """
 
     def save(self, changes: Sequence[Change]) -> set[str]:
         """Compare-and-swap on the revision, each change by itself. Durable when it returns; returns the ids that LOST."""

@@ -98,6 +98,8 @@ class Leases:
         self._mine: frozenset[int] = frozenset()
         self._sent = float("-inf")
         self._heard: dict[str, tuple[int, float]] = {}
+        self.alive: frozenset[str] = frozenset()
+        """who was alive at our last renewal, ourselves among them"""
 
     def hold(self, who: str) -> frozenset[int]:
         """The shards that are ours now. Reads and writes only when a renewal is due, or when there is nothing to lose."""
@@ -137,6 +139,7 @@ class Leases:
             self._mine &= after.of(self._me)
             if self._shelf.swap(board, after):
                 self._mine, self._sent = after.of(self._me), now
+                self.alive = frozenset(member.rpartition("/")[0] for member in after.members)
                 return
             now = self._monotonic()
         raise errors.Unavailable("the leases change too fast; try again")

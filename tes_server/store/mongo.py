@@ -114,21 +114,24 @@ class MongoStore:
         """`Store.page`."""
         return mongo_reads.page(self._open(), query)
 
-    def due(self, lane: model.Lane, shards: frozenset[int], now: datetime.datetime, limit: int) -> list[model.Record]:
+    def due(self, lane: model.Lane, shards: frozenset[int], now: datetime.datetime, limit: int, here: str = "") -> list[model.Record]:
         """`Store.due`."""
-        pick = mongo_reads.due_active if lane == model.Lane.ACTIVE else mongo_reads.due_waiting
         connection = self._open()
-        return mongo_reads.readable(connection, pick(connection, shards, parts.microseconds(now), limit), parts.BY_LANE[lane])
+        if lane == model.Lane.ACTIVE:
+            found = mongo_reads.due_active(connection, shards, parts.microseconds(now), limit, here)
+        else:
+            found = mongo_reads.due_waiting(connection, shards, parts.microseconds(now), limit)
+        return mongo_reads.readable(connection, found, parts.BY_LANE[lane])
 
     def load(self, ids: Collection[str]) -> list[model.Record]:
         """`Store.load`."""
         connection, wanted = self._open(), parts.BY_LANE[model.Lane.ACTIVE]
         return mongo_reads.readable(connection, mongo_reads.by_id(connection, ids, wanted), wanted)
 
-    def sweep(self, shards: frozenset[int], after: str, limit: int) -> list[model.Record]:
+    def sweep(self, shards: frozenset[int], after: str, limit: int, here: str = "") -> list[model.Record]:
         """`Store.sweep`."""
         connection = self._open()
-        return mongo_reads.readable(connection, mongo_reads.sweep(connection, shards, after, limit), parts.BY_LANE[model.Lane.ACTIVE])
+        return mongo_reads.readable(connection, mongo_reads.sweep(connection, shards, after, limit, here), parts.BY_LANE[model.Lane.ACTIVE])
 
     def census(self) -> dict[states.State, int]:
         """`Store.census`."""
@@ -174,6 +177,10 @@ class MongoStore:
         """`Store.hold`: a fair share of the shards among the reconcilers that are alive."""
         self._open()
         return self._leases.hold(who)
+
+    def alive(self) -> frozenset[str]:
+        """`Store.alive`."""
+        return self._leases.alive
 
     def wait(self, seconds: float) -> bool:
         """`Store.wait`: returns early when a new task waits. For one thread."""

@@ -131,6 +131,7 @@ def moving(change: model.Change | model.Record) -> Document:
         "canceling": change.canceling,
         "lane": None if change.lane is None else change.lane.value,
         "due": None if change.due is None else parts.microseconds(change.due),
+        "place": model.place_of(change.status) or None,
         "status": parts.encode(change.status).decode(),
     }
 

@@ -213,14 +213,25 @@ def _in_lane(lane: model.Lane, shards: Collection[int], **more: Any) -> Document
     return where
 
 
-def due_active(connection: Connection, shards: Collection[int], now: int, limit: int) -> list[Document]:
-    """The ACTIVE lane, by due time."""
-    return find(connection, _in_lane(model.Lane.ACTIVE, shards, due={"$lte": now}), fields(_ACTIVE), ("due", ASCENDING), limit)
+def due_active(connection: Connection, shards: Collection[int], now: int, limit: int, here: str) -> list[Document]:
+    """The ACTIVE lane, by due time: of these shards what is at no place, and what is `here`."""
+    where: Document = {"lane": model.Lane.ACTIVE.value, "due": {"$lte": now}}
+    anywhere: Document = {"place": None}  # absent: most tasks are at no place
+    if len(shards) < model.SHARDS:
+        anywhere["shard"] = {"$in": sorted(shards)}
+    where |= {"$or": [anywhere, {"place": here}]} if here else anywhere
+    return find(connection, where, fields(_ACTIVE), ("due", ASCENDING), limit)
 
 
-def sweep(connection: Connection, shards: Collection[int], after: str, limit: int) -> list[Document]:
-    """The ACTIVE lane behind the id `after`, by id."""
-    return find(connection, _in_lane(model.Lane.ACTIVE, shards, _id={"$gt": after}), fields(_ACTIVE), ("_id", ASCENDING), limit)
+def sweep(connection: Connection, shards: Collection[int], after: str, limit: int, here: str) -> list[Document]:
+    """The ACTIVE lane behind the id `after`, by id: these shards, and what is `here`."""
+    found = find(connection, _in_lane(model.Lane.ACTIVE, shards, _id={"$gt": after}), fields(_ACTIVE), ("_id", ASCENDING), limit)
+    if here and len(shards) < model.SHARDS:
+        # Each is whole up to its end, so the first of both together are the first there are.
+        mine = find(connection, {"place": here, "lane": model.Lane.ACTIVE.value, "_id": {"$gt": after}}, fields(_ACTIVE), ("_id", ASCENDING), limit)
+        both = {document["_id"]: document for document in (*found, *mine)}
+        found = [both[task_id] for task_id in sorted(both)[:limit]]
+    return found
 
 
 def due_waiting(connection: Connection, shards: Collection[int], now: int, limit: int) -> list[Document]:

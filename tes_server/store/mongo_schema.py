@@ -73,13 +73,14 @@ _COMPOUND = (
     # The reconciler's; entries only for what waits or runs.
     Index("tasks", "queue", (("lane", 1), ("due", 1), ("shard", 1)), _KEEP),
     Index("tasks", "active", (("lane", 1), ("_id", 1), ("shard", 1)), _KEEP),
+    Index("tasks", "place", (("place", 1), ("lane", 1), ("_id", 1)), {"place": {"$exists": True}}),
     Index("tasks", "waiting", (("lane", 1), ("at", 1), ("shard", 1), ("due", 1), ("owner", 1)), _KEEP),
     Index("tasks", "waiting_by_owner", (("lane", 1), ("owner", 1), ("at", 1), ("shard", 1), ("due", 1)), _KEEP),
     Index("live", "until", (("until", 1),)),
     Index("live", "expire", (("expire", 1),), expire=0),
 )
 _SINGLE = (
-    *(Index("tasks", field, ((field, 1),)) for field in ("at", "owner", "state", "canceling", "tags", "name", "lane", "due", "shard")),
+    *(Index("tasks", field, ((field, 1),)) for field in ("at", "owner", "state", "canceling", "tags", "name", "lane", "due", "shard", "place")),
     Index("live", "until", (("until", 1),)),
     Index("live", "expire", (("_ts", 1),), expire=LIVE_SECONDS),
 )

@@ -53,6 +53,7 @@ class SqliteStore:
                 sqlite_schema.prepare(path)
             self._readers: deque[sqlite3.Connection] = deque()
             self._owners: dict[str, int] = {}
+            self._who = ""
             self._closed = False
             self._writer = sqlite_writer.Writer(lambda: sqlite_schema.writer(path), self._turn, sqlite_changes.apply, self._committed)
             self._opened = opened.pop_all()
@@ -97,12 +98,17 @@ class SqliteStore:
                 shown = shown[: len(tasks)]
         return model.Page(tasks, (parts.moment(shown[-1].created), shown[-1].id) if len(found) > len(shown) > 0 else None)
 
-    def hold(self, who: str, now: datetime.datetime) -> frozenset[int]:  # noqa: ARG002 - the kernel knows who and until when
+    def hold(self, who: str, now: datetime.datetime) -> frozenset[int]:  # noqa: ARG002 - the kernel knows until when
         """`Store.hold`: all shards for the first process that asks, until it ends; none for others."""
+        self._who = who
         return model.ALL_SHARDS if self._claim.take() else frozenset()
 
-    def due(self, lane: model.Lane, shards: frozenset[int], now: datetime.datetime, limit: int) -> list[model.Record]:
-        """`Store.due`."""
+    def alive(self) -> frozenset[str]:
+        """`Store.alive`: there are no others."""
+        return frozenset({self._who})
+
+    def due(self, lane: model.Lane, shards: frozenset[int], now: datetime.datetime, limit: int, here: str = "") -> list[model.Record]:  # noqa: ARG002
+        """`Store.due`. One reconciler works on all there is."""
         pick = sqlite_queue.due_active if lane == model.Lane.ACTIVE else sqlite_queue.due_waiting
         with self._reading() as connection, _snapshot(connection):
             return sqlite_queue.by_seq(connection, pick(connection, shards, parts.microseconds(now), limit), parts.BY_LANE[lane])
@@ -112,7 +118,7 @@ class SqliteStore:
         with self._reading() as connection:
             return sqlite_queue.by_id(connection, ids, parts.BY_LANE[model.Lane.ACTIVE])
 
-    def sweep(self, shards: frozenset[int], after: str, limit: int) -> list[model.Record]:
+    def sweep(self, shards: frozenset[int], after: str, limit: int, here: str = "") -> list[model.Record]:  # noqa: ARG002
         """`Store.sweep`."""
         with self._reading() as connection, _snapshot(connection):
             return sqlite_queue.by_seq(connection, sqlite_queue.sweep(connection, shards, after, limit), parts.BY_LANE[model.Lane.ACTIVE])

@@ -365,8 +365,27 @@ class BackendContract:
         assert driven.backend.find([handle.name, "nobody-1"]) == {handle.name: handle}
         assert handle in list(driven.backend.survey())
 
+    def test_handles_tell_from_where_they_are_reached(self, driven: Driven) -> None:
+        """Of what is at another place nothing is concluded, and nothing is done to it."""
+        backend = driven.backend
+        handle = driven.start(driven.executor("sleep 1000"))
+        assert handle.place == backend.place
+        driven.until(handle, lambda seen: seen.phase is Phase.RUNNING)
+        old = msgspec.structs.replace(handle, place="")
+        assert backend.observe([old])[old].phase is Phase.RUNNING, "stored before there were places"
+        if backend.place:
+            far = msgspec.structs.replace(handle, place="elsewhere/0123456789abcdef")
+            gone = msgspec.structs.replace(far, name="nobody-1")
+            assert all(seen.phase is Phase.UNKNOWN for seen in backend.observe([far, gone]).values())
+            assert backend.tail([far]) == {}
+            backend.cancel([far])
+            backend.release([far])
+        assert backend.observe([handle])[handle].phase is Phase.RUNNING
+        backend.cancel([handle])
+        assert driven.end(handle).reason is Reason.CANCELED
+
     def test_unknown_handles_are_gone(self, driven: Driven) -> None:
-        handle = Handle(driven.backend.name, "nobody-1")
+        handle = Handle(driven.backend.name, "nobody-1", place=driven.backend.place)
         assert driven.backend.observe([handle])[handle].phase is Phase.GONE
         driven.backend.cancel([handle])
         driven.backend.release([handle])

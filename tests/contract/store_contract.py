@@ -409,7 +409,9 @@ class StoreContract:
     def test_one_holds_all_work_until_it_lets_go(self, store: Store, peer: Store) -> None:
         assert store.hold("first", NOW) == model.ALL_SHARDS
         assert store.hold("first", NOW + SECOND) == model.ALL_SHARDS
+        assert store.alive() == {"first"}
         assert peer.hold("second", NOW + SECOND) == frozenset()
+        assert "second" in peer.alive()
         store.close()
         assert peer.hold("second", NOW + 3600 * SECOND) == model.ALL_SHARDS
 
@@ -461,6 +463,15 @@ class StoreContract:
             assert set(ids_of(store.due(lane, half, NOW, 100))) == expected
             assert store.due(lane, frozenset(), NOW, 100) == []
         assert ids_of(store.sweep(half, "", 100)) == sorted(name for name in names[::2] if model.shard_of(name) in half)
+
+    def test_what_is_here_is_found_in_every_one_of_our_shards(self, store: Store) -> None:
+        there = {name: model.Status(backend="local", rule="r", handle=run.Handle("local", f"{name}-1", place="here")) for name in ("a", "b")}
+        intended = model.Status(backend="local", rule="r", submitting=NOW, place="here")
+        old = model.Status(backend="local", rule="r", attempt=2, release=(run.Handle("local", "d-1", place="here"),))
+        for name, status in {**there, "c": intended, "d": old, "e": model.Status(backend="k", rule="r")}.items():
+            store.insert([a_record(name, lane=model.Lane.ACTIVE, due=NOW, status=status)]).result()
+        assert sorted(ids_of(store.due(model.Lane.ACTIVE, model.ALL_SHARDS, NOW, 10, "here"))) == ["a", "b", "c", "d", "e"]
+        assert ids_of(store.sweep(model.ALL_SHARDS, "", 10, "here")) == ["a", "b", "c", "d", "e"]
 
     def test_load_reads_any_lane(self, store: Store) -> None:
         detail = model.Detail(system_logs=("x",))

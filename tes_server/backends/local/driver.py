@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from tes_server import errors, telemetry
 from tes_server.backends.base import Job
-from tes_server.backends.local import render
+from tes_server.backends.local import place, render
 from tes_server.model.run import Handle, Later, Observation, Phase, Reason, Refusal, Report, Room, Tails
 from tes_server.plan.policy import Capabilities
 from tes_server.plan.steps import Limits, Plan
@@ -55,6 +55,7 @@ class LocalBackend:
         self._trash = directory / "trash"
         for path in (self._attempts, self._trash):
             path.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.place = place.place(directory)
         self._engine = engine
         self._site = site
         self._clock = clock
@@ -110,25 +111,28 @@ class LocalBackend:
                     attempt.create(job.body)
                     plan = attempt.plan()
             except OSError as cause:
-                answers[job.name] = Later(Code.WAITING_BACKEND, f"the data directory cannot be written to: {cause.strerror}")
+                # Later means that nothing is there: the next start of this server must not find a plan that another one runs by then.
+                with contextlib.suppress(OSError):
+                    self._throw_away(attempt.directory)
+                    answers[job.name] = Later(Code.WAITING_BACKEND, f"the data directory cannot be written to: {cause.strerror}")
                 continue
             if plan is not None:
                 self._launch(attempt, plan)
-                answers[job.name] = Handle(self.name, job.name)
+                answers[job.name] = self._handle(job.name)
         return answers
 
     def find(self, names: Collection[str]) -> Mapping[str, Handle]:
         """Attempts whose plan is there."""
-        return {name: Handle(self.name, name) for name in names if (self._attempts / name / "plan.json").exists()}
+        return {name: self._handle(name) for name in names if (self._attempts / name / "plan.json").exists()}
 
     def observe(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
         """From the interpreters of this process; for the others from their reports."""
-        return {handle: self._look(handle.name) for handle in handles}
+        return {handle: self._look(handle.name) for handle in self._here(handles)}
 
     def tail(self, handles: Sequence[Handle]) -> Mapping[Handle, Tails]:
         """Output up to now of attempts that run."""
         found: dict[Handle, Tails] = {}
-        for handle in handles:
+        for handle in self._here(handles):
             interpreter = self._interpreter(handle.name)
             if interpreter is not None and interpreter.phase is Phase.RUNNING:
                 with contextlib.suppress(errors.EngineError):  # one task that spoiled its record blinds nobody else's readers
@@ -138,7 +142,7 @@ class LocalBackend:
     def cancel(self, handles: Sequence[Handle]) -> None:
         """The wish is kept on disk first, so that a restart does not lose it."""
         kept = True
-        for handle in handles:
+        for handle in self._here(handles):
             try:
                 self.attempt(handle.name).set_canceled()
             except OSError as cause:  # the disk is full: this process stops it nevertheless
@@ -152,7 +156,7 @@ class LocalBackend:
 
     def release(self, handles: Sequence[Handle]) -> None:
         """Move each directory out of the way; its files are deleted in the background. What still runs is left to a later call."""
-        for handle in handles:
+        for handle in self._here(handles):
             if self._interpreter(handle.name) is None:
                 try:
                     self._throw_away(self._attempts / handle.name)
@@ -162,7 +166,7 @@ class LocalBackend:
     def survey(self) -> Iterator[Handle]:
         """Every attempt directory."""
         for directory in self._attempts.iterdir():
-            yield Handle(self.name, directory.name)
+            yield self._handle(directory.name)
 
     def room(self) -> Room:
         """The site less what runs."""
@@ -183,6 +187,13 @@ class LocalBackend:
     def attempt(self, name: str) -> Attempt:
         """The directory of an attempt."""
         return Attempt(self._attempts / name)
+
+    def _handle(self, name: str) -> Handle:
+        return Handle(self.name, name, place=self.place)
+
+    def _here(self, handles: Sequence[Handle]) -> list[Handle]:
+        """Without those of other data directories. One without a place is of a version that knew one directory only."""
+        return [handle for handle in handles if handle.place in ("", self.place)]
 
     # -- threads ----------------------------------------------------------------------------------------------------
 
@@ -232,8 +243,9 @@ class LocalBackend:
     def _look(self, name: str) -> Observation:
         interpreter = self._interpreter(name)
         if interpreter is not None:
-            # ENDED is told only once the thread is gone, so that a release that follows finds nothing running.
-            phase = Phase.RUNNING if interpreter.phase is Phase.ENDED else interpreter.phase
+            # ENDED is told only once the thread is gone, so that a release that follows finds nothing running; and a
+            # thread that has hardly begun is staging, or the one save that follows a submit would need a second one.
+            phase = {Phase.ENDED: Phase.RUNNING, Phase.PENDING: Phase.STAGING}.get(interpreter.phase, interpreter.phase)
             silence, moving = interpreter.silence, interpreter.transfer
             code = Code.ENGINE_UNAVAILABLE if silence else Code.TRANSFER if moving else ""
             return Observation(phase=phase, start_time=interpreter.start_time, where=self._where, code=code, message=silence or moving)

@@ -33,9 +33,12 @@ class World:
         backend = ScriptedBackend(self.platform)
         return Service(self.store, {"local": Target(policy=Policy(), capabilities=backend.capabilities)}, [], ABOUT, compat, self.clock)
 
-    def reconciler(self, backend: ScriptedBackend, store: Store | None = None) -> Reconciler:
+    def reconciler(self, backend: ScriptedBackend, store: Store | None = None, who: str = "me", clock: Clock | None = None) -> Reconciler:
         target = Target(policy=Policy(), capabilities=backend.capabilities)
-        return Reconciler(store or self.store, {"local": backend}, {"local": target}, RULES, Pace(batch=10), "me", self.clock, lambda: 0.5)
+        pace = Pace(batch=10)
+        clock = clock or self.clock
+        monotonic = lambda: self.clock().timestamp()  # noqa: E731
+        return Reconciler(store or self.store, {"local": backend}, {"local": target}, RULES, pace, who, clock, lambda: 0.5, monotonic=monotonic)
 
     def settle(self, loop: Reconciler, until: Callable[[], bool], passes: int = 200) -> None:
         """Passes of the loop, the clock moving, until `until` holds."""

@@ -185,7 +185,7 @@ def test_a_transfer_that_takes_long_is_shown(tmp_path: pathlib.Path, monkeypatch
     bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
     site = Site(access=Access(roots=(str(bench.site),)))
     backend = LocalBackend(tmp_path / "data", MemoryEngine(bench.machine), site, Capabilities(), Clock())  # type: ignore[arg-type]
-    handle = Handle("local", "t-1")
+    handle = Handle("local", "t-1", place=backend.place)
     seen: list[str] = []
 
     def looking(work: Callable[..., object]) -> Callable[..., object]:

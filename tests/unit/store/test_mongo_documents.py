@@ -96,7 +96,7 @@ def test_a_save_touches_what_changes_and_nothing_else() -> None:
     change, pieces = documents.update(a_change(a_record("a"), lane=None, due=None), "m")
     assert pieces == []
     assert change["$set"].keys() == {"state", "canceling", "status", "write", "revision"}
-    assert change["$unset"].keys() == {"lane", "due"}
+    assert change["$unset"].keys() == {"lane", "due", "place"}
     change, pieces = documents.update(a_change(a_record("a"), detail=model.Detail(("x" * 5000,)), logs=model.Logs()), "m")
     assert change["$set"]["parts.detail"][:2] == ["m", 1]
     assert change["$set"]["parts.logs"] == "{}"

@@ -1,0 +1,205 @@
+"""The waiting tasks: who may start now, the intent that is saved before the effect, and the submit.
+
+Every rule is in `decide` and `admission`. Must never call a platform for an attempt whose intent is not saved, nor so late that
+others may by then take the call for over.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import datetime
+import functools
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import msgspec
+
+from tes_server import errors, telemetry
+from tes_server.backends.base import Backend, Job
+from tes_server.control import admission, congestion, decide, saves
+from tes_server.control.decide import Need, Rules
+from tes_server.control.service import Target
+from tes_server.control.upkeep import Upkeep
+from tes_server.model import record as model
+from tes_server.model import run
+from tes_server.model.record import Change, Lane, Record
+from tes_server.model.run import Handle
+from tes_server.plan import compiler, parameters
+from tes_server.plan.steps import Plan
+from tes_server.store.base import Store
+from tes_server.telemetry import Code
+
+logger = logging.getLogger(__name__)
+
+
+class Site(msgspec.Struct, frozen=True):
+    """What a reconciler works with: its store, its backends by name, what tasks are checked against, the rules, and its clocks."""
+
+    store: Store
+    backends: Mapping[str, Backend]
+    targets: Mapping[str, Target]
+    rules: Rules
+    who: str
+    clock: Callable[[], datetime.datetime]
+    monotonic: Callable[[], float]
+
+
+class Starts:
+    """Starts what waits. `hear` is told which tasks to look at next."""
+
+    def __init__(self, site: Site, saved: saves.Saves, upkeep: Upkeep, hear: Callable[[Collection[str]], None], batch: int) -> None:
+        self._site = site
+        self._saves = saved
+        self._upkeep = upkeep
+        self._hear = hear
+        self._batch = batch
+        self._served: dict[str, int] = {}
+        self._starts = 0
+        self._congestion = congestion.Congestion()
+        self._intents: set[str] = set()
+
+    def sleep(self, longest: float) -> float:
+        """Seconds until the next look at what waits is due, `longest` at most."""
+        return self._congestion.sleep(longest, self._site.clock())
+
+    def intended(self, name: str) -> bool:
+        """True if nobody but this process can be submitting this attempt: its time is told by our own clock."""
+        return name in self._intents
+
+    def settled(self, names: Collection[str]) -> None:
+        """The outcome of these intents is known."""
+        self._intents.difference_update(names)
+
+    def start(self, shards: frozenset[int], now: datetime.datetime) -> bool:
+        """Admit and submit; True if more may start at once."""
+        rooms = self._rooms()
+        if self._congestion.lasts(rooms, now):
+            return False
+        due = self._site.store.due(Lane.WAITING, shards, now, self._batch)
+        waiting: dict[str, list[Record]] = collections.defaultdict(list)
+        for record in due:
+            waiting[record.status.backend].append(record)
+        started = 0
+        for name, records in waiting.items():
+            backend = self._site.backends.get(name)
+            if backend is None:
+                telemetry.log(logger, logging.ERROR, "backend.missing", backend=name, tasks=len(records))
+                continue
+            started += self._start_on(backend, records, now)
+        self._congestion.looked(rooms, started, len(due), now)
+        return started >= self._batch
+
+    def _rooms(self) -> congestion.Rooms:
+        rooms: dict[str, run.Room | None] = {}
+        for name, backend in self._site.backends.items():
+            with contextlib.suppress(errors.TesServerError):  # told to the tasks that wait for it when they are looked at
+                rooms[name] = backend.room()
+        return rooms
+
+    def _start_on(self, backend: Backend, records: Sequence[Record], now: datetime.datetime) -> int:
+        candidates = [candidate for record in records if (candidate := self._candidate(record, now)) is not None]
+        try:
+            room = backend.room()
+        except errors.TesServerError as cause:
+            self._hold_back([(candidate.record, cause.public) for candidate in candidates], Code.WAITING_BACKEND)
+            return 0
+        admitted = admission.admit(admission.in_turn(candidates, self._served), room, now)
+        self._hold_back([(candidate.record, reason) for candidate, reason in admitted.wait], Code.WAITING_CAPACITY)
+        jobs: dict[str, Job] = {}
+        for candidate in admitted.start:
+            plan = self._plan(candidate.record, now)
+            if plan is not None:
+                jobs[candidate.record.id] = backend.render(plan)
+                self._starts += 1
+                self._served[candidate.record.owner] = self._starts
+        self._submit(backend, [candidate.record for candidate in admitted.start if candidate.record.id in jobs], jobs)
+        return len(jobs)
+
+    def _candidate(self, record: Record, now: datetime.datetime) -> admission.Candidate | None:
+        """What the record reserves; one that can never run any more (the site's settings changed) is ended here."""
+        target = self._site.targets[record.status.backend]
+        resources = record.task.resources if record.task else None
+        try:
+            given = parameters.read(resources, target.capabilities.parameters)
+            return admission.Candidate(record, compiler.reserve(resources, given, target.policy, target.capabilities))
+        except errors.Invalid as cause:
+            self._refuse(record, cause, now)
+            return None
+
+    def _plan(self, record: Record, now: datetime.datetime) -> Plan | None:
+        target = self._site.targets[record.status.backend]
+        if record.task is None:
+            raise TypeError("records of the WAITING lane come with their task")
+        try:
+            return compiler.compile_task(record.task, record.id, record.status.attempt, record.owner, target.policy, target.capabilities).plan
+        except errors.Invalid as cause:
+            self._refuse(record, cause, now)
+            return None
+
+    def _refuse(self, record: Record, cause: errors.Invalid, now: datetime.datetime) -> None:
+        self._saves.commit([(record, lambda record: decide.refused(record, str(cause), now) if decide.need(record) is Need.SUBMIT else None)])
+
+    def _hold_back(self, pairs: Sequence[tuple[Record, str]], code: Code) -> None:
+        self._saves.once([change for record, reason in pairs if (change := decide.held_back(record, code, reason)) is not None])
+
+    # -- the submit -------------------------------------------------------------------------------------------------
+
+    def _submit(self, backend: Backend, records: Sequence[Record], jobs: Mapping[str, Job]) -> None:
+        """Intent before effect: only records whose intent was saved are submitted, and only while that is fresh."""
+        if not records:
+            return
+        now, began = self._site.clock(), self._site.monotonic()
+        window = backend.capabilities.submit_window
+        intents = {record.id: decide.intend(record, now, window, backend.place) for record in records}
+        lost = self._saves.once(list(intents.values()))
+        intended = {record.id: saves.after(record, intents[record.id]) for record in records if record.id not in lost}
+        self._intents.update(_name(record) for record in intended.values())
+        # The save took its time, or this process was stopped meanwhile: is it still ours to submit, and in time?
+        held = self._site.store.hold(self._site.who, self._site.clock()) if intended else frozenset()
+        fresh = {task_id: record for task_id, record in intended.items() if model.shard_of(task_id) in held}
+        if self._site.monotonic() - began > window:
+            fresh = {}
+        if len(fresh) < len(intended):
+            telemetry.log(logger, logging.WARNING, "submit.late", backend=backend.name, tasks=len(intended) - len(fresh))
+        if not fresh or self._call(backend, fresh, jobs, now):
+            # An attempt may have ended before its handle was saved: its news found nothing to look at. And what came late is found absent.
+            self._hear(list(intended))
+
+    def _call(self, backend: Backend, intended: Mapping[str, Record], jobs: Mapping[str, Job], now: datetime.datetime) -> bool:
+        """False if nobody knows what came of it."""
+        try:
+            answers = backend.submit([jobs[task_id] for task_id in intended])
+            # Where a look costs nothing, one save tells both that it is there and how far it is.
+            handles = [answer for answer in answers.values() if isinstance(answer, Handle)]
+            seen = backend.observe(handles) if backend.place and handles else {}
+        except errors.TesServerError as cause:
+            # Outcome unknown: the intent stays, and FIND asks for the names when `until` is over.
+            telemetry.log(logger, logging.WARNING, "backend.call.failed", backend=backend.name, call="submit", tasks=len(intended), error=str(cause))
+            telemetry.BACKEND_CALLS.labels(backend.name, "submit", "failed").inc()
+            return False
+        telemetry.BACKEND_CALLS.labels(backend.name, "submit", "ok").inc()
+        pairs: list[tuple[Record, saves.Settle]] = []
+        for record in intended.values():
+            name = _name(record)
+            if name in answers:
+                answer = answers[name]
+                look = seen.get(answer) if isinstance(answer, Handle) else None
+                pairs.append((record, functools.partial(self._submitted, name, backend.place, answer, look)))
+                telemetry.ATTEMPTS.labels(backend.name).inc()
+                if record.status.attempt == 1:
+                    telemetry.QUEUE_SECONDS.observe(max(0.0, (now - record.created).total_seconds()))
+        changed = self._saves.commit(pairs)
+        self.settled(answers.keys())
+        # Given up by others while this process was stopped in the midst of the call: nobody waits for it.
+        self._upkeep.end_orphans(backend, [handle for handle in handles if run.task_of(handle.name) not in changed])
+        return True
+
+    def _submitted(self, name: str, place: str, outcome: run.Handle | run.Refusal | run.Later, seen: run.Observation | None, record: Record) -> Change | None:
+        if record.status.submitting is None or (_name(record), record.status.place) != (name, place):
+            return None
+        return decide.submitted(record, outcome, self._site.clock(), self._site.rules, seen)
+
+
+def _name(record: Record) -> str:
+    return run.job_name(record.id, record.status.attempt)
