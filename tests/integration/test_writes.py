@@ -34,9 +34,9 @@ class Counting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def insert(self, records: Sequence[Record], *, again: bool = False) -> concurrent.futures.Future[None]:
+    def insert(self, records: Sequence[Record], **options: Any) -> concurrent.futures.Future[None]:
         self.writes.update(record.id for record in records)
-        return self._store.insert(records, again=again)
+        return self._store.insert(records, **options)
 
     def save(self, changes: Sequence[Change]) -> set[str]:
         self.writes.update(change.id for change in changes)
