@@ -44,6 +44,9 @@ Step = Callable[[Backend, Sequence[Record], datetime.datetime], None]
 WATCHED_PAUSE = 0.25
 """Longest sleep in seconds while somebody reads live output: `tes logs -f` should feel live."""
 
+REMIND = 60.0
+"""Seconds after which the log has again that the store is away."""
+
 IDLE_POLLS = 4
 """So many polls pass without a look while no task lives: a new one wakes us, and a shared store may charge for looks."""
 
@@ -77,6 +80,7 @@ class Reconciler:
         self._here = next((backend.place for backend in backends.values() if backend.place), "")
         self._rules = rules
         self._pace = pace
+        self._monotonic = monotonic
         self._who = who
         self._clock = clock
         self._random = random
@@ -111,14 +115,18 @@ class Reconciler:
     def loop(self) -> None:
         """Run until `stop`. An error of one pass is logged and the next one tries again."""
         threading.Thread(target=self._listen, name="store-listener", daemon=True).start()
+        away = ("", 0.0)  # what was told of the store, and when
         while not self._stopped.is_set():
             self._wake.clear()
             try:
                 with telemetry.TICK_SECONDS.time():
                     busy = self.tick()
+                away = ("", 0.0)
             except errors.Unavailable as cause:  # the store is away: no fault of ours, and no news a second later
-                telemetry.log(logger, logging.WARNING, "reconciler.pass.failed", error=str(cause))
                 busy = False
+                if str(cause) != away[0] or self._monotonic() > away[1] + REMIND:
+                    away = (str(cause), self._monotonic())
+                    telemetry.log(logger, logging.WARNING, "reconciler.pass.failed", error=str(cause))
             except Exception:
                 logger.exception("reconciler.pass.failed")
                 busy = False

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tes_server import errors
 from tes_server.control.service import ListRequest
 from tes_server.model.principal import ALL, ANONYMOUS, Principal
 from tes_server.model.record import Change, Record, View
@@ -361,3 +362,21 @@ def test_a_fault_on_one_record_stops_no_other(world: World) -> None:
     backend.bad = ""
     world.settle(loop, lambda: ended(world, bad))
     assert record(world, bad).state is State.COMPLETE
+
+
+def test_a_store_that_is_away_is_told_once_and_again_after_it_was_back(world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    loop = world.reconciler(ScriptedBackend(world.platform))
+    passes = iter([True, True, True, False, True, True])
+
+    def tick() -> bool:
+        away = next(passes, None)
+        if away is None:
+            loop.stop()
+        elif away:
+            raise errors.Unavailable("away")
+        return True
+
+    monkeypatch.setattr(loop, "tick", tick)
+    monkeypatch.setattr(loop, "_rest", lambda: None)
+    loop.loop()
+    assert [entry.message for entry in caplog.records].count("reconciler.pass.failed") == 2
