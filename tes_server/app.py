@@ -9,6 +9,7 @@ import importlib.util
 import os
 import pathlib
 import random
+import secrets
 import shutil
 import socket
 
@@ -277,7 +278,7 @@ def reconciler(settings: Settings, kept: Store, platforms: dict[str, Backend]) -
         ),
         Pace(interval=control.interval, batch=control.batch, poll=control.poll),
         # A reconciler with a place is known by it: others then see that what is at the place is looked after.
-        next((platform.place for platform in platforms.values() if platform.place), f"{socket.gethostname()}:{os.getpid()}"),
+        next((platform.place for platform in platforms.values() if platform.place), f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"),
         clock,
         random.Random().random,  # noqa: S311 - jitter, not a secret
         _retention(settings, kept),

@@ -68,7 +68,10 @@ class Store(Protocol):
         """
 
     def hold(self, who: str, now: datetime.datetime) -> frozenset[int]:
-        """The shards (`record.shard_of`) that this reconciler owns now. Renews what it holds; call it at every tick."""
+        """The shards (`record.shard_of`) that this reconciler owns now. Renews what it holds; call it at every tick.
+
+        `who` is a name that no other living process has: what a dead one of this name held is taken over at once.
+        """
 
     def alive(self) -> frozenset[str]:
         """The reconcilers (`who`) that were alive when this process last held its shards, itself among them."""

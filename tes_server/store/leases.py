@@ -105,7 +105,7 @@ class Leases:
         """The shards that are ours now. Reads and writes only when a renewal is due, or when there is nothing to lose."""
         now = self._monotonic()
         if not self._me:
-            # Two processes may have the same name and number on two machines, or one after the other.
+            # One after the other may have the same name: the later one must not be taken for the one that died.
             self._me = f"{who}/{secrets.token_hex(8)}"
         if not self._mine or now - self._sent >= self._lease / RENEWALS:
             try:
@@ -139,16 +139,20 @@ class Leases:
             self._mine &= after.of(self._me)
             if self._shelf.swap(board, after):
                 self._mine, self._sent = after.of(self._me), now
-                self.alive = frozenset(member.rpartition("/")[0] for member in after.members)
+                self.alive = frozenset(_who(member) for member in after.members)
                 return
             now = self._monotonic()
         raise errors.Unavailable("the leases change too fast; try again")
 
     def _silent(self, board: Board, now: float) -> frozenset[str]:
-        """Members whose beat has stood still for a lease."""
+        """Members whose beat has stood still for a lease, and those who had our name before us: one process at a time has it."""
         heard = {member: self._heard.get(member, (beat, now)) for member, beat in board.members.items() if member != self._me}
         self._heard = {member: before if before[0] == board.members[member] else (board.members[member], now) for member, before in heard.items()}
-        return frozenset(member for member, (_, since) in self._heard.items() if now - since >= self._lease)
+        return frozenset(member for member, (_, since) in self._heard.items() if now - since >= self._lease or _who(member) == _who(self._me))
+
+
+def _who(member: str) -> str:
+    return member.rpartition("/")[0]
 
 
 def alive(shelf: Shelf, lease: float, monotonic: Callable[[], float], sleep: Callable[[float], object]) -> str:

@@ -236,17 +236,17 @@ def test_two_reconcilers_share_the_work_and_one_that_stops_is_replaced(mongo_acc
     first = mongo.MongoStore(mongo_account, options, monotonic=lambda: time[0])
     second = mongo.MongoStore(mongo_account, options, monotonic=lambda: time[0] - 1e6)
     try:
-        assert first.hold("same:1", NOW) == model.ALL_SHARDS
-        assert second.hold("same:1", NOW + 3600 * SECOND) == frozenset()
+        assert first.hold("one:1", NOW) == model.ALL_SHARDS
+        assert second.hold("two:1", NOW + 3600 * SECOND) == frozenset()
         time[0] += 5
-        mine = first.hold("same:1", NOW)
-        theirs = second.hold("same:1", NOW)
+        mine = first.hold("one:1", NOW)
+        theirs = second.hold("two:1", NOW)
         assert (len(mine), mine | theirs, mine & theirs) == (32, model.ALL_SHARDS, frozenset())
         for _ in range(5):
             time[0] += 5
-            theirs = second.hold("same:1", NOW)
+            theirs = second.hold("two:1", NOW)
         assert theirs == model.ALL_SHARDS
-        assert first.hold("same:1", NOW) == frozenset()
+        assert first.hold("one:1", NOW) == frozenset()
     finally:
         first.close()
         second.close()

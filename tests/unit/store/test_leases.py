@@ -147,6 +147,21 @@ def test_who_leaves_is_replaced_at_once_and_who_is_silent_after_a_lease() -> Non
     assert world.hold(0) == frozenset(), "it has to wait for its share as anybody who comes"
 
 
+def test_a_name_is_one_living_process() -> None:
+    """Killed and started anew it does not wait for its own lease."""
+    world = World([0.0, 0.0])
+    world.hold(0)
+    world.hold(1)
+    world.time += 5
+    world.hold(0)
+    mine = world.hold(1)
+    assert len(mine) == 32
+    world.members[1] = leases.Leases(world, LEASE, lambda: world.time)
+    world.time += 1
+    assert len(world.hold(1)) == 32
+    assert len(world.board.members) == 2
+
+
 def test_a_store_that_is_away_takes_the_work_away_after_a_while() -> None:
     world = World([0.0])
     world.hold(0)
