@@ -13,9 +13,6 @@ import functools
 import json
 import os
 import pathlib
-import socket
-import subprocess
-import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
@@ -56,15 +53,9 @@ def probes(task_id: str) -> dict[str, load.Request]:
 
 @contextlib.contextmanager
 def baseline(answers: pathlib.Path) -> Iterator[int]:
-    """`bare` under gunicorn; yields its port. The socket listens at once, so nobody has to wait for the worker."""
-    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
-        bind = f"fd://{listener.fileno()}"
-        command = [sys.executable, "-m", "gunicorn", "--bind", bind, "-k", "uvicorn_worker.UvicornWorker", "--log-level", "warning", "benchmarks.api:bare()"]
-        with subprocess.Popen(command, env={**os.environ, ANSWERS: str(answers)}, pass_fds=[listener.fileno()]) as process:
-            try:
-                yield listener.getsockname()[1]
-            finally:
-                process.terminate()
+    """`bare` under gunicorn; yields its port."""
+    with server.application("benchmarks.api:bare()", {ANSWERS: str(answers)}) as port:
+        yield port
 
 
 def bare() -> Any:

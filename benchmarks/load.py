@@ -65,7 +65,7 @@ def _wrk(port: int, request: Request, clients: int, seconds: float) -> Figures:
         script.write_text(SCRIPT)
         body.write_bytes(request.body)
         output = subprocess.run(
-            ["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "-s", script, f"http://127.0.0.1:{port}{request.path}"],
+            ["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "30s", "-s", script, f"http://127.0.0.1:{port}{request.path}"],
             env={**os.environ, "BENCHMARK_METHOD": request.method, "BENCHMARK_BODY": str(body)},
             check=True,
             capture_output=True,

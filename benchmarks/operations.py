@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import bson
@@ -18,13 +18,14 @@ class Operation(msgspec.Struct, frozen=True):
     """One document written, or one query.
 
     `size`: bytes of the document as it is after an insert or an update (0 for one whose insert was not seen), and of all that a
-    query was answered; `documents`: how many those were.
+    query was answered; `documents`: how many those were. `named`: a read of one document by its id.
     """
 
     kind: str
     collection: str
     size: int
     documents: int = 1
+    named: bool = False
 
 
 class Operations(monitoring.CommandListener):
@@ -33,6 +34,7 @@ class Operations(monitoring.CommandListener):
     def __init__(self, *, sizes: bool = False) -> None:
         self.seen: list[Operation] = []
         self._sizes = sizes
+        self._named: set[int] = set()
         self._kept: dict[tuple[str, object], dict[str, Any]] = {}
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
@@ -46,6 +48,8 @@ class Operations(monitoring.CommandListener):
             for each in command["updates"]:
                 known = self._kept.get((collection, each["q"].get("_id")))
                 self._wrote(name, collection, None if known is None else updated(known, each["u"]))
+        elif name == "find" and isinstance(command.get("filter", {}).get("_id"), str):
+            self._named.add(event.request_id)
         elif name == "delete":
             self.seen += [Operation(name, collection, 0)] * len(command["deletes"])
 
@@ -55,7 +59,10 @@ class Operations(monitoring.CommandListener):
             cursor = event.reply.get("cursor", {})
             found = [*cursor.get("firstBatch", ()), *cursor.get("nextBatch", ())]
             collection = str(cursor.get("ns", "")).partition(".")[2]
-            self.seen.append(Operation(event.command_name, collection, sum(len(bson.encode(each)) for each in found) if self._sizes else 0, len(found)))
+            size = sum(len(bson.encode(each)) for each in found) if self._sizes else 0
+            named = event.request_id in self._named
+            self._named.discard(event.request_id)
+            self.seen.append(Operation(event.command_name, collection, size, len(found), named))
 
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
         """Nothing to count."""
@@ -73,7 +80,16 @@ class Operations(monitoring.CommandListener):
         self.seen.append(Operation(kind, collection, len(bson.encode(document))))
 
 
-def counted(seen: list[Operation]) -> tuple[int, int]:
+LEASES = "meta"
+"""The collection of the reconcilers' leases: they are renewed by the clock, whatever the tasks do."""
+
+
+def of_tasks(seen: Sequence[Operation]) -> list[Operation]:
+    """Without the leases."""
+    return [each for each in seen if each.collection != LEASES]
+
+
+def counted(seen: Sequence[Operation]) -> tuple[int, int]:
     """How many documents were written, and how many queries read."""
     kinds = collections.Counter(each.kind for each in seen)
     return sum(kinds[kind] for kind in WRITES), sum(kinds[kind] for kind in READS)

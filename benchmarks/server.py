@@ -8,16 +8,20 @@ import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 PORT = re.compile(r"listens on http://127\.0\.0\.1:(\d+)")
 
 IDLE = 30.0
 """Seconds after which the connection is opened anew: the server closes one that nobody used for 75."""
+
+SETTINGS = {"TES_SERVER__SANDBOX__ALLOW_HOST": "true", "TES_SERVER__LOG__LEVEL": "warning"}
+"""Of every server, in its environment."""
 
 ENDS = frozenset({"COMPLETE", "EXECUTOR_ERROR", "SYSTEM_ERROR", "CANCELED"})
 
@@ -75,8 +79,7 @@ class Server:
 @contextlib.contextmanager
 def running(data: pathlib.Path, *options: str, engine: str = "sandbox", **settings: object) -> Iterator[Server]:
     """`tes-server serve` on `data`; settings as `local__cpus=8`."""
-    environment = {**os.environ, "TES_SERVER__SANDBOX__ALLOW_HOST": "true", "TES_SERVER__LOG__LEVEL": "warning"}
-    environment |= {f"TES_SERVER__{name.upper()}": str(value) for name, value in settings.items()}
+    environment = {**os.environ, **SETTINGS} | {f"TES_SERVER__{name.upper()}": str(value) for name, value in settings.items()}
     with subprocess.Popen(
         command("serve", "--port", "0", "--data", str(data), "--engine", engine, *options), env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -88,6 +91,19 @@ def running(data: pathlib.Path, *options: str, engine: str = "sandbox", **settin
             yield Server(process, int(found[1]))
         finally:
             process.terminate()
+
+
+@contextlib.contextmanager
+def application(name: str, environment: Mapping[str, str]) -> Iterator[int]:
+    """An ASGI application under the gunicorn worker of the server; yields its port. The socket listens at once: nobody has to wait for it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+        bind = f"fd://{listener.fileno()}"
+        argv = [sys.executable, "-m", "gunicorn", "--bind", bind, "-k", "uvicorn_worker.UvicornWorker", "--log-level", "warning", name]
+        with subprocess.Popen(argv, env={**os.environ, **environment}, pass_fds=[listener.fileno()]) as process:
+            try:
+                yield listener.getsockname()[1]
+            finally:
+                process.terminate()
 
 
 @contextlib.contextmanager

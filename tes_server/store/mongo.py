@@ -36,10 +36,12 @@ LAST_PATIENCE = 3.0
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """`patience`: seconds that a call waits for the store; `lease`: seconds after which a silent reconciler's work is taken over."""
+    """`patience`: seconds that a call waits for the store; `lease`: seconds after which a silent reconciler's work is taken over;
+    `look`: seconds between two looks for new tasks while somebody waits for them (None: by the product)."""
 
     patience: float = PATIENCE
     lease: float = leases.LEASE
+    look: float | None = None
 
 
 class MongoStore:
@@ -59,7 +61,7 @@ class MongoStore:
         self._lease = options.lease
         self._monotonic = monotonic
         self._leases = leases.Leases(mongo_leases.MongoShelf(self._connection), options.lease, monotonic)
-        self._look = LOOK_PAID if account.product is Product.COSMOS_RU else LOOK
+        self._look = options.look or (LOOK_PAID if account.product is Product.COSMOS_RU else LOOK)
         self._writer: mongo_writer.Writer[mongo_changes.Insert] = mongo_writer.Writer(self._insert, self._connection.until, self._doubt)
         self._doubts = mongo_doubts.Doubts(self._connection)
         self._side = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="store-live")
@@ -185,7 +187,7 @@ class MongoStore:
     def wait(self, seconds: float) -> bool:
         """`Store.wait`: returns early when a new task waits. For one thread."""
         until = time.monotonic() + seconds
-        while not self._stopping.is_set():
+        while not self._stopping.wait(max(0.0, min(until - time.monotonic(), self._look))):
             # A hint is never worth an error, nor a wait for a store that is away.
             with contextlib.suppress(errors.Unavailable):
                 newest = mongo_reads.newest_waiting(self._open()) or ""
@@ -193,10 +195,8 @@ class MongoStore:
                 seen, self._seen = self._seen, newest
                 if newest > seen:
                     return True
-            left = until - time.monotonic()
-            if left <= 0:
+            if time.monotonic() >= until:
                 break
-            self._stopping.wait(min(left, self._look))
         return False
 
     # -- live output --------------------------------------------------------------------------------------------------
