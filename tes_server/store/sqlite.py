@@ -25,8 +25,8 @@ PAGE_BYTES = 16 * 1024 * 1024
 """A page of whole tasks ends once it holds so much: a task may have megabytes of contents, and a page 2,047 tasks."""
 
 
-EXPIRED = 20
-"""Records that one transaction removes: whoever writes meanwhile waits for some milliseconds."""
+EXPIRED = 10
+"""Records that one transaction removes: whoever writes meanwhile waits for some milliseconds, also where each holds a megabyte."""
 
 
 class SqliteStore:

@@ -72,6 +72,7 @@ def test_commits_are_synced_and_readers_cannot_write(tmp_path: pathlib.Path) -> 
     writer, reader = sqlite_schema.writer(path), sqlite_schema.reader(path)
     assert writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert writer.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL: each commit is on disk
+    assert writer.execute("PRAGMA secure_delete").fetchone() == (2,)  # FAST: what is removed is not written over page by page
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         reader.execute("DELETE FROM tasks")
     writer.close()
