@@ -132,7 +132,7 @@ class Store(Protocol):
         """Those of the records that exist (and can be read), whole, in this order, in portions of some MB or of one record."""
 
     def restore(self, records: Sequence[Record]) -> dict[str, Restored]:
-        """Keep whole records of another store, whatever their state and revision; what became of each. Durable when it returns.
+        """Keep whole records of another store, each once, whatever their state and revision; what became of each. Durable when it returns.
 
         Idempotent. A record that is there is brought to the newer one's state, never to an older one's.
         """

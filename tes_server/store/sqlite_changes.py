@@ -114,7 +114,9 @@ class Restore(msgspec.Struct, frozen=True):
 
     def apply(self, connection: sqlite3.Connection) -> dict[str, base.Restored]:
         """What became of each, by id."""
-        return {new.id: _restore(connection, new, change) for new, change in self.news}
+        became = {new.id: _restored(connection, new, change) for new, change in self.news}
+        _insert_rows(connection, [new for new, _ in self.news if became[new.id] is base.Restored.MADE])
+        return became
 
 
 Op: TypeAlias = Insert | Save | Watch | Tail | Expire | Restore
@@ -272,11 +274,11 @@ def _expire(connection: sqlite3.Connection, gone: _Gone) -> bool:
     return True
 
 
-def _restore(connection: sqlite3.Connection, new: _New, change: model.Change) -> base.Restored:
+def _restored(connection: sqlite3.Connection, new: _New, change: model.Change) -> base.Restored:
+    """What becomes of a record; one that is not there yet is left to be inserted."""
     statement = "SELECT owners.owner, created, revision FROM tasks CROSS JOIN owners ON owners.number = tasks.owner WHERE id = ?"
     there = connection.execute(statement, (new.id,)).fetchone()
     if there is None:
-        _insert_rows(connection, [new])
         return base.Restored.MADE
     owner, created, revision = there
     if (owner, created) != (new.owner, new.created):
