@@ -92,7 +92,9 @@ class Reconciler:
         self._swept = upkeep.EPOCH
         self._places = places.Places(rules.lost_after, monotonic)
         self._upkeep = upkeep.Upkeep(store, backends, retention)
-        self._saves = saves.Saves(store, clock, self._wake.set)
+        self._looked = upkeep.EPOCH
+        self._stale = False
+        self._saves = saves.Saves(store, clock, self._again)
         site = starts.Site(store, backends, targets, rules, who, clock, monotonic)
         self._starts = starts.Starts(site, self._saves, self._upkeep, self.hear, pace.batch)
         for backend in backends.values():
@@ -148,7 +150,18 @@ class Reconciler:
         while not self._stopped.is_set():
             if self._store.wait(self._pace.poll):
                 self._upkeep.told()
-                self._wake.set()
+                self._look_again()
+
+    def _again(self, change: Change) -> None:
+        """This is due at once."""
+        if change.lane is Lane.ACTIVE:
+            self.hear([change.id])
+        else:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        self._stale = True
+        self._wake.set()
 
     # -- one pass ---------------------------------------------------------------------------------------------------
 
@@ -161,12 +174,21 @@ class Reconciler:
             return False
         with self._news_lock:
             heard, self._news = self._news, set()
-        due = self._store.due(Lane.ACTIVE, shards, now, self._pace.batch, self._here)
+        whole = self._is_time(now)
+        due = self._store.due(Lane.ACTIVE, shards, now, self._pace.batch, self._here) if whole else []
         records = {record.id: record for record in (*due, *self._store.load(heard), *self._swept_records(shards, now))}
         self._handle(records.values(), shards, now)
-        moved = bool(shards) and self._starts.start(shards, now)
+        moved = bool(shards) and self._starts.start(shards, now, whole=whole)
         self._upkeep.turn(shards, now, away=not listening)
-        return moved or len(due) == self._pace.batch or self._sweep_from is not None
+        self._stale = self._stale or moved or len(due) == self._pace.batch
+        return self._stale or self._sweep_from is not None
+
+    def _is_time(self, now: datetime.datetime) -> bool:
+        """Whether to look at the queues. For news of a few tasks these alone are read: looks may be paid for, and news comes several times a task."""
+        if not self._stale and abs(now - self._looked) < datetime.timedelta(seconds=self._pace.poll):  # the clock may be set back
+            return False
+        self._looked, self._stale = now, False
+        return True
 
     def _swept_records(self, shards: frozenset[int], now: datetime.datetime) -> list[Record]:
         """A page of the walk over all active records that are ours, begun every `interval`: keeps everything right without news."""

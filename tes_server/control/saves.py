@@ -24,12 +24,12 @@ Settle = Callable[[Record], Change | None]
 
 
 class Saves:
-    """`clock` tells what is due, `wake` is called when something is due at once."""
+    """`clock` tells what is due, `again` is called with each change of what is due at once."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime.datetime], wake: Callable[[], None]) -> None:
+    def __init__(self, store: Store, clock: Callable[[], datetime.datetime], again: Callable[[Change], None]) -> None:
         self._store = store
         self._clock = clock
-        self._wake = wake
+        self._again = again
 
     def commit(self, pairs: Sequence[tuple[Record, Settle]]) -> set[str]:
         """Save what `settle` makes of each record; where a save loses, settle the newer revision. Returns the ids changed."""
@@ -67,7 +67,7 @@ class Saves:
             reason = lines[-1].partition(":")[0] if lines and change.state != "COMPLETE" else ""
             telemetry.TASKS_ENDED.labels(change.state, reason if reason in Code.__members__ else "").inc()
         if change.due is not None and change.due <= self._clock():
-            self._wake()
+            self._again(change)
 
 
 def after(record: Record, change: Change) -> Record:

@@ -57,6 +57,7 @@ class Starts:
         self._served: dict[str, int] = {}
         self._starts = 0
         self._congestion = congestion.Congestion()
+        self._waited = False
         self._intents: set[str] = set()
 
     def sleep(self, longest: float) -> float:
@@ -71,10 +72,10 @@ class Starts:
         """The outcome of these intents is known."""
         self._intents.difference_update(names)
 
-    def start(self, shards: frozenset[int], now: datetime.datetime) -> bool:
-        """Admit and submit; True if more may start at once."""
+    def start(self, shards: frozenset[int], now: datetime.datetime, *, whole: bool = True) -> bool:
+        """Admit and submit; True if more may start at once. Not `whole`: only if somebody waited at the last look, for what has ended since."""
         rooms = self._rooms()
-        if self._congestion.lasts(rooms, now):
+        if self._congestion.lasts(rooms, now) or not (whole or self._waited):
             return False
         due = self._site.store.due(Lane.WAITING, shards, now, self._batch)
         waiting: dict[str, list[Record]] = collections.defaultdict(list)
@@ -88,6 +89,7 @@ class Starts:
                 continue
             started += self._start_on(backend, records, now)
         self._congestion.looked(rooms, started, len(due), now)
+        self._waited = len(due) > started
         return started >= self._batch
 
     def _rooms(self) -> congestion.Rooms:

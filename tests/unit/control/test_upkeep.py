@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tes_server import app
 from tes_server.control import reconciler
 from tes_server.control.service import Target
 from tes_server.model.principal import ANONYMOUS
@@ -41,7 +42,7 @@ def store(world: World) -> Iterator[CountingStore]:
     backend = ScriptedBackend(world.platform)
     target = Target(policy=Policy(), capabilities=backend.capabilities)
     pace = reconciler.Pace(poll=0.005)
-    loop = reconciler.Reconciler(counting, {"local": backend}, {"local": target}, RULES, pace, "me", world.clock, lambda: 0.5)
+    loop = reconciler.Reconciler(counting, {"local": backend}, {"local": target}, RULES, pace, "me", app.clock, lambda: 0.5)
     thread = threading.Thread(target=loop.loop)
     thread.start()
     yield counting
