@@ -1,4 +1,4 @@
-"""Creates and lists on MongoDB: `python -m benchmarks.mongo --url mongodb://... --json [--tasks 100000] [--only list]`.
+"""Creates and lists on MongoDB: `python -m benchmarks.mongo --url mongodb://... --json [--tasks 20000] [--only list]`.
 
 Creates: 32 clients send the same small task to `tes-server serve --api-only`. In turns with it, on the same machine: E, the
 same route with a store that keeps nothing, and R, bare `insert_one` of the very document that such a task becomes, by as
@@ -230,7 +230,7 @@ def _p95(port: int, request: load.Request, seconds: float) -> float:
 def main() -> None:
     parser = figures.parser(__doc__)
     mongo_server.add_url(parser)
-    parser.add_argument("--tasks", type=int, default=100_000, help="finished tasks in the store whose lists are measured")
+    parser.add_argument("--tasks", type=int, default=20_000, help="finished tasks in the store whose lists are measured")
     parser.add_argument("--database", default="", help="a database for these that is kept")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each block")
     parser.add_argument("--clients", type=int, default=32, help="connections at once")

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import request_units
 from benchmarks.operations import Operation, counted, updated
+from tes_server.store import mongo_documents
 
 
 @pytest.mark.parametrize(("kilobytes", "read", "write"), request_units.TABLE)
@@ -38,3 +39,25 @@ def test_an_update_is_followed_into_parts_and_leaves_the_old_document_alone() ->
     after = updated(before, {"$set": {"state": "RUNNING", "parts.detail": "x"}, "$unset": {"lane": ""}})
     assert after == {"_id": "a", "state": "RUNNING", "parts": {"task": "{}", "detail": "x"}}
     assert before == {"_id": "a", "state": "QUEUED", "lane": "WAITING", "parts": {"task": "{}"}}
+
+
+SMALL = 800
+"""Bytes of a task's document without its parts."""
+
+
+def inline(part: int, updates: float) -> float:
+    """What a part adds to the insert and the five updates of the document that it lies in."""
+    return (1 + 5 * updates) * (request_units.write(SMALL + part) - request_units.write(SMALL))
+
+
+def apart(part: int) -> float:
+    """What it costs in a document of its own: its insert, a query when the task starts and one for a look, its removal."""
+    return 2 * request_units.write(part) + 2 * request_units.QUERY
+
+
+def test_parts_lie_in_the_document_as_long_as_that_is_not_dearer() -> None:
+    """`mongo_documents.INLINE_BYTES`, as docs/scaling.md argues for it."""
+    limit = mongo_documents.INLINE_BYTES
+    assert inline(limit, 1.0) < 0.6 * apart(limit)
+    assert inline(limit, request_units.REPLACED) == pytest.approx(apart(limit), rel=0.1)
+    assert inline(2 * limit, request_units.REPLACED) > 1.1 * apart(2 * limit)
