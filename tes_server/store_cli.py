@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from tes_server.store.mongo_connection import Connection
 
 
+PATIENCE = 60.0
+"""Seconds that a copy waits for a store that is throttled or away: nobody waits for an answer to each of its calls."""
+
 PACE = 2.0
 """Seconds between two lines that tell how far a copy is."""
 
@@ -126,7 +129,10 @@ def _settings_of(named: str, settings: Settings, *, must_exist: bool) -> Setting
 
 
 def _with_store(settings: Settings, **fields: str) -> Settings:
-    return msgspec.structs.replace(settings, store=msgspec.structs.replace(settings.store, **{"url": "", "url_file": "", "database": "", **fields}))
+    patience = max(settings.store.patience, PATIENCE)
+    return msgspec.structs.replace(
+        settings, store=msgspec.structs.replace(settings.store, patience=patience, **{"url": "", "url_file": "", "database": "", **fields})
+    )
 
 
 def _opened(settings: Settings, place: str, force: bool, opened: contextlib.ExitStack) -> Store:

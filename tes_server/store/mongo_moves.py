@@ -17,6 +17,9 @@ from tes_server.store import base, mongo_changes, parts
 from tes_server.store import mongo_documents as documents
 from tes_server.store.mongo_connection import Connection, Document
 
+EXPIRED = 20
+"""Records removed at once: what is throttled or slow is sent again as a whole, and other calls come in between."""
+
 TRIES = 3
 """A record that changes so often between a look and a write is being worked on."""
 
@@ -24,8 +27,8 @@ TRIES = 3
 def expire(connection: Connection, records: Sequence[model.Record]) -> int:
     """`Store.expire`. A process that is killed in the midst of it may leave pieces that belong to nobody."""
     gone = 0
-    for begin in range(0, len(records), mongo_changes.CHUNK):
-        gone += _expire(connection, {record.id: record.revision for record in records[begin : begin + mongo_changes.CHUNK]})
+    for begin in range(0, len(records), EXPIRED):
+        gone += _expire(connection, {record.id: record.revision for record in records[begin : begin + EXPIRED]})
     return gone
 
 

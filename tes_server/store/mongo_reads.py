@@ -38,7 +38,7 @@ _ACTIVE = parts.BY_LANE[model.Lane.ACTIVE]
 _ABOVE = "\x7f"
 """Sorts after every character of a quoted name, and of an id."""
 
-_ENDS = sorted(state.value for state in states.ENDS)
+_ENDS = frozenset(state.value for state in states.ENDS)
 _FAR = base.FAR // datetime.timedelta(microseconds=1)
 
 
@@ -276,12 +276,15 @@ def _put_off(document: Document, now: int) -> bool:
 
 
 def at_rest(connection: Connection, shards: Collection[int], before: int, after: str, limit: int) -> tuple[list[Document], str]:
-    """Ended tasks in no lane that were created before `before`, oldest first, and where to go on: served by the indexes of lists."""
-    where: Document = {"state": {"$in": _ENDS}, "at": {"$gt": after, "$lt": documents.position(parts.moment(before), "")}}
+    """Ended tasks in no lane that were created before `before`, oldest first, and where to go on.
+
+    One index serves range and order. What has not ended is left out here: among tasks that old it is the exception.
+    """
+    where: Document = {"at": {"$gt": after, "$lt": documents.position(parts.moment(before), "")}}
     if len(shards) < model.SHARDS:
         where["shard"] = {"$in": sorted(shards)}
     found = find(connection, where, fields(()), ("at", ASCENDING), limit)
-    return [document for document in found if document.get("lane") is None], found[-1]["at"] if len(found) == limit else ""
+    return [each for each in found if each.get("state") in _ENDS and each.get("lane") is None], found[-1]["at"] if len(found) == limit else ""
 
 
 def walk(connection: Connection, after: str, limit: int) -> list[base.Seen]:
