@@ -23,9 +23,14 @@ MEMORY = pathlib.Path("/dev/shm")  # noqa: S108 - in a directory of our own, che
 _held: list[int] = []
 
 
+def directory(data: pathlib.Path, memory: pathlib.Path = MEMORY) -> pathlib.Path:
+    """The directory in memory of a data directory's server."""
+    return memory / f"tes-server-{os.geteuid()}-{hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:16]}"
+
+
 def share(data: pathlib.Path, memory: pathlib.Path = MEMORY) -> None:
     """Name the directory of this data directory's server to prometheus_client; the data directory itself where there is no memory."""
-    place = memory / f"tes-server-{os.geteuid()}-{hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:16]}"
+    place = directory(data, memory)
     if not _entered(place):
         place = data / "metrics"
         place.mkdir(mode=0o700, exist_ok=True)

@@ -40,6 +40,8 @@ class Rule:
         self.left = times
         self.reaches = reaches
         self.met = 0
+        self.came = threading.Event()
+        self.hold: threading.Event | None = None
 
 
 class Proxy:
@@ -96,6 +98,16 @@ class Proxy:
         self._flowing.clear()
         yield
         self._flowing.set()
+
+    @contextlib.contextmanager
+    def held(self, command: str, collection: str) -> Iterator[threading.Event]:
+        """The next such command is carried out, but its answer kept until the end of the block. The event tells when it came."""
+        rule = self.rule(command, collection=collection, reaches=True)
+        rule.hold = threading.Event()
+        try:
+            yield rule.came
+        finally:
+            rule.hold.set()
 
     # -- the rest
 
@@ -160,7 +172,10 @@ class Proxy:
                 self._flowing.wait()
                 answered = HEADER.unpack_from(message)[2]
                 rule = pair.replies.pop(answered, None)
-                if rule is None:
+                if rule is not None and rule.hold is not None:
+                    rule.came.set()
+                    rule.hold.wait()
+                if rule is None or rule.hold is not None:
                     pair.client.sendall(message)
                 elif rule.answer is None:
                     break

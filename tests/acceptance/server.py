@@ -22,57 +22,10 @@ BIN = pathlib.Path(sys.executable).parent
 ENDS = {"COMPLETE", "EXECUTOR_ERROR", "SYSTEM_ERROR", "CANCELED"}
 
 
-class Server:
-    """One `serve` on a data directory; may be killed and started again on the same port."""
+class Client:
+    """Speaks to a server at `url`."""
 
-    def __init__(self, data: pathlib.Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
-        self.data = data
-        self._arguments = arguments
-        self._environment = {**os.environ, **(environment or {})}
-        self._port = "0"
-        self._process: subprocess.Popen[str] | None = None
-        self.log = data.parent / f"{data.name}.log"
-        self.start()
-
-    def start(self) -> None:
-        with self.log.open("a") as log:
-            self._process = subprocess.Popen(
-                [BIN / "tes-server", "serve", "--data", self.data, "--port", self._port, *self._arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=self._environment,
-            )
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            found = re.search(r"listens on (http://\S+:(\d+))", line)
-            if found:
-                self.url, self._port = found[1], found[2]
-                return
-        raise AssertionError(f"the server did not start: {self.log.read_text()}")
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def part(self, name: str) -> int:
-        """The pid of the child `api` or `reconciler`: the reconciler says its own in the log."""
-        started = [json.loads(line) for line in self.log.read_text().splitlines() if '"reconciler.started"' in line]
-        reconciler = int(started[-1]["pid"])
-        if name == "reconciler":
-            return reconciler
-        children = pathlib.Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return next(int(pid) for pid in children if int(pid) != reconciler)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        assert self._process is not None
-        self._process.send_signal(number)
-        code = self._process.wait(30)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        return code
+    url: str
 
     def ask(self, path: str, body: Any = None, method: str = "", headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
         data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
@@ -133,6 +86,59 @@ class Server:
             if "next_page_token" not in page:
                 return found
             token = f"&page_token={page['next_page_token']}"
+
+
+class Server(Client):
+    """One `serve` on a data directory; may be killed and started again on the same port."""
+
+    def __init__(self, data: pathlib.Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        self.data = data
+        self._arguments = arguments
+        self._environment = {**os.environ, **(environment or {})}
+        self._port = "0"
+        self._process: subprocess.Popen[str] | None = None
+        self.log = data.parent / f"{data.name}.log"
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("a") as log:
+            self._process = subprocess.Popen(
+                [BIN / "tes-server", "serve", "--data", self.data, "--port", self._port, *self._arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=self._environment,
+            )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            found = re.search(r"listens on (http://\S+:(\d+))", line)
+            if found:
+                self.url, self._port = found[1], found[2]
+                return
+        raise AssertionError(f"the server did not start: {self.log.read_text()}")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def part(self, name: str) -> int:
+        """The pid of the child `api` or `reconciler`: the reconciler says its own in the log."""
+        started = [json.loads(line) for line in self.log.read_text().splitlines() if '"reconciler.started"' in line]
+        reconciler = int(started[-1]["pid"])
+        if name == "reconciler":
+            return reconciler
+        children = pathlib.Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return next(int(pid) for pid in children if int(pid) != reconciler)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self._process is not None
+        self._process.send_signal(number)
+        code = self._process.wait(30)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        return code
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from tests.acceptance.server import Server
+from tests.acceptance.server import Client
 
 SCRIPT = """
 [ -e token ] || cat /proc/sys/kernel/random/uuid > token
@@ -23,9 +23,9 @@ SMALL = {"cpu_cores": 0.1, "ram_gb": 0.05, "disk_gb": 0.001}
 
 
 class Crowd:
-    """Tasks on one server. `marks` is a live mount, `results` an allowed root."""
+    """Tasks on one server, or on several of one store. `marks` is a live mount, `results` an allowed root."""
 
-    def __init__(self, server: Server, image: str, marks: pathlib.Path, results: pathlib.Path) -> None:
+    def __init__(self, server: Client, image: str, marks: pathlib.Path, results: pathlib.Path) -> None:
         self.server = server
         self.image = image
         self.marks = marks

@@ -23,11 +23,15 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 def check(server: Server, ids: Collection[str] = ()) -> None:
     """For these tasks (all that anybody may see): no attempts, no processes of tasks, no cgroups; releases and deletions may take a moment."""
-    data = server.data
+    none(server.data, ids or server.states())
+
+
+def none(data: pathlib.Path, ids: Collection[str]) -> None:
+    """The same by the data directory."""
     until(lambda: not list((data / "attempts").iterdir()), "attempts released")
     until(lambda: not list((data / "trash").iterdir()), "trash emptied")
     sandbox = data / "sandbox"
     until(lambda: not sandbox.exists() or not [entry for entry in sandbox.iterdir() if not entry.name.startswith(".")], "cells removed")
     until(lambda: not processes_with(f"{data}/attempts"), "supervisors ended")
-    ours = {f"tes-{task_id}" for task_id in (ids or server.states())}
+    ours = {f"tes-{task_id}" for task_id in ids}
     until(lambda: not [path for path in pathlib.Path("/sys/fs/cgroup").glob("**/tes-*") if path.name.rsplit("-", 2)[0] in ours], "cgroups removed")
