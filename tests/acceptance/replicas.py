@@ -11,6 +11,7 @@ import pathlib
 import random
 import signal
 import subprocess
+import threading
 import time
 import urllib.error
 from collections import Counter
@@ -123,6 +124,7 @@ class Fleet:
     def storm(self, seconds: float, total: int, chance: random.Random, pause: float = 2.0) -> Counter[str]:
         """While tasks come in and run, one of all processes is killed and started again, every `pause` seconds."""
         struck: Counter[str] = Counter()
+        starting: dict[int, threading.Thread] = {}
         processes: list[Reconciler | Server] = [*self.reconcilers, *self.apis]
         end = time.monotonic() + seconds
         next_blow = time.monotonic() + pause
@@ -131,10 +133,13 @@ class Fleet:
             self.crowd.create(chance.uniform(0, 2) for _ in range(int(total * share) - len(self.crowd.ids)))
             time.sleep(max(0.0, next_blow - time.monotonic()))
             next_blow = time.monotonic() + pause
-            victim = chance.choice(processes)
+            victim = chance.choice([each for each in processes if id(each) not in starting or not starting[id(each)].is_alive()])
             victim.stop(signal.SIGKILL)
-            victim.start()
+            starting[id(victim)] = threading.Thread(target=victim.start)
+            starting[id(victim)].start()
             struck["reconciler" if isinstance(victim, Reconciler) else "api"] += 1
+        for thread in starting.values():
+            thread.join()
         self.crowd.create(chance.uniform(0, 2) for _ in range(total - len(self.crowd.ids)))
         return struck
 
