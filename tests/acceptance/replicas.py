@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import http.client
 import itertools
@@ -126,21 +127,26 @@ class Fleet:
         struck: Counter[str] = Counter()
         starting: dict[int, threading.Thread] = {}
         processes: list[Reconciler | Server] = [*self.reconcilers, *self.apis]
-        end = time.monotonic() + seconds
-        next_blow = time.monotonic() + pause
-        while time.monotonic() < end:
-            share = min(1.0, 1.25 * (1 - (end - time.monotonic()) / seconds) + 0.1)
-            self.crowd.create(chance.uniform(0, 2) for _ in range(int(total * share) - len(self.crowd.ids)))
-            time.sleep(max(0.0, next_blow - time.monotonic()))
-            next_blow = time.monotonic() + pause
-            victim = chance.choice([each for each in processes if id(each) not in starting or not starting[id(each)].is_alive()])
-            victim.stop(signal.SIGKILL)
-            starting[id(victim)] = threading.Thread(target=victim.start)
-            starting[id(victim)].start()
-            struck["reconciler" if isinstance(victim, Reconciler) else "api"] += 1
-        for thread in starting.values():
-            thread.join()
-        self.crowd.create(chance.uniform(0, 2) for _ in range(total - len(self.crowd.ids)))
+        lengths = [chance.uniform(0, 2) for _ in range(total)]
+        begin = time.monotonic()
+
+        def create() -> None:
+            for number, length in enumerate(lengths):
+                time.sleep(max(0.0, begin + 0.8 * seconds * number / total - time.monotonic()))
+                self.crowd.create([length])
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            creating = pool.submit(create)
+            for blow in range(1, int(seconds / pause) + 1):
+                time.sleep(max(0.0, begin + blow * pause - time.monotonic()))
+                victim = chance.choice([each for each in processes if id(each) not in starting or not starting[id(each)].is_alive()])
+                victim.stop(signal.SIGKILL)
+                starting[id(victim)] = threading.Thread(target=victim.start)
+                starting[id(victim)].start()
+                struck["reconciler" if isinstance(victim, Reconciler) else "api"] += 1
+            for thread in starting.values():
+                thread.join()
+            creating.result()
         return struck
 
 

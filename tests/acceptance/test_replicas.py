@@ -32,7 +32,7 @@ def account() -> Iterator[mongo_account.Account]:
 def test_a_storm_of_kills_loses_nothing_and_runs_nothing_twice(account: mongo_account.Account, tmp_path: pathlib.Path) -> None:
     with fleet(tmp_path, account, 3, 2) as made:
         struck = made.storm(10, 60, random.Random(os.environ.get("TORTURE_SEED")))
-        assert struck.total() >= 3
+        assert struck.total() == 5
         assert made.crowd.check(120)["attempts"] == {1: 60}
         made.left()
 
@@ -123,9 +123,9 @@ def test_on_sqlite_a_second_one_is_refused(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_machine_that_is_lost_is_told_and_made_good_and_may_come_back(account: mongo_account.Account, tmp_path: pathlib.Path) -> None:
-    with fleet(tmp_path, account, 2, local__lost_after=8) as made:
+    with fleet(tmp_path, account, 2, local__lost_after=6) as made:
         one, two = made.reconcilers
-        made.crowd.create([25.0] * 4)
+        made.crowd.create([18.0] * 4)
         until(lambda: len(list(made.marks.iterdir())) == 4, "commands run")
         mine = [number for number, task_id in enumerate(made.crowd.ids) if (one.data / "attempts" / f"{task_id}-1").exists()]
         if not mine:
