@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -22,7 +21,8 @@ pytestmark = pytest.mark.mongo
 def measured(name: str, *options: str) -> list[dict[str, Any]]:
     url = mongo_server.url()
     command = [sys.executable, "-m", f"benchmarks.{name}", "--url", url, "--json", "--rounds", "1", *options]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, env={**os.environ})
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     with pymongo.MongoClient[dict[str, Any]](url) as client:
         assert [each for each in client.list_database_names() if each.startswith("tes_benchmark_")] == []
     figures: list[dict[str, Any]] = json.loads(done.stdout)["figures"]
@@ -31,7 +31,7 @@ def measured(name: str, *options: str) -> list[dict[str, Any]]:
 
 @pytest.mark.usefixtures("sandbox_works")
 def test_creates_and_lists_stand_beside_bare_calls(tmp_path: pathlib.Path) -> None:
-    brief = ("--seconds", "1", "--clients", "4", "--data", str(tmp_path))
+    brief = ("--seconds", "3", "--clients", "4", "--data", str(tmp_path))
     (creates,) = measured("mongo", "--only", "create_2kb", *brief)
     assert creates["baseline"] < min(creates["notes"]["route_a_second"], creates["notes"]["inserts_a_second"])
     assert creates["ratio"] > 0.1
