@@ -18,6 +18,7 @@ import msgspec
 import tes_server
 from tes_server import errors, site_rules
 from tes_server.backends.base import Backend
+from tes_server.backends.local import place
 from tes_server.backends.local.driver import LocalBackend
 from tes_server.control import retention
 from tes_server.control.decide import Rules
@@ -83,10 +84,21 @@ def store(settings: Settings) -> Store:
     if not url.startswith("sqlite:"):
         from tes_server.store import mongo
 
-        return mongo.MongoStore(mongo_account(settings), mongo.Options(patience=settings.store.patience, lease=settings.store.lease))
+        options = mongo.Options(patience=settings.store.patience, lease=settings.store.lease, seat=_seat(settings))
+        return mongo.MongoStore(mongo_account(settings), options)
     from tes_server.store.sqlite import SqliteStore
 
     return SqliteStore(sqlite_file(settings))
+
+
+def _seat(settings: Settings) -> str:
+    """This data directory itself, in this boot of the machine: there its lock tells that whoever had its name before is dead. A copy is another."""
+    try:
+        there = settings.data_directory(pathlib.Path.home(), os.environ.get("XDG_DATA_HOME", "")).stat()
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        return secrets.token_hex(8)  # nothing is known of those before
+    return hashlib.sha256(f"{boot} {there.st_dev} {there.st_ino}".encode()).hexdigest()[:16]
 
 
 def sqlite_file(settings: Settings) -> pathlib.Path:
@@ -225,6 +237,11 @@ def _promises(settings: Settings) -> str:
     own = " and this machine's own programs (image 'host')" if settings.sandbox.allow_host else ""
     network = sandbox.network_in_words(settings.sandbox.network)
     return f"which takes any container image{own}; {sandbox.limits_in_words(cgroups.find())}; {network}"
+
+
+def place_name(settings: Settings) -> str:
+    """What this data directory is called among all that share a store."""
+    return place.place(data_directory(settings))
 
 
 def backends(settings: Settings) -> dict[str, Backend]:

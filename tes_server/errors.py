@@ -57,6 +57,10 @@ class Unavailable(TesServerError):
         self.retry_after = retry_after
 
 
+class NameTaken(Unavailable):
+    """Another living server bears this one's name: nothing that is told by that name may be touched."""
+
+
 class SettingsError(TesServerError):
     """The configuration cannot be used. `where` names the key (`auth.hosts`) or the file."""
 

@@ -39,6 +39,9 @@ RESPAWN = 1.0
 HANDOVER = 1.0
 """Seconds for which the children of a server that was killed just now may still hold its data directory."""
 
+REMIND = 60.0
+"""Seconds after which the log has again that another server bears our name."""
+
 GARBAGE = 10_000
 """New objects between two searches for cycles, some MB at most: Python's 700 cost an eighth of each create."""
 
@@ -172,6 +175,7 @@ def _end(children: dict[int, str]) -> None:
 def reconcile(settings: Settings) -> None:
     """The reconciler's process: until TERM or INT."""
     kept = _store(settings)
+    _be_the_only_one(settings, kept)
     platforms = app.backends(settings)
     loop = app.reconciler(settings, kept, platforms)
 
@@ -186,6 +190,23 @@ def reconcile(settings: Settings) -> None:
     for platform in platforms.values():
         platform.close()
     kept.close()
+
+
+def _be_the_only_one(settings: Settings, kept: Store) -> None:
+    """Wait until no other living server bears this directory's name: in a copy of a directory the same attempts would go on a second time."""
+    who, told = app.place_name(settings), float("-inf")
+    while True:
+        try:
+            kept.hold(who, app.clock())
+        except errors.NameTaken as cause:
+            if time.monotonic() > told + REMIND:
+                told = time.monotonic()
+                telemetry.log(logger, logging.ERROR, "reconciler.name_taken", error=str(cause))
+            time.sleep(RESPAWN)
+        except errors.Unavailable:
+            return  # nobody can tell: what runs here is looked after whether or not the store is there
+        else:
+            return
 
 
 def _store(settings: Settings) -> Store:

@@ -70,7 +70,8 @@ class Store(Protocol):
     def hold(self, who: str, now: datetime.datetime) -> frozenset[int]:
         """The shards (`record.shard_of`) that this reconciler owns now. Renews what it holds; call it at every tick.
 
-        `who` is a name that no other living process has: what a dead one of this name held is taken over at once.
+        `who` is a name that no other living process has: what a dead one of this name held is taken over at once. Raises
+        `errors.NameTaken` where another living one has it all the same, as far as that can be told.
         """
 
     def alive(self) -> frozenset[str]:

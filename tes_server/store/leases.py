@@ -4,6 +4,7 @@ A renewal gives its member a beat that no other ever had, the board's revision. 
 of its own monotonic clock takes the member for dead and its shards; a member trusts its shards for less than a lease from
 before it sent its last renewal.
 Both are one board, so a renewal and a take-over never both succeed, and no clock of one machine is compared with another's.
+A name is one process's at a time: where two live ones bear it (a data directory was copied), the later one is refused everything.
 Must never know where the board is kept (`mongo_leases`).
 """
 
@@ -88,12 +89,16 @@ class Shelf(Protocol):
 
 
 class Leases:
-    """This process's part in it. One thread at a time. `monotonic` gives seconds."""
+    """This process's part in it. One thread at a time. `monotonic` gives seconds.
 
-    def __init__(self, shelf: Shelf, lease: float = LEASE, monotonic: Callable[[], float] = steady) -> None:
+    `seat` tells where only one process at a time can have a name: who had ours before us in the same seat is dead.
+    """
+
+    def __init__(self, shelf: Shelf, lease: float = LEASE, monotonic: Callable[[], float] = steady, seat: str = "") -> None:
         self._shelf = shelf
         self._lease = lease
         self._monotonic = monotonic
+        self._seat = seat
         self._me = ""
         self._mine: frozenset[int] = frozenset()
         self._sent = float("-inf")
@@ -102,11 +107,14 @@ class Leases:
         """who was alive at our last renewal, ourselves among them"""
 
     def hold(self, who: str) -> frozenset[int]:
-        """The shards that are ours now. Reads and writes only when a renewal is due, or when there is nothing to lose."""
+        """The shards that are ours now. Reads and writes only when a renewal is due, or when there is nothing to lose.
+
+        Raises `errors.NameTaken` while another living process has our name.
+        """
         now = self._monotonic()
         if not self._me:
             # One after the other may have the same name: the later one must not be taken for the one that died.
-            self._me = f"{who}/{secrets.token_hex(8)}"
+            self._me = f"{who}/{self._seat}.{secrets.token_hex(8)}"
         if not self._mine or now - self._sent >= self._lease / RENEWALS:
             try:
                 self._renew(now)
@@ -134,6 +142,7 @@ class Leases:
         for _ in range(TRIES):
             board = self._shelf.read()
             dead = self._silent(board, self._monotonic())
+            self._be_the_only_one(board, dead)
             after = renewed(board, self._me, dead)
             # If nobody ever tells whether it came about, others may already have what it gives up.
             self._mine &= after.of(self._me)
@@ -144,15 +153,29 @@ class Leases:
             now = self._monotonic()
         raise errors.Unavailable("the leases change too fast; try again")
 
+    def _be_the_only_one(self, board: Board, dead: frozenset[str]) -> None:
+        """Nothing that bears our name is ours while another one bears it too: each would take what is at the other's place for gone."""
+        if any(_who(member) == _who(self._me) for member in board.members if member != self._me and member not in dead):
+            self._mine, self._sent = frozenset(), float("-inf")
+            raise errors.NameTaken(
+                f"another server bears the name of this one, {_who(self._me)}, and is at work, or was until a moment ago. If that does not pass: "
+                "one of their data directories is a copy; stop its server, and remove the file `place` and `attempts` from it"
+            )
+
     def _silent(self, board: Board, now: float) -> frozenset[str]:
-        """Members whose beat has stood still for a lease, and those who had our name before us: one process at a time has it."""
+        """Members whose beat has stood still for a lease, and those who had our name before us in our seat."""
         heard = {member: self._heard.get(member, (beat, now)) for member, beat in board.members.items() if member != self._me}
         self._heard = {member: before if before[0] == board.members[member] else (board.members[member], now) for member, before in heard.items()}
-        return frozenset(member for member, (_, since) in self._heard.items() if now - since >= self._lease or _who(member) == _who(self._me))
+        return frozenset(member for member, (_, since) in self._heard.items() if now - since >= self._lease or _seat(member) == _seat(self._me))
 
 
 def _who(member: str) -> str:
     return member.rpartition("/")[0]
+
+
+def _seat(member: str) -> str:
+    """The name and the seat."""
+    return member.rpartition(".")[0]
 
 
 def alive(shelf: Shelf, lease: float, monotonic: Callable[[], float], sleep: Callable[[float], object]) -> str:

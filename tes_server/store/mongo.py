@@ -37,11 +37,12 @@ LAST_PATIENCE = 3.0
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """`patience`: seconds that a call waits for the store; `lease`: seconds after which a silent reconciler's work is taken over;
-    `look`: seconds between two looks for new tasks while somebody waits for them (None: by the product)."""
+    `look`: seconds between two looks for new tasks while somebody waits for them (None: by the product); `seat`: see `leases.Leases`."""
 
     patience: float = PATIENCE
     lease: float = leases.LEASE
     look: float | None = None
+    seat: str = ""
 
 
 class MongoStore:
@@ -60,7 +61,7 @@ class MongoStore:
         self._connection = Connection(account, patience=options.patience, listeners=listeners)
         self._lease = options.lease
         self._monotonic = monotonic
-        self._leases = leases.Leases(mongo_leases.MongoShelf(self._connection), options.lease, monotonic)
+        self._leases = leases.Leases(mongo_leases.MongoShelf(self._connection), options.lease, monotonic, options.seat)
         self._look = options.look or (LOOK_PAID if account.product is Product.COSMOS_RU else LOOK)
         self._writer: mongo_writer.Writer[mongo_changes.Insert] = mongo_writer.Writer(self._insert, self._connection.until, self._doubt)
         self._doubts = mongo_doubts.Doubts(self._connection)

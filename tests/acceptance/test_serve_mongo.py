@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 
@@ -106,3 +107,27 @@ def test_a_database_that_is_not_prepared_is_told(account: mongo_account.Account,
             connection.meta.insert_one({"_id": "schema", "version": 1})
         ready(server, 200)
         assert server.until(server.create(TRUE, resources=SMALL))["state"] == "COMPLETE"
+
+
+def test_a_copy_of_a_data_directory_touches_nothing_while_the_original_is_at_work(
+    account: mongo_account.Account, tmp_path: pathlib.Path, sandbox_works: None
+) -> None:
+    """A cloned machine: the copy bears the name of the original, and has its attempts."""
+    with served(tmp_path / "one", *FLAGS, environment=environment(account)) as server:
+        slow = server.create({"image": "host", "command": ["/bin/sleep", "8"]}, resources=SMALL)
+        server.until(slow, "RUNNING")
+        subprocess.run(["cp", "-a", tmp_path / "one", tmp_path / "copy"], check=True)
+        with served(tmp_path / "copy", *FLAGS, environment=environment(account)) as copy:
+            task = server.until(slow)
+            assert task["state"] == "COMPLETE", task
+            assert "RETRY" not in json.dumps(task)
+            logged = copy.log.read_text()
+            assert '"reconciler.name_taken"' in logged
+            assert '"reconciler.started"' not in logged
+            server.stop()
+            until = time.monotonic() + 20
+            while '"reconciler.started"' not in copy.log.read_text():  # the original has left in order
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            assert copy.until(copy.create(TRUE, resources=SMALL))["state"] == "COMPLETE"
+        server.start()

@@ -184,3 +184,24 @@ def test_what_a_lost_answer_may_have_given_up_is_not_trusted() -> None:
     kept = world.hold(0)
     assert len(kept) == 32
     assert world.hold(1) == model.ALL_SHARDS - kept
+
+
+def test_a_copy_of_a_data_directory_gets_nothing_while_the_other_one_is_at_work() -> None:
+    """The name of a place is kept in its directory: a copy, or one that two machines mount, bears it twice."""
+    world = World([0.0])
+    copy = leases.Leases(world, LEASE, lambda: world.time, "another seat")
+    assert world.hold(0) == model.ALL_SHARDS
+    for _ in range(8):
+        world.time += 5
+        assert world.hold(0) == model.ALL_SHARDS
+        with pytest.raises(errors.NameTaken, match="place"):
+            copy.hold("host:0")
+    for _ in range(3):  # the first one is stopped
+        world.time += 5.5
+        with pytest.raises(errors.Unavailable):
+            copy.hold("host:0")
+    world.time += 5.5
+    assert copy.hold("host:0") == model.ALL_SHARDS
+    with pytest.raises(errors.Unavailable):
+        world.members[0].hold("host:0")
+    assert copy.hold("host:0") == model.ALL_SHARDS
