@@ -132,7 +132,10 @@ def swap(connection: Connection, pairs: Sequence[tuple[model.Change, int]]) -> s
         marks = _field(connection, "write", set(updates))
         lost = {task_id for task_id in updates if marks.get(task_id) != mark}
     # What nobody points to any more: pieces of those that lost, and those that a winner replaced.
-    gone = [piece["_id"] for task_id, new in pieces.items() if task_id in lost for piece in new]
+    # One that was made and then told as lost is still pointed to, where the save on top of it left that part as it was.
+    losers = _pointed(connection, [task_id for task_id in pieces if task_id in lost]) if lost & pieces.keys() else {}
+    kept = {key for document in losers.values() for key in documents.keys(document, ("logs", "detail"))}
+    gone = [piece["_id"] for task_id, new in pieces.items() if task_id in lost for piece in new if piece["_id"] not in kept]
     for change in changes:
         if change.id in before and change.id not in lost and before[change.id].get("revision") == stored[change.id]:
             replaced = [part for part, value in (("logs", change.logs), ("detail", change.detail)) if value is not None]

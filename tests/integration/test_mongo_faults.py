@@ -91,6 +91,25 @@ def test_a_save_that_is_not_answered_wins_once(store: mongo.MongoStore, proxy: m
     assert found == {"a": (State.RUNNING, 1), "b": (State.QUEUED, 0), "c": (State.RUNNING, 1)}
 
 
+def test_a_save_that_is_told_as_lost_but_was_made_keeps_its_parts(store: mongo.MongoStore, proxy: mongo_proxy.Proxy, mongo_account: Account) -> None:
+    """Its answer was lost, and another save came on top before it could be read back: that one still points to what it brought."""
+    store.insert([a_record("a")]).result()
+    logs = model.Logs(outputs=tuple(task.OutputFileLog(url=f"file:///{number}", path="/p", size_bytes="1") for number in range(1000)))
+    rule = proxy.rule("update", collection="tasks", times=1000, reaches=True)
+    other = mongo.MongoStore(mongo_account)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        lost = pool.submit(store.save, [a_change(a_record("a"), state=State.RUNNING, logs=logs)])
+        until = time.monotonic() + 10
+        while other.save([a_change(a_record("a", revision=1), state=State.RUNNING, canceling=True)]):
+            assert time.monotonic() < until
+        rule.left = 0
+        assert lost.result(20) == {"a"}
+    other.close()
+    found = store.get(ALL, "a", model.View.FULL)
+    assert isinstance(found, model.Record)
+    assert (found.canceling, found.logs, found.revision) == (True, logs, 2)
+
+
 @pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS)
 def test_reads_are_repeated(store: mongo.MongoStore, proxy: mongo_proxy.Proxy, answer: dict[str, Any] | None) -> None:
     store.insert([a_record("a", task=BIG)]).result(10)
