@@ -137,9 +137,9 @@ def page(connection: Connection, query: model.Query) -> model.Page:
     while missing := query.size + 1 - len(found):
         batch = find(connection, _where(query, after), projection, ("at", DESCENDING), missing)
         if by_whole_name:
-            found += _with_name(connection, batch, query.name_prefix)
+            found += _with_name(connection, _placed(batch), query.name_prefix)
         else:
-            found += batch
+            found += _placed(batch)
         if len(batch) < missing:
             break
         after = batch[-1]["at"]
@@ -152,6 +152,19 @@ def page(connection: Connection, query: model.Query) -> model.Page:
         whole = zip(records(connection, shown, wanted), shown, strict=True)
         tasks = [task for each, document in whole for task in (_briefs([document]) if isinstance(each, documents.Unreadable) else [each])]
     return model.Page(tasks, documents.place(shown[-1]["at"]) if len(found) > len(shown) > 0 else None)
+
+
+def _placed(found: Sequence[Document]) -> list[Document]:
+    """Those that have a position in lists. Another was edited by hand: it is told in the log, and stops no list."""
+    kept: list[Document] = []
+    for document in found:
+        try:
+            documents.place(document["at"])
+        except (TypeError, ValueError, OverflowError) as cause:
+            telemetry.log(_log, logging.ERROR, "store.record_unreadable", task=document.get("_id", document["at"]), why=f"at: {cause}")
+        else:
+            kept.append(document)
+    return kept
 
 
 def _where(query: model.Query, after: str | None) -> Document:
@@ -256,14 +269,14 @@ def due_waiting(connection: Connection, shards: Collection[int], now: int, limit
         while more and (missing := limit - sum(map(len, taken.values()))) > 0:
             share = -(-missing // len(more))
             for owner in tuple(more):
-                behind = [{"at": {"$gt": taken[owner][-1]["at"]}}] if taken[owner] else []
+                behind = [{"at": {"$gt": taken[owner][-1].get("at", "")}}] if taken[owner] else []
                 batch = find(connection, {"owner": owner, "$and": [where, *behind]}, entry, ("at", ASCENDING), share)
                 taken[owner] += batch
                 if len(batch) < share:
                     more.remove(owner)
     taken = {owner: [each for each in waiting if not _put_off(each, now)] for owner, waiting in taken.items()}
     ranks = itertools.zip_longest(*taken.values())
-    fair = [each["_id"] for rank in ranks for each in sorted((each for each in rank if each is not None), key=lambda each: str(each["at"]))]
+    fair = [each["_id"] for rank in ranks for each in sorted((each for each in rank if each is not None), key=lambda each: str(each.get("at")))]
     chosen = fair[:limit]
     whole = {document["_id"]: document for document in by_id(connection, chosen, parts.BY_LANE[model.Lane.WAITING])}
     return [whole[task_id] for task_id in chosen if task_id in whole and whole[task_id].get("lane") == model.Lane.WAITING.value]
@@ -272,7 +285,7 @@ def due_waiting(connection: Connection, shards: Collection[int], now: int, limit
 def _put_off(document: Document, now: int) -> bool:
     """True for one that was created later than now and waits for longer still."""
     due = document.get("due")
-    return isinstance(due, int) and now < due <= now + _FAR and due != int(document["at"].partition("/")[0])
+    return isinstance(due, int) and now < due <= now + _FAR and not str(document.get("at")).startswith(documents.position(parts.moment(due), ""))
 
 
 def at_rest(connection: Connection, shards: Collection[int], before: int, after: str, limit: int) -> tuple[list[Document], str]:
@@ -320,7 +333,7 @@ def portions(connection: Connection, ids: Collection[str]) -> Iterator[list[mode
 def newest_waiting(connection: Connection) -> str | None:
     """The position of the newest task that waits."""
     found = find(connection, {"lane": model.Lane.WAITING.value}, {"at": 1}, ("at", DESCENDING), 1)
-    return found[0]["at"] if found else None
+    return str(found[0].get("at", "")) if found else None
 
 
 def census(connection: Connection) -> dict[states.State, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import pathlib
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from tes_server.model import record as model
 from tes_server.model import task
 from tes_server.model.principal import ALL
 from tes_server.model.states import State
-from tes_server.store import mongo, mongo_documents, mongo_reads, mongo_schema
+from tes_server.store import mongo, mongo_documents, mongo_reads, mongo_schema, parts
 from tes_server.store.mongo_account import Account, Product
 from tes_server.store.mongo_connection import Connection
 from tests import mongo_proxy, mongo_server
@@ -165,6 +166,26 @@ def test_one_unreadable_task_stops_no_other(store: mongo.MongoStore, direct: Con
         page = store.page(model.Query(scope=ALL, view=view))
         assert sorted(ids_of(page.tasks)) == ["A0", "A1", "A2", "W0", "W1", "W2"]
     assert store.save([a_change(a_record("W0"), state=State.RUNNING)]) == set()
+
+
+@pytest.mark.parametrize("edited", [{"$unset": {"at": ""}}, *({"$set": {"at": at}} for at in ("zzz", "1/", ["a"], 7, None))], ids=str)
+@pytest.mark.parametrize("due", [NOW, NOW + 60 * SECOND], ids=["due", "put off"])
+def test_one_task_without_a_place_in_lists_stops_none(store: mongo.MongoStore, direct: Connection, edited: dict[str, Any], due: datetime.datetime) -> None:
+    store.insert([a_record(f"t{number}", created=NOW + number * SECOND) for number in range(4)]).result()
+    direct.tasks.update_one({"_id": "t1"}, {**edited, "$set": {**edited.get("$set", {}), "due": parts.microseconds(due)}})
+    for limit in (1, 3, 10):
+        found = ids_of(store.due(model.Lane.WAITING, model.ALL_SHARDS, NOW + 10 * SECOND, limit))
+        assert [each for each in found if each != "t1"] == ["t0", "t2", "t3"][: len(found)]
+        assert len(found) >= min(limit, 3) - 1
+    for view in model.View:
+        for size in (1, 2, 4):
+            shown: list[str] = []
+            page = store.page(model.Query(scope=ALL, view=view, size=size))
+            while page.after is not None:
+                shown += ids_of(page.tasks)
+                page = store.page(model.Query(scope=ALL, view=view, size=size, after=page.after))
+            assert [*shown, *ids_of(page.tasks)] == ["t3", "t2", "t0"]
+    store.wait(0.01)
 
 
 def test_a_replaced_part_leaves_no_pieces(store: mongo.MongoStore, direct: Connection) -> None:
