@@ -57,7 +57,8 @@ class StoreSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     url: str = "sqlite:"
     """`sqlite:` is a file in the data directory. `mongodb://…` and `mongodb+srv://…`, as a portal shows them, are a database that several
-    servers share: MongoDB, Azure Cosmos DB for MongoDB, Azure DocumentDB."""
+    servers share: MongoDB, Azure Cosmos DB for MongoDB, Azure DocumentDB. What it says of write concern (`w`, `journal`), read preference and
+    retries is not used: each write is a majority's, each read the primary's."""
     url_file: str = ""
     """File that holds the url instead (a mounted secret). A password is safe here or in `TES_SERVER__STORE__URL`, not on a command line."""
     database: str = ""

@@ -21,6 +21,7 @@ IDLE_MS = 120_000
 
 DATABASE = "tes"
 _URL = re.compile(r"mongodb(?P<srv>\+srv)?://(?:(?P<user>[^/?]*)@)?(?P<hosts>[^/?@]+)(?:/(?P<database>[^?/@]*))?(?:\?(?P<options>.*))?", re.DOTALL)
+_SECRET = re.compile(r"AWS_SESSION_TOKEN(?::|%3A)([^&,]+)|tlsCertificateKeyFilePassword=([^&]+)", re.IGNORECASE)
 
 
 class Product(enum.StrEnum):
@@ -72,7 +73,7 @@ def account(url: str, database: str = "") -> Account:
     product = next((product for host in hosts if (product := _product(host)) is not None), Product.MONGODB)
     given = {name.lower(): value for name, value in urllib.parse.parse_qsl(found["options"] or "", keep_blank_values=True)}
     user, _, password = (found["user"] or "").partition(":")
-    hidden = (password, given.get("authmechanismproperties", "").partition("AWS_SESSION_TOKEN:")[2])
+    hidden = (password, *(secret for words in _SECRET.findall(found["options"] or "") for secret in words))
     return Account(
         url=url.strip(),
         product=product,
@@ -95,7 +96,6 @@ def _options(product: Product, given: Mapping[str, str], user: str) -> dict[str,
         # Cosmos DB has no retryable writes; ours are repeated by this package, which knows what each repeat means (`mongo_connection`).
         "retryWrites": False,
         "retryReads": False,
-        "w": "majority",
         "tz_aware": True,
     }
     if "appname" not in given:

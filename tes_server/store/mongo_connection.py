@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import pymongo
+from pymongo import ReadPreference, WriteConcern, monitoring
 from pymongo import errors as driver
-from pymongo import monitoring
 from pymongo.collection import Collection
 
 from tes_server import errors, telemetry
@@ -82,8 +82,9 @@ class Connection:
                 self._client: pymongo.MongoClient[Document] = pymongo.MongoClient(
                     account.url, connect=False, event_listeners=list(listeners), **account.options
                 )
-            self.database = self._client.get_database(account.database)
-        except (driver.PyMongoError, ValueError, TypeError) as cause:
+            # Whatever the url wishes: what is read back tells what became of a write, so both are the primary's.
+            self.database = self._client.get_database(account.database, read_preference=ReadPreference.PRIMARY, write_concern=WriteConcern("majority"))
+        except (driver.PyMongoError, ValueError, TypeError, OSError) as cause:  # OSError: a file that the url names
             raise errors.SettingsError(account.hide(str(cause)), "store.url") from None
         self.tasks: Collection[Document] = self.database["tasks"]
         self.parts: Collection[Document] = self.database["parts"]

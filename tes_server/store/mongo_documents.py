@@ -124,6 +124,11 @@ def new(record: model.Record) -> New:
     return New({name: value for name, value in document.items() if value is not None}, tuple(pieces))
 
 
+def traces(new: New) -> New:
+    """What is needed to find `new` in the store: its key, mark and revision, and the keys of its pieces."""
+    return New({name: new.document[name] for name in ("_id", "token", "revision")}, tuple({"_id": piece["_id"]} for piece in new.pieces))
+
+
 def moving(change: model.Change | model.Record) -> Document:
     """The fields that each save sets; None: absent."""
     return {

@@ -28,7 +28,7 @@ LATE = 60.0
 
 
 Doubt: TypeAlias = tuple[documents.New, Callable[[str], None]]
-"""What may have been stored, and how to undo it where it has moved."""
+"""What may have been stored (`documents.traces`), and how to undo it where it has moved."""
 
 
 class Doubts:
@@ -38,14 +38,15 @@ class Doubts:
         self._connection = connection
         self._gate = threading.Lock()
         self._first: list[Doubt] = []
-        self._second: list[tuple[float, documents.New]] = []
+        self._second: list[tuple[float, Doubt]] = []
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
 
     def add(self, doubts: Iterable[Doubt]) -> None:
         """Take these back when that can be done. Returns at once."""
         with self._gate:
-            self._first += doubts
+            # Thousands in a long outage, and their contents may be megabytes.
+            self._first += ((documents.traces(new), undo) for new, undo in doubts)
             if self._first and self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="store-doubts", daemon=True)
                 self._thread.start()
@@ -80,7 +81,7 @@ class Doubts:
             with self._gate:
                 if self._first:
                     doubt = self._first.pop(0)
-                    self._second.append((time.monotonic() + LATE, doubt[0]))
+                    self._second.append((time.monotonic() + LATE, doubt))
                     return doubt
                 if not self._second or self._stopping.is_set():
                     self._thread = None
@@ -91,6 +92,8 @@ class Doubts:
             else:
                 self._stopping.wait(min(wait, PAUSE))
 
-    def _look_again(self, new: documents.New) -> None:
+    def _look_again(self, doubt: Doubt) -> None:
+        new, undo = doubt
         with contextlib.suppress(errors.TesServerError):
-            mongo_changes.take_back(self._connection, new)
+            if not mongo_changes.take_back(self._connection, new):
+                undo(new.document["_id"])

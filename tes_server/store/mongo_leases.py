@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 from pymongo import errors as driver
 
@@ -23,12 +24,16 @@ class MongoShelf:
     def read(self) -> Board:
         """`Shelf.read`. Whatever somebody wrote there by hand: what makes no sense is nobody's."""
         found = self._connection.run(lambda: self._connection.meta.find_one({"_id": _ID}))
+        if found is not None and not isinstance(found.get("revision"), int):
+            same = {"_id": _ID, "revision": found.get("revision")}
+            self._connection.run(lambda: self._connection.meta.delete_one(same))
+            found = None
         if found is None:
             self._create()
             return Board()
-        members = {str(each["name"]): int(each["beat"]) for each in found.get("members", ()) if isinstance(each, dict) and each.keys() >= {"name", "beat"}}
-        owners = [owner if isinstance(owner, str) else "" for owner in found.get("owners", ())][: model.SHARDS]
-        return Board(found.get("revision", 0), members, (*owners, *[""] * (model.SHARDS - len(owners))))
+        members = {each["name"]: each["beat"] for each in _list(found, "members") if _is_member(each)}
+        owners = [owner if isinstance(owner, str) else "" for owner in _list(found, "owners")][: model.SHARDS]
+        return Board(found["revision"], members, (*owners, *[""] * (model.SHARDS - len(owners))))
 
     def swap(self, before: Board, after: Board) -> bool:
         """`Shelf.swap`."""
@@ -46,6 +51,14 @@ class MongoShelf:
                 self._connection.meta.insert_one({"_id": _ID, **_document(Board(), "")})
 
         self._connection.run(create)
+
+
+def _list(found: Document, name: str) -> list[Any]:
+    return value if isinstance(value := found.get(name), list) else []
+
+
+def _is_member(each: object) -> bool:
+    return isinstance(each, dict) and isinstance(each.get("name"), str) and isinstance(each.get("beat"), int)
 
 
 def _document(board: Board, mark: str) -> Document:

@@ -138,7 +138,9 @@ def prepare_empty(connection: Connection) -> bool:
     until = time.monotonic() + OTHERS
     while connection.run(lambda: connection.meta.find_one(_PREPARING)) is not None and time.monotonic() < until:
         time.sleep(0.1)
-    return problem(connection) is None
+    if problem(connection) is not None:
+        init(connection)  # who had begun was ended in the midst of it, or is slow: it does no harm to do it twice
+    return True
 
 
 def _claimed(connection: Connection, mine: Document) -> bool:

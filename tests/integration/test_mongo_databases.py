@@ -102,6 +102,34 @@ def test_an_empty_database_is_prepared_by_whoever_comes_first(bare: Account) -> 
         store.close()
 
 
+def test_a_preparation_that_was_cut_off_is_taken_up(bare: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at its first start, a server would never find the database empty again, nor prepared."""
+    monkeypatch.setattr(mongo_schema, "OTHERS", 0.2)
+    with mongo_server.connected(bare) as connection:
+        connection.meta.insert_one({"_id": "preparing", "by": "one that was killed"})
+        store = mongo.MongoStore(bare)
+        store.insert([a_record("t0")]).result(30)
+        store.close()
+        assert mongo_schema.check(connection) == []
+        assert connection.meta.find_one({"_id": "preparing"}) is None
+
+
+@pytest.mark.parametrize(
+    "edited", [{name: value} for name in ("revision", "members", "owners") for value in ("x", None, 7.5, [7], [{"name": "a", "beat": "b"}])], ids=str
+)
+def test_leases_that_were_edited_by_hand_are_nobodys(store: mongo.MongoStore, direct: Connection, edited: dict[str, Any]) -> None:
+    direct.meta.insert_one({"_id": "shards", "revision": 7, "write": "", "members": [], "owners": [], **edited})
+    assert store.hold("one", NOW) == model.ALL_SHARDS
+    assert store.alive() == {"one"}
+
+
+def test_live_output_of_another_version_is_none(store: mongo.MongoStore, direct: Connection) -> None:
+    store.insert([a_record("a")]).result()
+    direct.live.insert_one({"_id": "a", "tails": '{"attempt": "newer"}', "until": "soon"})
+    assert store.tail("a") is None
+    assert store.watched(NOW) == set()
+
+
 def test_cosmos_db_is_never_prepared_by_a_server(bare: Account) -> None:
     """Collections cost money there."""
     store = mongo.MongoStore(msgspec.structs.replace(bare, product=Product.COSMOS_RU))

@@ -257,20 +257,29 @@ def test_a_create_that_runs_already_is_left_to_its_caller(store: mongo.MongoStor
     assert found.task == a_task()
 
 
+@pytest.mark.parametrize("moved", [False, True], ids=["as it came", "moved"])
 def test_a_create_that_comes_after_it_was_taken_back_goes_too(
-    store: mongo.MongoStore, proxy: mongo_proxy.Proxy, mongo_account: Account, monkeypatch: pytest.MonkeyPatch
+    store: mongo.MongoStore, proxy: mongo_proxy.Proxy, mongo_account: Account, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, moved: bool
 ) -> None:
     """The write lay in a server that stood still."""
     monkeypatch.setattr(mongo_doubts, "LATE", 2.0)
+    caplog.set_level(logging.WARNING)
     new = documents.new(a_record("a"))
     rule = proxy.rule("insert", collection="tasks", times=1000)
     monkeypatch.setattr(documents, "new", lambda record: new)
+    undone: queue.SimpleQueue[str] = queue.SimpleQueue()
     with pytest.raises(errors.Unavailable):
-        store.insert([a_record("a")], undo=lambda _: None).result(20)
+        store.insert([a_record("a")], undo=undone.put).result(20)
     assert rule.met
-    with mongo_server.connected(mongo_account) as direct:
-        direct.tasks.insert_one(dict(new.document))
     until = time.monotonic() + 20
+    while not any(entry.message == "create.taken_back" for entry in caplog.records):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    with mongo_server.connected(mongo_account) as direct:
+        direct.tasks.insert_one({**new.document, "revision": int(moved)})
+    if moved:
+        assert undone.get(timeout=20) == "a"
+        return
     while stored(mongo_account)[0]:
         assert time.monotonic() < until
         time.sleep(0.05)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from pymongo import ReadPreference
 from pymongo import errors as driver
 
 from tes_server import configuration, errors
@@ -32,13 +33,17 @@ def test_the_product_and_the_database_are_told_from_the_url(url: str, product: P
     assert mongo_account.account(url, "mine").database == "mine"
 
 
-@pytest.mark.parametrize("url", [RU, VCORE, ENTRA, "mongodb://a,b/?replicaSet=r&retryWrites=true&w=1"])
+@pytest.mark.parametrize(
+    "url", [RU, VCORE, ENTRA, "mongodb://a,b/?replicaSet=r&retryWrites=true&retryReads=true&w=0&journal=false&wtimeoutMS=1&readPreference=nearest"]
+)
 def test_the_driver_takes_it_and_repeats_nothing_by_itself(url: str) -> None:
     made = mongo_connection.Connection(mongo_account.account(url))
     try:
         options = made.database.client.options
         assert (options.retry_writes, options.retry_reads) == (False, False)
-        assert made.tasks.write_concern.document == {"w": "majority"}
+        for collection in (made.tasks, made.parts, made.live, made.meta):
+            assert collection.write_concern.document == {"w": "majority"}
+            assert collection.read_preference == ReadPreference.PRIMARY
     finally:
         made.close()
 
@@ -53,7 +58,15 @@ def test_entra_id_is_the_machines_identity() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mongodb://u:se/cret@h/", "mongodb://u:secret@", "mongodb:/u:secret@h", "mongodb://u:secret@h/a.b$c", "mongodb://u:secret@h:port/"]
+    "url",
+    [
+        "mongodb://u:se/cret@h/",
+        "mongodb://u:secret@",
+        "mongodb:/u:secret@h",
+        "mongodb://u:secret@h/a.b$c",
+        "mongodb://u:secret@h:port/",
+        "mongodb://u:secret@h/?tls=true&tlsCAFile=/nonexistent",
+    ],
 )
 def test_what_is_no_connection_string_is_told_without_the_password(url: str) -> None:
     with pytest.raises(errors.SettingsError) as caught:
@@ -64,6 +77,8 @@ def test_what_is_no_connection_string_is_told_without_the_password(url: str) -> 
 
 def test_secrets_are_hidden_in_both_spellings() -> None:
     assert mongo_account.account(RU).hide("KEYabc%3D%3D and KEYabc==") == "*** and ***"
+    key_file = mongo_account.account("mongodb://h/?tls=true&tlsCertificateKeyFile=/k&tlsCertificateKeyFilePassword=hun%2Fter")
+    assert "hun" not in repr(key_file) + key_file.hide("hun%2Fter hun/ter")
     assert "KEY" not in repr(mongo_account.account(RU))
     assert mongo_account.account(VCORE).hide("p@ss p%40ss me") == "*** *** me"
     assert mongo_account.account("mongodb://u:p@h/").hide("OperationFailure") == "OperationFailure"
