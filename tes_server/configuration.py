@@ -185,9 +185,16 @@ def _docstrings(part: type[Part]) -> dict[str, str]:
     return found
 
 
+_LOGIN = re.compile(r"(://[^:@/?]*:)(?:[^?]*@|(?!\d+[,/?]).*@)")
+"""Up to the last @ before the options; where there is none, what comes before the ? may be no port, but half of a password."""
+
+_SECRET_OPTION = re.compile(r"(AWS_SESSION_TOKEN(?::|%3A)|tlsCertificateKeyFilePassword=)[^&,]*", re.IGNORECASE)
+
+
 def shown(settings: Settings) -> bytes:
-    """The settings as JSON, for people: without the store's password."""
-    url = re.sub(r"(://[^:@/]*:)[^?]*@", r"\1***@", settings.store.url)
+    """The settings as JSON, for people: without the store's password, also where it is not written as the url wants it."""
+    url = _LOGIN.sub(r"\1***@", settings.store.url)
+    url = _SECRET_OPTION.sub(r"\1***", url)
     store = msgspec.structs.replace(settings.store, url=url)
     return msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(settings, store=store)), indent=2)
 

@@ -14,6 +14,7 @@ from tes_server.store.mongo_account import Product
 
 RU = "mongodb://acct:KEYabc%3D%3D@acct.mongo.cosmos.azure.com:10255/?ssl=true&replicaSet=globaldb&retrywrites=false&maxIdleTimeMS=120000&appName=@acct@"
 VCORE = "mongodb+srv://me:p%40ss@c.global.mongocluster.cosmos.azure.com/?tls=true&authMechanism=SCRAM-SHA-256&retrywrites=false&maxIdleTimeMS=120000"
+TOKENS = "&tlsCertificateKeyFilePassword=hunter2&authMechanismProperties=AWS_SESSION_TOKEN:t0ken"
 ENTRA = "mongodb+srv://client-id@c.global.mongocluster.cosmos.azure.com/?tls=true&authMechanism=MONGODB-OIDC&retrywrites=false&maxIdleTimeMS=120000"
 
 
@@ -84,10 +85,10 @@ def test_secrets_are_hidden_in_both_spellings() -> None:
     assert mongo_account.account("mongodb://u:p@h/").hide("OperationFailure") == "OperationFailure"
 
 
-@pytest.mark.parametrize("url", [RU, VCORE, "mongodb://u:se/cr@et@h/db"])
+@pytest.mark.parametrize("url", [RU, VCORE, "mongodb://u:se/cr@et@h/db", "mongodb://u:se?cr@et@h/db"])
 def test_settings_are_shown_without_the_password(url: str) -> None:
-    shown = configuration.shown(Settings(store=StoreSettings(url=url)))
-    for secret in ("KEY", "p%40ss", "se/cr", "et@"):
+    shown = configuration.shown(Settings(store=StoreSettings(url=url + TOKENS)))
+    for secret in ("KEY", "p%40ss", "se/cr", "se?cr", "et@", "t0ken", "hunter2"):
         assert secret not in shown.decode()
     assert b"***@" in shown
     plain = Settings()
