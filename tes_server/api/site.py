@@ -7,23 +7,29 @@ from __future__ import annotations
 
 import os
 import pathlib
+import time
 from collections.abc import Sequence
 
+import anyio
+import anyio.to_thread
 import msgspec
 import prometheus_client
 import swagger_ui_bundle
 from prometheus_client import multiprocess
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
 from tes_server.control.service import Service
+from tes_server.store import base
 
 HERE = pathlib.Path(__file__).parent
 
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 """prometheus_client's own variable: the directory in which the processes of one server gather their figures."""
+
+PROBE_THREADS = 4
+"""Looks at the store at once, and counts of the metrics at once."""
 
 NOSNIFF = {"X-Content-Type-Options": "nosniff"}
 
@@ -41,17 +47,26 @@ DOCS_FILES = (SWAGGER_UI / "swagger-ui.css", SWAGGER_UI / "swagger-ui-bundle.js"
 
 
 def probes(service: Service) -> list[Route]:
-    """/healthz: this process answers. /readyz: so does its store. /metrics: figures for Prometheus."""
+    """/healthz: this process answers. /readyz: so does its store. /metrics: figures for Prometheus.
+
+    They have threads of their own: all others may be waiting for a store that is away, and just then somebody wants to know.
+    """
+    looks, counts = anyio.CapacityLimiter(PROBE_THREADS), anyio.CapacityLimiter(PROBE_THREADS)
 
     async def healthz(_request: Request) -> Response:
         return _json({"status": "ok"})
 
     async def readyz(_request: Request) -> Response:
-        await run_in_threadpool(service.ready)
+        base.asked.set(time.monotonic())
+        await anyio.to_thread.run_sync(service.ready, limiter=looks)
         return _json({"status": "ok"})
 
     async def metrics(_request: Request) -> Response:
-        return Response(await run_in_threadpool(figures), media_type=None, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST, **NOSNIFF})
+        return Response(
+            await anyio.to_thread.run_sync(figures, limiter=counts),
+            media_type=None,
+            headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST, **NOSNIFF},
+        )
 
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
 

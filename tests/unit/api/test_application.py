@@ -10,10 +10,12 @@ import subprocess
 import sys
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import msgspec
 import prometheus_client
 import pytest
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tes_server import settings
 from tes_server.api import application, body, site
@@ -114,6 +116,18 @@ def test_readyz_asks_the_service(app: ASGIApp, service: MemoryService) -> None:
     assert answer.json == {"status": 503, "title": "Service Unavailable", "detail": "the store does not answer"}
     assert answer.headers["retry-after"] == "3"
     assert asgi.get(app, "/healthz").json == {"status": "ok"}
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+def test_probes_are_answered_while_every_thread_waits_for_the_store(app: ASGIApp, path: str) -> None:
+    async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
+        threads = anyio.to_thread.current_default_thread_limiter()
+        for _ in range(int(threads.total_tokens)):
+            threads.acquire_on_behalf_of_nowait(object())
+        with anyio.fail_after(10):
+            await app(scope, receive, send)
+
+    assert asgi.get(crowded, path).status == 200
 
 
 def count(operation: str, status: str) -> float:
