@@ -39,6 +39,9 @@ SULK = 60.0
 FAREWELL = 5.0
 """Seconds that a process which is asked to end waits for a batch: one that is cut off does no harm."""
 
+ASTRAY = datetime.timedelta(days=1)
+"""A clock that has gone so much further than the machine since this process began is not believed: what is removed does not come back."""
+
 CHECK = "check.jsonl"
 """The object that tries whether an archive can be written to."""
 
@@ -65,13 +68,19 @@ def check(opened: Open) -> None:
         archive.remove([CHECK])
 
 
-class Retention:
-    """`keep`: how long a task stays after its end. `opened`: the archive; None = there is none."""
+def _steady() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)  # it goes on while the machine sleeps
 
-    def __init__(self, store: Store, keep: datetime.timedelta, opened: Open | None = None) -> None:
+
+class Retention:
+    """`keep`: how long a task stays after its end. `opened`: the archive; None = there is none. `steady`: seconds of a clock that nobody sets."""
+
+    def __init__(self, store: Store, keep: datetime.timedelta, opened: Open | None = None, steady: Callable[[], float] = _steady) -> None:
         self._store = store
         self._keep = keep
         self._open = opened
+        self._steady = steady
+        self._start: tuple[datetime.datetime, float] | None = None
         self._checked = opened is None
         self._after = ""
         self._begun: datetime.datetime | None = None
@@ -92,6 +101,11 @@ class Retention:
         if self._thread is not None and self._thread.is_alive():
             return
         self._begun = now
+        if self._astray(now):
+            telemetry.log(logger, logging.ERROR, "retention.held", clock=now.isoformat(timespec="seconds"))
+            telemetry.RETENTION_FAILED.inc()
+            self._pause = ROUND
+            return
         self._thread = threading.Thread(target=self._run, args=(shards, now), name="retention", daemon=True)
         self._thread.start()
 
@@ -100,6 +114,11 @@ class Retention:
         self._closing = True
         if self._thread is not None:
             self._thread.join(FAREWELL)
+
+    def _astray(self, now: datetime.datetime) -> bool:
+        if self._start is None:
+            self._start = (now, self._steady())
+        return now - self._start[0] - datetime.timedelta(seconds=self._steady() - self._start[1]) > ASTRAY
 
     def _run(self, shards: frozenset[int], now: datetime.datetime) -> None:
         began = time.monotonic()

@@ -73,6 +73,9 @@ class Doubts:
                 if self._stopping.wait(PAUSE):
                     return
                 continue
+            except Exception:  # noqa: BLE001 - a fault of ours with one must not leave the others
+                _log.exception("create.not_taken_back", extra={"fields": {"task": new.document["_id"]}})
+                continue
             telemetry.log(_log, logging.WARNING, "create.taken_back", task=new.document["_id"], moved=not gone)
 
     def _next(self) -> Doubt | None:

@@ -129,8 +129,14 @@ class Writer(Generic[Op]):
     def _unanswered(self, group: Sequence[_Job[Op]], cause: errors.Unavailable) -> None:
         over = time.monotonic() + NEAR
         patient = [job for job in group if self._until(job.asked) > over]
-        # If nobody's patience is over, it was not time that ended it: another try would meet the same.
-        if len(patient) == len(group) or not self._put(patient):
+        if len(patient) == len(group):
+            # Nobody's patience is over, so it was not time that ended it: another try would meet the same. It may be for one of them.
+            if len(group) > 1:
+                for job in group:
+                    self._write([job])
+                return
+            patient = []
+        elif not self._put(patient):
             patient = []
         failed = [job for job in group if job not in patient]
         self._lost([job.op for job in failed])

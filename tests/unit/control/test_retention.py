@@ -279,3 +279,24 @@ def test_a_record_that_changed_meanwhile_stays(store: Store) -> None:
     assert drain(Retention(store, KEEP, Meddling)) == 0
     assert listed(store) == ["a"]
     assert store.get(ALL, "a", model.View.MINIMAL) is not None
+
+
+def test_a_clock_that_goes_astray_removes_nothing(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """What it thinks is old may be an hour old, and removed is removed."""
+    store.insert([old("a"), old("b", age=10.0)]).result()
+    seconds = [0.0]
+    rules = Retention(store, KEEP, steady=lambda: seconds[0])
+
+    def turn(now: datetime.datetime) -> list[str]:
+        rules.turn(model.ALL_SHARDS, now)
+        if rules._thread is not None:
+            rules._thread.join()
+        return listed(store)
+
+    assert turn(NOW) == ["b"]
+    seconds[0] += 3600
+    assert turn(NOW + 365 * DAY) == ["b"]
+    assert [entry.message for entry in caplog.records].count("retention.held") == 1
+    # A machine that really ran, or slept, for so long.
+    seconds[0] += 30 * 24 * 3600
+    assert turn(NOW + 30 * DAY) == []

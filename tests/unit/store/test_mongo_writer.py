@@ -100,6 +100,18 @@ def test_what_another_try_would_meet_again_fails_all(bench: Bench) -> None:
     assert bench.lost == ["a"]
 
 
+def test_a_refusal_is_for_the_one_it_is_for(bench: Bench) -> None:
+    bench.answers = [lambda: None, bench.away, lambda: None, bench.away]
+    bench.writer.submit("a")
+    while not bench.writer._jobs.empty():
+        time.sleep(0.001)
+    futures = [bench.writer.submit(op) for op in ("b", "poison")]
+    bench.gate.set()
+    assert [type(future.exception(20)) for future in futures] == [type(None), errors.Unavailable]
+    assert bench.calls == [["a"], ["b", "poison"], ["b"], ["poison"]]
+    assert bench.lost == ["poison"]
+
+
 def test_a_caller_who_went_before_its_turn_is_left_out(bench: Bench) -> None:
     first = bench.writer.submit("a")
     while not bench.writer._jobs.empty():
