@@ -34,7 +34,7 @@ from tes_server.plan.policy import Capabilities
 from tes_server.runner.engine import Engine
 from tes_server.runner.images import Images
 from tes_server.runner.site import Site
-from tes_server.settings import Settings
+from tes_server.settings import Settings, StoreSettings
 from tes_server.store.base import Store
 from tes_server.store.mongo_account import Account, account
 
@@ -120,10 +120,15 @@ def store_url(settings: Settings) -> str:
     file = settings.store.url_file
     if not file:
         return settings.store.url
+    if settings.store.url not in ("", StoreSettings().url):
+        raise errors.SettingsError("names a store, and so does store.url: give one of them", "store.url_file")
     try:
-        return pathlib.Path(file).read_text().strip()
+        url = pathlib.Path(file).read_text().strip()
     except (OSError, UnicodeDecodeError) as cause:
         raise errors.SettingsError(f"{file} cannot be read: {cause}", "store.url_file") from cause
+    if not url:
+        raise errors.SettingsError(f"{file} is empty", "store.url_file")
+    return url
 
 
 def mongo_account(settings: Settings) -> Account:
@@ -262,7 +267,7 @@ def archive(settings: Settings) -> retention.Archive:
     """Where old tasks go. Raises SettingsError where its credentials are not there."""
     url = settings.retention.archive
     if url.startswith("file:"):
-        return SpoolDirectory(pathlib.Path(paths.file_path(url)), called="archive")
+        return SpoolDirectory(pathlib.Path(paths.file_path(url)), called="archive", private=True)
     return SpoolObjects(url, site_rules.access(settings, server=True), Control(lambda: False), called="archive", setting="retention.archive")
 
 

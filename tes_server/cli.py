@@ -62,7 +62,8 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
     def ready() -> None:
         host, port = listener.getsockname()[:2]
         where = f"[{host}]" if ":" in host else host
-        click.echo(f"tes-server {tes_server.__version__} listens on http://{where}:{port} (engine {settings.local.engine}, data in {data})")
+        shared = "" if app.store_url(settings).startswith("sqlite:") else f", tasks in {app.store_place(settings)}"
+        click.echo(f"tes-server {tes_server.__version__} listens on http://{where}:{port} (engine {settings.local.engine}, data in {data}{shared})")
         if settings.auth.allow_open:
             click.echo("WARNING: there is no sign-in: everybody who reaches this port can run programs here", err=True)
         for root in _absent(settings):
@@ -108,7 +109,8 @@ def reconcile(**site: Any) -> None:
     shared = not app.store_url(settings).startswith("sqlite:")
     held = processes.own(data, stand_by if shared else None)  # two that resume the same attempts would run them both
     try:
-        processes.reconcile(_checked(settings, data))
+        with processes.metrics(settings):
+            processes.reconcile(_checked(settings, data))
     finally:
         os.close(held)
 

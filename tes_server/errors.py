@@ -50,11 +50,12 @@ class Forbidden(TesServerError):
 
 
 class Unavailable(TesServerError):
-    """A service that the request needs does not answer. `retry_after` is in seconds."""
+    """A service that the request needs does not answer. `retry_after` is in seconds; `why` is for whoever runs the server, without secrets."""
 
-    def __init__(self, public: str, retry_after: float = 1.0) -> None:
+    def __init__(self, public: str, retry_after: float = 1.0, why: str = "") -> None:
         super().__init__(public)
         self.retry_after = retry_after
+        self.why = why
 
 
 class NameTaken(Unavailable):

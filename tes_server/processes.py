@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tes_server import app, errors, metrics_files, telemetry
@@ -190,6 +190,30 @@ def reconcile(settings: Settings) -> None:
     for platform in platforms.values():
         platform.close()
     kept.close()
+
+
+@contextlib.contextmanager
+def metrics(settings: Settings) -> Iterator[None]:
+    """A port for the metrics of a reconciler without an API, if one is wanted. Raises SettingsError where it cannot be had."""
+    if not settings.control.metrics_port:
+        yield
+        return
+    import prometheus_client
+    from prometheus_client import multiprocess
+
+    registry = prometheus_client.CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    where = settings.server.host, settings.control.metrics_port
+    try:
+        server, thread = prometheus_client.start_http_server(where[1], where[0], registry)
+    except OSError as cause:
+        raise errors.SettingsError(f"cannot listen on {where[0]} port {where[1]}: {cause.strerror}", "control.metrics_port") from cause
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def _be_the_only_one(settings: Settings, kept: Store) -> None:

@@ -60,7 +60,7 @@ class StoreSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     servers share: MongoDB, Azure Cosmos DB for MongoDB, Azure DocumentDB. What it says of write concern (`w`, `journal`), read preference and
     retries is not used: each write is a majority's, each read the primary's."""
     url_file: str = ""
-    """File that holds the url instead (a mounted secret). A password is safe here or in `TES_SERVER__STORE__URL`, not on a command line."""
+    """File that holds the url instead (a mounted secret); not beside `url`. A password is safe here or in `TES_SERVER__STORE__URL`, not on a command line."""
     database: str = ""
     """MongoDB: the name of the database. Empty = the one that the url names, else `tes`."""
     patience: Pause = 8.0
@@ -258,6 +258,9 @@ class ControlSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Records handled in one pass."""
     poll: Pause = 1.0
     """Longest sleep between two passes, in seconds."""
+    metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    """`tes-server reconcile`: a port of `server.host` that answers its metrics, on any path. 0 = none; a server of the API on the same data
+    directory shows them too."""
 
 
 class RetentionSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -43,9 +43,11 @@ def store() -> None:
 @click.option("--autoscale", is_flag=True, help="Cosmos DB (RU): --throughput is the most it scales to.")
 def init(throughput: int | None, autoscale: bool, **given: Any) -> None:
     """Make what is missing: collections, indexes; on Cosmos DB (RU) also the database, its throughput and the shard keys. Idempotent."""
-    from tes_server.store import mongo_schema
-
     with _connected(given) as connection:
+        from tes_server.store import mongo_account, mongo_schema
+
+        if throughput and connection.account.product is not mongo_account.Product.COSMOS_RU:
+            raise errors.SettingsError(f"is for Cosmos DB (RU), and this is {_where(connection)}", "--throughput")
         for made in mongo_schema.init(connection, throughput or 0, autoscale):
             click.echo(f"made  {made}")
         click.echo(f"ok    {_where(connection)} is prepared")
@@ -55,9 +57,9 @@ def init(throughput: int | None, autoscale: bool, **given: Any) -> None:
 @cli_options.place
 def check(**given: Any) -> None:
     """Say what the database lacks. Exit code 1 if there is something."""
-    from tes_server.store import mongo_schema
-
     with _connected(given) as connection:
+        from tes_server.store import mongo_schema
+
         wrong = mongo_schema.check(connection)
         for said in wrong:
             click.echo(f"no    {said}")
@@ -70,9 +72,11 @@ def check(**given: Any) -> None:
 @cli_options.place
 def migrate(**given: Any) -> None:
     """Rewrite tasks that an older tes-server stored. Servers may run meanwhile; they read both."""
-    from tes_server.store import mongo_schema
-
     with _connected(given) as connection:
+        from tes_server.store import mongo_schema
+
+        if (said := mongo_schema.problem(connection)) is not None:
+            raise errors.SettingsError(said, "store.url")
         click.echo(f"ok    {mongo_schema.migrate(connection)} tasks rewritten in {_where(connection)}")
 
 
@@ -98,7 +102,11 @@ def copy(source: str, target: str, force: bool, **given: Any) -> None:
         raise errors.SettingsError("FROM and TO are the same", places[0])
     with contextlib.ExitStack() as opened:
         there = _opened(before, places[0], force, opened)
-        progress = copying.copy(there, _opened(after, places[1], force, opened), _Teller(there.count()))
+        told = _Teller(there.count())
+        try:
+            progress = copying.copy(there, _opened(after, places[1], force, opened), told)
+        except KeyboardInterrupt:
+            raise click.ClickException(f"stopped after {told.seen} tasks; the same command again goes on from there") from None
     click.echo(f"ok    of {progress.seen} tasks {progress.copied} were copied, {progress.changed} brought up to date, {progress.there} there already")
     for what, some in (
         ("have the id of another task there, and were left out", progress.other),
@@ -155,8 +163,10 @@ class _Teller:
     def __init__(self, count: int) -> None:
         self._count = count
         self._next = time.monotonic() + PACE
+        self.seen = 0
 
     def __call__(self, what: str, progress: Progress) -> None:
+        self.seen = progress.seen
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + PACE
             click.echo(f"      {what}: {progress.seen} of about {self._count} tasks", err=True)
@@ -174,8 +184,15 @@ def condition(settings: Settings) -> tuple[bool, str]:
         with contextlib.closing(app.store(msgspec.structs.replace(settings, store=hasty))) as kept:
             kept.check()
             return True, f"{place}: answers, {kept.count()} tasks"
+    except errors.Unavailable as cause:
+        return False, f"{place}: {_told(cause)}"
     except errors.TesServerError as cause:
         return False, f"{place}: {cause.public}"
+
+
+def _told(cause: errors.Unavailable) -> str:
+    """With the database's own words instead of a hint at a log."""
+    return f"{cause.public.partition(';')[0]}: {cause.why}" if cause.why else cause.public
 
 
 @contextlib.contextmanager
@@ -192,6 +209,8 @@ def _connected(given: dict[str, Any]) -> Iterator[Connection]:
     connection = Connection(account, patience=settings.store.patience)
     try:
         yield connection
+    except errors.Unavailable as cause:
+        raise errors.Unavailable(_told(cause)) from cause
     finally:
         connection.close()
 

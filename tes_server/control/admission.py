@@ -77,4 +77,4 @@ def _reason(wants: Limits, room: Room) -> str:
     asked, there = f"{wants.cpus:g} cores and {wants.ram_bytes / GB:g} GB", f"{room.total_cpus:g} cores and {room.total_ram_bytes / GB:.3g} GB"
     if wants.gpus:
         asked, there = f"{asked} and {wants.gpus} GPUs", f"{there} and {room.total_gpus} GPUs"
-    return f"asks for {asked}; the site's {there} are in use by tasks before it"
+    return f"asks for {asked}; the {there} here are in use by tasks before it"

@@ -21,10 +21,11 @@ TEMPORARY = ".tes-"
 class SpoolDirectory:
     """A directory as spool.Shelf; made if missing."""
 
-    def __init__(self, directory: pathlib.Path, *, called: str = "spool") -> None:
-        """`called`: how errors name it."""
+    def __init__(self, directory: pathlib.Path, *, called: str = "spool", private: bool = False) -> None:
+        """`called`: how errors name it. `private`: what is made here is for its owner alone; else the umask says for whom."""
         self._directory = directory
         self._called = called
+        self._mask = 0o077 if private else 0
 
     def read(self, name: str, limit: int) -> bytes | None:
         """See spool.Shelf."""
@@ -102,22 +103,21 @@ class SpoolDirectory:
 
     def _open(self, temporary: pathlib.Path) -> int:
         while True:
-            _make(temporary.parent)
+            self._make(temporary.parent)
             try:
-                return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 & ~self._mask)
             except FileNotFoundError:
                 continue  # a sweep took the directory that was just made
 
-
-def _make(folder: pathlib.Path) -> None:
-    """A directory with its parents, each durable in the one above it."""
-    if folder.is_dir():
-        return
-    _make(folder.parent)
-    with contextlib.suppress(FileExistsError, FileNotFoundError):
-        folder.mkdir()
-    with contextlib.suppress(FileNotFoundError):
-        _sync(folder.parent)
+    def _make(self, folder: pathlib.Path) -> None:
+        """A directory with its parents, each durable in the one above it."""
+        if folder.is_dir():
+            return
+        self._make(folder.parent)
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            folder.mkdir(0o777 & ~self._mask)
+        with contextlib.suppress(FileNotFoundError):
+            _sync(folder.parent)
 
 
 def _sync(folder: pathlib.Path) -> None:

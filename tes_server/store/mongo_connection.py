@@ -78,13 +78,14 @@ class Connection:
         self._refused = ("", float("-inf"))
         try:
             with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # an option that the driver does not know
                 warnings.filterwarnings("ignore", message="You appear to be connected to")  # an advertisement
                 self._client: pymongo.MongoClient[Document] = pymongo.MongoClient(
                     account.url, connect=False, event_listeners=list(listeners), **account.options
                 )
             # Whatever the url wishes: what is read back tells what became of a write, so both are the primary's.
             self.database = self._client.get_database(account.database, read_preference=ReadPreference.PRIMARY, write_concern=WriteConcern("majority"))
-        except (driver.PyMongoError, ValueError, TypeError, OSError) as cause:  # OSError: a file that the url names
+        except (driver.PyMongoError, ValueError, TypeError, OSError, UserWarning) as cause:  # OSError: a file that the url names
             raise errors.SettingsError(account.hide(str(cause)), "store.url") from None
         self.tasks: Collection[Document] = self.database["tasks"]
         self.parts: Collection[Document] = self.database["parts"]
@@ -114,8 +115,9 @@ class Connection:
                     raise self._refusal(cause) from None
                 wanted = max(wanted, pause) * (0.75 + random.random() / 2)  # noqa: S311 - jitter
                 if time.monotonic() + wanted >= until:
-                    self._note(cause)
-                    raise errors.Unavailable(AWAY, retry_after=max(1.0, wanted)) from None
+                    why = self._words(cause)
+                    self._note(why)
+                    raise errors.Unavailable(AWAY, max(1.0, wanted), why) from None
                 self._closed.wait(wanted)
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
@@ -135,11 +137,11 @@ class Connection:
         self._closed.set()
         self._client.close()
 
-    def _note(self, cause: Exception) -> None:
-        # Once, not for each of the thousands of calls that an outage fails. The cause's own text may quote what it was given.
+    def _note(self, why: str) -> None:
+        # Once, not for each of the thousands of calls that an outage fails.
         if not self._lost:
             self._lost = True
-            telemetry.log(_log, logging.ERROR, "store.lost", error=self._words(cause))
+            telemetry.log(_log, logging.ERROR, "store.lost", error=why)
 
     def _found(self) -> None:
         if self._lost:
@@ -156,11 +158,13 @@ class Connection:
             self._refused = (words, now)
             telemetry.log(_log, logging.ERROR, "store.call_refused", error=words)
         if isinstance(cause, driver.ConfigurationError) or code_of(cause) in REFUSED:
-            return errors.Unavailable("the store cannot be reached with this server's address and login of it", retry_after=30.0)
-        return errors.Unavailable("the store refused a call; the server's log has its words", retry_after=5.0)
+            return errors.Unavailable("the store cannot be reached with the address and login that this server has", 30.0, words)
+        return errors.Unavailable("the store refused a call; the server's log has its words", 5.0, words)
 
     def _words(self, cause: Exception) -> str:
-        return self.account.hide(f"{type(cause).__name__}: {cause}")[:1000]
+        # The cause's own text may quote what it was given. Of a host that is not there the driver tells again and again, once for each way to look at it.
+        words = str(cause).partition(" (configured timeouts")[0].partition(", Timeout: ")[0]
+        return self.account.hide(f"{type(cause).__name__}: {words}")[:1000]
 
 
 def code_of(cause: Exception) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,10 +17,12 @@ from typing import Any
 import msgspec
 from pymongo import errors as driver
 
-from tes_server import errors
+from tes_server import errors, telemetry
 from tes_server.store import mongo_documents as documents
 from tes_server.store.mongo_account import Product
 from tes_server.store.mongo_connection import Connection, Document
+
+_log = logging.getLogger(__name__)
 
 VERSION = 1
 """Of the collections and indexes, in `meta`."""
@@ -134,6 +137,7 @@ def prepare_empty(connection: Connection) -> bool:
     mine = {**_PREPARING, "by": documents.token()}
     if connection.run(functools.partial(_claimed, connection, mine)):
         init(connection)
+        telemetry.log(_log, logging.WARNING, "store.prepared", database=connection.account.database)
         return True
     until = time.monotonic() + OTHERS
     while connection.run(lambda: connection.meta.find_one(_PREPARING)) is not None and time.monotonic() < until:
@@ -165,7 +169,8 @@ def problem(connection: Connection) -> str | None:
     """Why a server must not use this database, or None. One small read."""
     schema = connection.run(lambda: connection.meta.find_one(SCHEMA))
     if schema is None:
-        return f"the database {connection.account.database!r} is not prepared: {_PREPARE}"
+        empty = "" if connection.account.product is Product.COSMOS_RU else "; an empty one is prepared by the first server"
+        return f"the database {connection.account.database!r} is not prepared: {_PREPARE}{empty}"
     version = schema.get("version")
     if version != VERSION:
         newer = isinstance(version, int) and version > VERSION

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -195,3 +196,22 @@ def test_plan_and_settings(tmp_path: pathlib.Path) -> None:
     assert "server.portt" in wrong.stderr
     schema = subprocess.run([BIN / "tes-server", "settings", "--schema"], capture_output=True, text=True, check=True)
     assert json.loads(schema.stdout)["$defs"]
+
+
+def test_a_reconciler_by_itself_shows_its_metrics(tmp_path: pathlib.Path, sandbox_works: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [str(BIN / "tes-server"), "reconcile", "--data", str(tmp_path / "data"), "--engine", "sandbox"]
+        environment = {**os.environ, "TES_SERVER__CONTROL__METRICS_PORT": port}
+        refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert refused.returncode == 2
+        assert refused.stderr == f"tes-server: control.metrics_port: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert "reconciler.started" in process.stderr.readline()
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+                assert b"tes_tick_seconds_count" in answer.read()
+        finally:
+            process.terminate()
+        assert process.wait(30) == 0

@@ -39,6 +39,11 @@ class TestSpoolDirectory(SpoolContract):
         self.spool.sweep(TWO)
         assert list(self.place.iterdir()) == []
 
+    def test_a_private_one_is_for_its_owner_alone(self) -> None:
+        SpoolDirectory(self.place, private=True).write("day/object", b"tasks of all owners")
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (self.place, *self.place.rglob("*"))}
+        assert modes == {"spool": 0o700, "day": 0o700, "object": 0o600}
+
     def test_what_a_crash_left_is_no_object_and_goes_with_the_rest(self) -> None:
         self.spool.put_plan(ONE, plan_of(ONE))
         (self.place / "task-1" / "1" / ".tes-0123").write_bytes(b"half")

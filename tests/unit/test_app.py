@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import pytest
@@ -21,3 +22,19 @@ def test_what_there_is_not_is_named(tree: dict[str, Any], where: str) -> None:
     with pytest.raises(errors.SettingsError) as caught:
         app.check(configuration.load(None, {}, tree))
     assert caught.value.where == where
+
+
+def test_the_file_of_a_url_is_the_only_one_that_names_a_store(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "url"
+    settings = {"store.url_file": str(file)}
+    for content, words in ((None, "cannot be read"), (" \n", "is empty")):
+        if content is not None:
+            file.write_text(content)
+        with pytest.raises(errors.SettingsError, match=words) as caught:
+            app.store_url(configuration.load(None, {}, settings))
+        assert caught.value.where == "store.url_file"
+    file.write_text("mongodb://h/\n")
+    assert app.store_url(configuration.load(None, {}, settings)) == "mongodb://h/"
+    # Whichever of them is meant, the other one says otherwise.
+    with pytest.raises(errors.SettingsError, match="so does"):
+        app.store_url(configuration.load(None, {"TES_SERVER__STORE__URL": "mongodb://other/"}, settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import socket
 import subprocess
@@ -89,6 +90,19 @@ def test_the_doctor_looks_at_the_task_store(tmp_path: pathlib.Path) -> None:
     [line] = [line for line in lines if " tasks in " in line]
     assert line.startswith("no    tasks in the database 'tes' at 127.0.0.1:")
     assert "secret" not in line
+
+
+@pytest.mark.parametrize("words", [["store", "check"], ["store", "copy", ".", "mongodb://127.0.0.1:1/"], ["serve"]])
+def test_what_is_not_installed_is_named(tmp_path: pathlib.Path, words: list[str]) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['pymongo'] = None")
+    SqliteStore(tmp_path / "tasks.sqlite").close()
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TES_SERVER__STORE__URL": "mongodb://127.0.0.1:1/"}
+    if "copy" in words:
+        del environment["TES_SERVER__STORE__URL"]
+    program = pathlib.Path(sys.executable).parent / "tes-server"
+    done = subprocess.run([program, *words, "--data", tmp_path / "data"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "tes-server: store.url: MongoDB needs more: pip install 'tes-server[mongo]'\n"
 
 
 def test_the_doctor_looks_at_the_archive(tmp_path: pathlib.Path) -> None:

@@ -27,5 +27,5 @@ def test_two_tasks_do_not_share_one_gpu() -> None:
     admitted = admission.admit(candidates(wants, wants, Limits(cpus=1, ram_bytes=10**9)), room, T0 + datetime.timedelta(seconds=1))
     assert [candidate.record.id for candidate in admitted.start] == ["t0", "t2"]
     assert [reason for _, reason in admitted.wait] == [
-        "asks for 1 cores and 1 GB and 1 GPUs; the site's 8 cores and 100 GB and 1 GPUs are in use by tasks before it"
+        "asks for 1 cores and 1 GB and 1 GPUs; the 8 cores and 100 GB and 1 GPUs here are in use by tasks before it"
     ]

@@ -76,6 +76,11 @@ def test_what_is_no_connection_string_is_told_without_the_password(url: str) -> 
     assert "cret" not in str(caught.value)
 
 
+def test_an_option_that_the_driver_does_not_know_is_refused() -> None:
+    with pytest.raises(errors.SettingsError, match="retywrites"):
+        mongo_connection.Connection(mongo_account.account("mongodb://u:secret@h/?retyWrites=false")).close()
+
+
 def test_secrets_are_hidden_in_both_spellings() -> None:
     assert mongo_account.account(RU).hide("KEYabc%3D%3D and KEYabc==") == "*** and ***"
     key_file = mongo_account.account("mongodb://h/?tls=true&tlsCertificateKeyFile=/k&tlsCertificateKeyFilePassword=hun%2Fter")
