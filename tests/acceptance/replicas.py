@@ -22,7 +22,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, multiprocess
 
 from tes_server import metrics_files
-from tes_server.store import mongo_account
+from tes_server.store import leases, mongo_account, mongo_leases
+from tests import mongo_server
 from tests.acceptance.server import BIN, Client, Server
 from tests.torture import leftovers
 from tests.torture.crowd import Crowd
@@ -157,6 +158,9 @@ def fleet(directory: pathlib.Path, account: mongo_account.Account, reconcilers: 
     try:
         for reconciler in made.reconcilers:
             reconciler.start()
+        with mongo_server.connected(account) as connection:
+            shelf = mongo_leases.MongoShelf(connection)
+            until(lambda: _shared(shelf.read(), reconcilers), "each has its share")
         yield made
     finally:
         for reconciler in made.reconcilers:
@@ -166,6 +170,11 @@ def fleet(directory: pathlib.Path, account: mongo_account.Account, reconcilers: 
         for api in made.apis:
             with contextlib.suppress(ProcessLookupError):
                 api.stop()
+
+
+def _shared(board: leases.Board, members: int) -> bool:
+    """Who comes first has all shards until the others have come."""
+    return len(board.members) == members and all(len(board.of(member)) >= len(board.owners) // members for member in board.members)
 
 
 def until(condition: Any, what: str, patience: float = 60.0) -> None:
