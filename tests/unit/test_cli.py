@@ -96,7 +96,11 @@ def test_the_doctor_looks_at_the_task_store(tmp_path: pathlib.Path) -> None:
 def test_what_is_not_installed_is_named(tmp_path: pathlib.Path, words: list[str]) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['pymongo'] = None")
     SqliteStore(tmp_path / "tasks.sqlite").close()
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TES_SERVER__STORE__URL": "mongodb://127.0.0.1:1/"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+        "TES_SERVER__STORE__URL": "mongodb://127.0.0.1:1/",
+    }
     if "copy" in words:
         del environment["TES_SERVER__STORE__URL"]
     program = pathlib.Path(sys.executable).parent / "tes-server"
