@@ -83,7 +83,6 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
         sys.exit(processes.serve(settings, listener, api_only=api_only, ready=ready))
     finally:
         if held is not None:
-            metrics_files.leave()  # while nobody else can have the data directory
             os.close(held)
 
 
@@ -102,8 +101,6 @@ def reconcile(**site: Any) -> None:
     telemetry.set_up_logging(settings.log.level)
 
     def stand_by() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: sys.exit(0))
         telemetry.log(logging.getLogger(__name__), logging.WARNING, "reconciler.stands_by", data=str(data), pid=os.getpid())
 
     shared = not app.store_url(settings).startswith("sqlite:")
@@ -157,7 +154,12 @@ def _full(data: pathlib.Path) -> str:
 
 
 def _with_metrics(settings: Settings) -> pathlib.Path:
-    """Prepare the directory that lets several processes share one /metrics, before anything imports the metrics."""
+    """Prepare the directory that lets several processes share one /metrics, before anything imports the metrics.
+
+    From here on TERM and Ctrl-C unwind this process, also while it starts or stands by: what it shares must go with it.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: sys.exit(0))
     data = settings.data_directory(pathlib.Path.home(), os.environ.get("XDG_DATA_HOME", ""))
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)

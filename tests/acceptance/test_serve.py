@@ -8,11 +8,13 @@ import pathlib
 import signal
 import socket
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
+from tes_server import metrics_files
 from tests.acceptance.server import BIN, Server, served
 
 pytestmark = pytest.mark.sandbox
@@ -215,3 +217,18 @@ def test_a_reconciler_by_itself_shows_its_metrics(tmp_path: pathlib.Path, sandbo
         finally:
             process.terminate()
         assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["reconcile"]], ids=["serve", "reconcile"])
+def test_a_server_that_is_stopped_while_it_starts_takes_along_what_it_shared(tmp_path: pathlib.Path, command: list[str], sandbox_works: None) -> None:
+    data = tmp_path / "data"
+    shared = metrics_files.directory(data)
+    starting = subprocess.Popen([BIN / "tes-server", *command, "--data", data, "--engine", "sandbox"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 30
+    while not shared.exists():
+        assert starting.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    starting.terminate()
+    assert starting.wait(30) == 0
+    assert not shared.exists()
