@@ -13,11 +13,15 @@ import os
 import pathlib
 import shutil
 import stat
+import time
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 MEMORY = pathlib.Path("/dev/shm")  # noqa: S108 - in a directory of our own, checked to be ours
 
+
+LINGER = 1.0
+"""Seconds for which processes that are just being killed may still hold the directory: nobody waits for the workers of a killed API."""
 
 # The directory's descriptor, locked as long as this process and its children live: whoever gets it alone is the last one.
 _held: list[int] = []
@@ -54,10 +58,21 @@ def leave() -> None:
         file.unlink(missing_ok=True)
     while _held:
         held = _held.pop()
-        with contextlib.suppress(OSError):  # others have it
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _alone(held):
             shutil.rmtree(place, ignore_errors=True)
         os.close(held)
+
+
+def _alone(held: int) -> bool:
+    """True if no other process has the directory, at the latest in a moment."""
+    until = time.monotonic() + LINGER
+    while True:
+        with contextlib.suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
 
 
 def forget(pid: int) -> None:

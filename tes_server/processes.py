@@ -137,7 +137,7 @@ def _spawn(name: str, run: Callable[[], None]) -> int:
         return pid
     code = 1
     try:
-        _die_with(parent)
+        _is_child_of(parent)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
         run()
         code = 0
@@ -151,8 +151,10 @@ def _spawn(name: str, run: Callable[[], None]) -> int:
         os._exit(code)
 
 
-def _die_with(parent: int) -> None:
-    """KILL for this process when its parent ends, however that happens."""
+def _is_child_of(parent: int) -> None:
+    """KILL for this process when its parent ends, however that happens; TERM ends it until it has handlers of its own: the parent's could lose it."""
+    for number in _ASKED:
+        signal.signal(number, signal.SIG_DFL)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # it ended before we asked
@@ -287,7 +289,7 @@ def _gunicorn(settings: Settings, listener: socket.socket) -> dict[str, Any]:
         # Clients poll every few seconds: a connection that stays open saves them a handshake each time.
         "keepalive": 75,
         "control_socket_disable": True,
-        "post_fork": lambda server, worker: _die_with(server.pid),  # noqa: ARG005
+        "post_fork": lambda server, worker: _is_child_of(server.pid),  # noqa: ARG005
         "child_exit": lambda server, worker: metrics_files.forget(worker.pid),  # noqa: ARG005
         "logconfig_dict": {
             "version": 1,

@@ -78,7 +78,8 @@ def there(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
     return process
 
 
-def test_whoever_leaves_takes_its_own(tmp_path: pathlib.Path, memory: pathlib.Path, others: Others) -> None:
+def test_whoever_leaves_takes_its_own(tmp_path: pathlib.Path, memory: pathlib.Path, others: Others, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_files, "LINGER", 0.0)
     another = there(others())
     place = shared(tmp_path, memory)
     (place / f"counter_{os.getpid()}.db").touch()
@@ -97,6 +98,14 @@ def test_the_last_one_takes_what_the_dead_left(tmp_path: pathlib.Path, memory: p
     (place / f"counter_{another.pid}.db").touch()
     another.kill()
     os.waitid(os.P_PID, another.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
+    metrics_files.leave()
+    assert not place.exists()
+
+
+def test_one_that_is_just_ending_is_waited_for(tmp_path: pathlib.Path, memory: pathlib.Path, others: Others, monkeypatch: pytest.MonkeyPatch) -> None:
+    another = there(others())
+    place = shared(tmp_path, memory)
+    monkeypatch.setattr(time, "sleep", lambda _: another.kill())
     metrics_files.leave()
     assert not place.exists()
 
