@@ -1,0 +1,177 @@
+"""The containers of a task's pod: stage-in, the executors, stage-out. Pure.
+
+An executor runs a stranger's program: it must never get a token, a Secret, the order, or a volume that is not the task's.
+"""
+
+from __future__ import annotations
+
+import math
+import posixpath
+from typing import Any
+
+from tes_server.backends.kubernetes import names
+from tes_server.backends.kubernetes.site import Share, Site
+from tes_server.plan.paths import below
+from tes_server.plan.steps import Execute, Limits, Mount, MountKind, Plan
+from tes_server.runner import pod
+
+TOKEN = "azure-identity-token"  # noqa: S105 - the name of a file
+TOKEN_DIRECTORY = "/var/run/secrets/azure/tokens"  # noqa: S105
+
+OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+"""Where a container sees its own kills for memory: version 2 and 1 of cgroups."""
+
+STAGE = ("python", "-m", "tes_server.runner.pod_stage")
+
+Container = dict[str, Any]
+
+
+def stage_in(site: Site, order: bytes, parts: int) -> Container:
+    """The init container that prepares the volumes."""
+    container = _stage(names.STAGE_IN, "in", site)
+    if parts:
+        container["volumeMounts"].append({"name": names.ORDER, "mountPath": pod.ORDER_PARTS, "readOnly": True})
+    else:
+        container["env"].append({"name": pod.ORDER, "value": literal(order.decode())})
+    return container
+
+
+def stage_out(site: Site) -> Container:
+    """The app container that waits for the executors, takes the outputs and reports."""
+    return _stage(names.STAGE_OUT, "out", site)
+
+
+def executor(plan: Plan, step: Execute, site: Site) -> Container:
+    """One executor under tes-step. The first asks for all that the task reserves: what app containers ask for adds up."""
+    mounts: list[dict[str, Any]] = [
+        {"name": names.CONTROL, "mountPath": pod.BIN_MOUNT, "subPath": pod.BIN, "readOnly": True},
+        {"name": names.CONTROL, "mountPath": pod.STEP_MOUNT, "subPath": pod.step(step.index)},
+    ]
+    if step.index:
+        mounts.append({"name": names.CONTROL, "mountPath": pod.BEFORE_MOUNT, "subPath": pod.step(step.index - 1), "readOnly": True})
+    if step.copies:
+        mounts.append({"name": names.TASK_VOLUME, "mountPath": pod.VOLUME_MOUNT})
+    mounts += [_mount(mount, site) for mount in plan.mounts]
+    return {
+        "name": names.executor(step.index),
+        "image": step.image,
+        "imagePullPolicy": site.pull_policy,
+        "command": [f"{pod.BIN_MOUNT}/tes-step"],
+        "args": [literal(argument) for argument in _arguments(plan, step, site)],
+        "resources": _executor_resources(plan.limits, first=step.index == 0, site=site),
+        "securityContext": _security(site),
+        "volumeMounts": mounts,
+    }
+
+
+def literal(text: str) -> str:
+    """Text that Kubernetes shall not expand: it reads `$(NAME)` and `$$` in arguments and variables."""
+    return text.replace("$", "$$")
+
+
+def _arguments(plan: Plan, step: Execute, site: Site) -> list[str]:
+    arguments = ["--record", pod.STEP_MOUNT, "--hold", "--exit-zero", "--tee", "--tail", str(site.shared.tail_bytes), "--grace", f"{site.grace:g}"]
+    if step.index:
+        before = plan.executors[step.index - 1]
+        arguments += ["--after-any" if before.ignore_error else "--after", pod.BEFORE_MOUNT]
+    if plan.limits.max_runtime:
+        arguments += ["--until", f"{pod.BIN_MOUNT}/{pod.UNTIL}"]
+    for counter in OOM_COUNTERS:
+        arguments += ["--oom", counter]
+    arguments += ["--argv-file", f"{pod.STEP_MOUNT}/{pod.ARGV}", "--env-add", f"{pod.STEP_MOUNT}/{pod.ENV}"]
+    for option, path in (("--workdir", step.workdir), ("--stdin", step.stdin), ("--stdout", step.stdout), ("--stderr", step.stderr)):
+        if path:
+            arguments += [option, path]
+    for path in step.copies:
+        arguments += ["--copy", path, pod.VOLUME_MOUNT + path]
+    return arguments
+
+
+def _mount(mount: Mount, site: Site) -> dict[str, Any]:
+    if mount.kind is MountKind.LIVE:
+        number, claim = next((number, claim) for number, claim in enumerate(site.claims) if below(mount.source, claim.path))
+        inner = posixpath.relpath(mount.source, claim.path)
+        return {"name": names.claim(number), "mountPath": mount.path, **({} if inner == "." else {"subPath": inner})}
+    shown = {"name": names.TASK_VOLUME, "mountPath": mount.path, "subPath": mount.path.lstrip("/")}
+    return {**shown, "readOnly": True} if mount.kind is MountKind.FILE else shown
+
+
+def _stage(name: str, direction: str, site: Site) -> Container:
+    mounts: list[dict[str, Any]] = [
+        {"name": names.CONTROL, "mountPath": pod.CONTROL},
+        {"name": names.TASK_VOLUME, "mountPath": pod.VOLUME},
+    ]
+    for number, claim in enumerate(site.claims):
+        mounts.append({"name": names.claim(number), "mountPath": claim.path, **({"readOnly": True} if claim.read_only else {})})
+    environment = dict(site.stage_environment)
+    if site.identity is not None:
+        mounts.append({"name": names.IDENTITY, "mountPath": TOKEN_DIRECTORY, "readOnly": True})
+        environment.update(
+            AZURE_CLIENT_ID=site.identity.client_id,
+            AZURE_TENANT_ID=site.identity.tenant_id,
+            AZURE_AUTHORITY_HOST=site.identity.authority,
+            AZURE_FEDERATED_TOKEN_FILE=f"{TOKEN_DIRECTORY}/{TOKEN}",
+        )
+    container: Container = {
+        "name": name,
+        "image": site.image,
+        "imagePullPolicy": site.pull_policy,
+        "command": list(STAGE),
+        "args": [direction],
+        "env": [{"name": key, "value": literal(value)} for key, value in sorted(environment.items())],
+        "resources": _resources(site.stage),
+        "securityContext": _stage_security(site),
+        "volumeMounts": mounts,
+    }
+    if site.stage_secrets:
+        container["envFrom"] = [{"secretRef": {"name": secret}} for secret in site.stage_secrets]
+    return container
+
+
+# -- resources ------------------------------------------------------------------------------------------------------
+
+
+def _executor_resources(limits: Limits, *, first: bool, site: Site) -> dict[str, Any]:
+    share = Share(
+        cpus=limits.cpus if first else min(site.token.cpus, limits.cpus),
+        ram_bytes=limits.ram_bytes if first else min(site.token.ram_bytes, limits.ram_bytes),
+        most_cpus=limits.cpus if site.cpu_limit else 0.0,
+        most_ram_bytes=limits.ram_bytes,
+    )
+    resources = _resources(share)
+    on_node = limits.disk_bytes and not (site.storage_class and limits.disk_bytes >= site.storage_from)
+    if first and on_node:
+        resources["requests"]["ephemeral-storage"] = str(limits.disk_bytes)
+    if limits.gpus:
+        gpu = site.gpu_of(limits.gpu_type)
+        # An unknown type is one that no node has: the pod waits, and says so.
+        resources["limits"][gpu.resource if gpu else f"tes-server/{names.label_value(limits.gpu_type)}"] = str(limits.gpus)
+    return resources
+
+
+def _resources(share: Share) -> dict[str, Any]:
+    return {
+        "requests": _amounts(share.cpus, share.ram_bytes),
+        "limits": _amounts(share.most_cpus, share.most_ram_bytes),
+    }
+
+
+def _amounts(cpus: float, ram_bytes: int) -> dict[str, str]:
+    return {**({"cpu": f"{math.ceil(cpus * 1000)}m"} if cpus else {}), **({"memory": str(ram_bytes)} if ram_bytes else {})}
+
+
+# -- powers ---------------------------------------------------------------------------------------------------------
+
+
+def _security(site: Site) -> dict[str, Any]:
+    """Executors keep the runtime's own capabilities, which images expect, unless the site is restricted (DESIGN, "File owners")."""
+    return {"allowPrivilegeEscalation": False, **({"capabilities": {"drop": ["ALL"]}} if site.restricted else {})}
+
+
+def _stage_security(site: Site) -> dict[str, Any]:
+    """Stage steps read and write what any user of the task left, and nothing else."""
+    security: dict[str, Any] = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    if not site.restricted:
+        security["runAsUser"] = 0
+        security["capabilities"]["add"] = ["CHOWN", "DAC_OVERRIDE", "FOWNER"]
+    return security

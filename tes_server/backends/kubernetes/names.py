@@ -1,0 +1,67 @@
+"""Names that this backend gives: labels, annotations, containers, volumes. Pure."""
+
+from __future__ import annotations
+
+import re
+
+MANAGED = "app.kubernetes.io/managed-by"
+MANAGER = "tes-server"
+
+SERVER = "tes-server/server"
+"""Label: which server made it."""
+
+TASK = "tes-server/task"
+"""Label: the id of the task."""
+
+ATTEMPT = "tes-server/attempt"
+"""Label: the number of the attempt."""
+
+OWNER = "tes-server/owner"
+"""Annotation: the owner of the task, in any letters."""
+
+STOPPED = "tes-server/stopped"
+"""Annotation of a Job that we stopped: why, as JSON (`classify.Stop`)."""
+
+SECRETS = "tes-server/secrets"
+"""Annotation of a Job whose order is in Secrets: how many."""
+
+QUEUE = "kueue.x-k8s.io/queue-name"
+
+JOB_NAME = "batch.kubernetes.io/job-name"
+"""Label that the Job controller gives pods."""
+
+STAGE_IN = "stage-in"
+STAGE_OUT = "stage-out"
+
+CONTROL = "control"
+TASK_VOLUME = "task"
+IDENTITY = "identity"
+ORDER = "order"
+
+LONGEST_LABEL = 63
+
+
+def executor(index: int) -> str:
+    """The container of executor `index`."""
+    return f"executor-{index}"
+
+
+def index_of(container: str) -> int | None:
+    """The inverse of `executor`; None for other containers."""
+    match = re.fullmatch(r"executor-(\d{1,6})", container)
+    return int(match[1]) if match else None
+
+
+def claim(number: int) -> str:
+    """The volume of the site's claim `number`."""
+    return f"claim-{number}"
+
+
+def secret(job: str, number: int) -> str:
+    """The Secret with part `number` of a Job's order."""
+    return f"{job}-{number}"
+
+
+def label_value(text: str) -> str:
+    """Any text as the value of a label, as much of it as fits (Kubernetes: 63 letters, digits, `-_.`, ends alphanumeric)."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:LONGEST_LABEL].strip("-_.")

@@ -1,0 +1,216 @@
+"""Plans -> Jobs, as whole objects: a change of a manifest is a visible diff. `pytest tests/golden --update-golden` rewrites them."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from tes_server.backends.kubernetes import containers, names, render
+from tes_server.backends.kubernetes.site import Claim, Gpu, Identity, Pool, Site, Taint
+from tes_server.filer.manifest import Access
+from tes_server.model import views
+from tes_server.model.task import Task
+from tes_server.plan import compiler
+from tes_server.plan.paths import SitePath, Sites
+from tes_server.plan.policy import Capabilities, Policy
+from tes_server.plan.steps import Plan
+from tes_server.runner import pod
+from tes_server.runner.pod import PodSite
+
+HERE = pathlib.Path(__file__).parent
+POLICY = Policy(
+    sites=Sites(paths=(SitePath("/cromwell-executions", "file:///shared/cromwell"),), roots=("/data", "/shared")),
+    live_mounts=("/data/jobstore",),
+    default_max_runtime=0.0,
+)
+CAPABILITIES = Capabilities(parameters=frozenset({"node_pool"}), host_image=True)
+PLAIN = Site(namespace="tes", server="golden", image="registry.example/tes-server:1", claims=(Claim(name="data", path="/data"),))
+FULL = Site(
+    namespace="tes",
+    server="golden",
+    image="registry.example/tes-server:1",
+    shared=PodSite(access=Access(roots=("/data",)), tail_bytes=4096, spool="s3://spool/tes"),
+    pull_secrets=("registry-login",),
+    service_account="tes-tasks",
+    identity=Identity(client_id="11111111-2222-3333-4444-555555555555", tenant_id="99999999-8888-7777-6666-555555555555"),
+    stage_environment={"AWS_REGION": "eu-central-1", "ODD": "$(PATH) $$"},
+    stage_secrets=("store-keys",),
+    claims=(Claim(name="data", path="/data"), Claim(name="reference", path="/reference", read_only=True)),
+    storage_class="managed-csi",
+    gpu_types={"a100": Gpu(pool=Pool(labels={"gpu": "a100"}, taints=(Taint(key="sku", value="gpu"),)))},
+    selectors={"node_pool": "kubernetes.azure.com/agentpool"},
+    tag_labels=("project", "cost centre"),
+    priority_class="batch",
+    queue="tasks",
+    restricted=True,
+    user_namespaces=True,
+)
+WHOLE: dict[str, Any] = {
+    "executors": [
+        {"image": "a", "command": ["one"], "stdin": "/work/in", "stdout": "/work/o$ut", "workdir": "/work", "env": {"HOME": "$(X)"}, "ignore_error": True},
+        {"image": "b@sha256:" + "0" * 64, "command": ["two", "$(HOME)"]},
+    ],
+    "inputs": [{"path": "/work/in", "content": "$(X) $$"}],
+    "outputs": [{"path": "/root/own", "url": "/data/own"}],
+    "tags": {"project": "Génome 7", "cost centre": "a/b", "other": "x"},
+    "resources": {
+        "cpu_cores": 4,
+        "ram_gb": 16,
+        "disk_gb": 500,
+        "preemptible": True,
+        "zones": ["westeurope-1", "westeurope-2"],
+        "backend_parameters": {"gpus": "2", "gpu_type": "a100", "node_pool": "big", "max_runtime": "90m"},
+    },
+}
+
+
+def plan_of(task: dict[str, Any] | bytes, attempt: int = 1) -> Plan:
+    decoded = msgspec.json.decode(task, type=Task) if isinstance(task, bytes) else msgspec.convert(task, Task)
+    return compiler.compile_task(views.with_types(decoded), "0123456789abcdefghjkmnpqrs", attempt, "Ann @ lab", POLICY, CAPABILITIES).plan
+
+
+TASKS = sorted(path.stem for path in (HERE / "tasks").glob("*.json"))
+
+
+def compare(name: str, body: bytes, request: pytest.FixtureRequest) -> None:
+    got = msgspec.json.format(body, indent=1) + b"\n"
+    file = HERE / "jobs" / f"{name}.json"
+    if request.config.getoption("--update-golden"):
+        file.write_bytes(got)
+    assert got.decode() == file.read_text()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_job(name: str, request: pytest.FixtureRequest) -> None:
+    compare(name, render.render(plan_of((HERE / "tasks" / f"{name}.json").read_bytes()), PLAIN).body, request)
+
+
+def test_a_site_with_everything(request: pytest.FixtureRequest) -> None:
+    compare("everything", render.render(plan_of(WHOLE), FULL).body, request)
+
+
+def test_no_golden_file_is_left_over() -> None:
+    assert {path.stem for path in (HERE / "jobs").iterdir()} == {*TASKS, "everything"}
+
+
+def specs() -> Iterator[Any]:
+    tasks: list[dict[str, Any] | bytes] = [WHOLE, *((HERE / "tasks" / f"{name}.json").read_bytes() for name in TASKS)]
+    for site in (PLAIN, FULL):
+        for task in tasks:
+            yield msgspec.json.decode(render.render(plan_of(task), site).body)["job"]["spec"]["template"]["spec"]
+
+
+def executors(spec: Any) -> list[Any]:
+    return [container for container in spec["containers"] if names.index_of(container["name"]) is not None]
+
+
+# What must hold whatever the golden files say.
+
+
+def test_no_executor_sees_a_token_a_secret_or_the_order() -> None:
+    for spec in specs():
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["enableServiceLinks"] is False
+        assert executors(spec)
+        forbidden = {names.IDENTITY, names.ORDER}
+        for container in executors(spec):
+            assert not {mount["name"] for mount in container["volumeMounts"]} & forbidden
+            assert not {"env", "envFrom"} & container.keys()
+            for mount in container["volumeMounts"]:
+                assert mount["name"] != names.CONTROL or mount["subPath"].startswith(("bin", "steps/")), "the order lies at the top of the control volume"
+
+
+def test_the_identity_is_that_of_stage_containers_alone() -> None:
+    spec = msgspec.json.decode(render.render(plan_of(WHOLE), FULL).body)["job"]["spec"]["template"]["spec"]
+    with_token = {
+        container["name"]
+        for container in (*spec["initContainers"], *spec["containers"])
+        if any(mount["name"] == names.IDENTITY for mount in container["volumeMounts"])
+    }
+    assert with_token == {names.STAGE_IN, names.STAGE_OUT}
+    [volume] = [volume for volume in spec["volumes"] if volume["name"] == names.IDENTITY]
+    assert volume["projected"]["sources"][0]["serviceAccountToken"]["audience"] == "api://AzureADTokenExchange"
+    labels = msgspec.json.decode(render.render(plan_of(WHOLE), FULL).body)["job"]["spec"]["template"]["metadata"]["labels"]
+    assert not any(label.startswith("azure.workload.identity") for label in labels), "its webhook would give the token to every container"
+
+
+def test_every_container_is_bounded_and_without_new_powers() -> None:
+    for spec in specs():
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"} & spec.keys()
+        assert not any("hostPath" in volume for volume in spec["volumes"])
+        for container in (*spec["initContainers"], *spec["containers"]):
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert not container["securityContext"].get("privileged")
+            assert container["resources"]["limits"]["memory"]
+
+
+def test_executors_together_ask_for_little_more_than_the_task() -> None:
+    spec = msgspec.json.decode(render.render(plan_of({"executors": [{"image": "i", "command": ["x"]}] * 5, "resources": {"ram_gb": 8}}), PLAIN).body)
+    asked = [int(container["resources"]["requests"]["memory"]) for container in executors(spec["job"]["spec"]["template"]["spec"])]
+    assert asked[0] == 8_000_000_000
+    assert sum(asked[1:]) < 100_000_000
+    limits = {container["resources"]["limits"]["memory"] for container in executors(spec["job"]["spec"]["template"]["spec"])}
+    assert limits == {"8000000000"}
+
+
+def test_nothing_of_a_task_is_expanded_by_kubernetes() -> None:
+    spec = msgspec.json.decode(render.render(plan_of(WHOLE), FULL).body)["job"]["spec"]["template"]["spec"]
+    arguments = spec["containers"][0]["args"]
+    assert arguments[arguments.index("--stdout") + 1] == "/work/o$$ut"
+    [order] = [variable["value"] for variable in spec["initContainers"][0]["env"] if variable["name"] == pod.ORDER]
+    # As Kubernetes reads it: `$$` is one dollar, and no `$(` is left that would name a variable.
+    assert "$(" not in order.replace("$$", "")
+    assert msgspec.json.decode(order.replace("$$", "$"), type=pod.Order).plan == plan_of(WHOLE)
+
+
+def test_a_reclaimed_task_ends_on_regular_nodes() -> None:
+    task = {"executors": [{"image": "i", "command": ["x"]}], "resources": {"preemptible": True, "backend_parameters": {"spot_attempts": "2"}}}
+    tolerated = []
+    for attempt in (1, 2, 3):
+        spec = msgspec.json.decode(render.render(plan_of(task, attempt), PLAIN).body)["job"]["spec"]["template"]["spec"]
+        tolerated.append(any(toleration["key"] == "kubernetes.azure.com/scalesetpriority" for toleration in spec["tolerations"]))
+    assert tolerated == [True, True, False]
+
+
+def test_a_long_order_goes_into_secrets_and_comes_back_whole() -> None:
+    task = {"executors": [{"image": "i", "command": ["x"]}], "inputs": [{"path": f"/in/{number}", "content": "y" * 100_000} for number in range(20)]}
+    rendered = msgspec.json.decode(render.render(plan_of(task), PLAIN).body, type=render.Rendered)
+    spec = rendered.job["spec"]["template"]["spec"]
+    assert len(rendered.secrets) == 3
+    assert rendered.job["metadata"]["annotations"][names.SECRETS] == "3"
+    assert all(len(msgspec.json.encode(secret)) < 1.25 * 1024 * 1024 for secret in rendered.secrets)
+    data = b"".join(msgspec.convert(secret["data"]["part"], bytes, strict=False) for secret in rendered.secrets)
+    assert msgspec.json.decode(data, type=pod.Order).plan == plan_of(task)
+    assert len(msgspec.json.encode(rendered.job)) < 20_000
+    [volume] = [volume for volume in spec["volumes"] if volume["name"] == names.ORDER]
+    assert [source["secret"]["name"] for source in volume["projected"]["sources"]] == [secret["metadata"]["name"] for secret in rendered.secrets]
+
+
+def test_a_live_directory_is_the_claims() -> None:
+    task = {"executors": [{"image": "i", "command": ["x"]}], "inputs": [{"path": "/jobs", "url": "file:///data/jobstore/a", "type": "DIRECTORY"}]}
+    [container] = executors(msgspec.json.decode(render.render(plan_of(task), PLAIN).body)["job"]["spec"]["template"]["spec"])
+    assert {"name": "claim-0", "mountPath": "/jobs", "subPath": "jobstore/a"} in container["volumeMounts"]
+
+
+def test_literal_survives_kubernetes() -> None:
+    def expanded(text: str) -> str:
+        """Kubernetes' third_party/forked/golang/expansion, for an environment that has every name."""
+        out, at = "", 0
+        while at < len(text):
+            if text[at] == "$" and at + 1 < len(text):
+                if text[at + 1] == "$":
+                    out, at = out + "$", at + 2
+                    continue
+                if text[at + 1] == "(" and ")" in text[at:]:
+                    out, at = out + "EXPANDED", text.index(")", at) + 1
+                    continue
+            out, at = out + text[at], at + 1
+        return out
+
+    for text in ("$(HOME)", "$$(HOME)", "$", "a$", "$$", "$$$", "$(", "${A}", "plain", "$)($"):
+        assert expanded(containers.literal(text)) == text
