@@ -64,6 +64,16 @@ def cut(record: pathlib.Path) -> bool:
     return _read(record, "cut", _LINE_MAX) is not None
 
 
+def late(record: pathlib.Path) -> bool:
+    """The command was ended, or not begun, because its time was over."""
+    return _read(record, "late", _LINE_MAX) is not None
+
+
+def skipped(record: pathlib.Path) -> bool:
+    """The command was not run: a step before it failed, or its time was over, or it was ended while it waited for its turn."""
+    return _read(record, "skipped", _LINE_MAX) is not None
+
+
 def out_of_memory(record: pathlib.Path) -> bool:
     """A process of the command was killed for memory. Marked before the exit record is written."""
     return _read(record, "oom", _LINE_MAX) is not None

@@ -9,6 +9,7 @@
  *   --workdir P          made if missing
  *   --argv-file P        the command as NUL-terminated strings, instead of argv
  *   --env-file P         its whole environment, likewise K=V
+ *   --env-add P          likewise what is added to our own
  *   --grace S            seconds between TERM and KILL (10); the record's `stop` file overrides it (nanoseconds)
  *   --copy FROM TO       after the end, if FROM is there (copy.c)
  *   --move FROM TO       likewise, for a place that the command could write to
@@ -21,6 +22,10 @@
  *   --alone              the command reaches no abstract socket but its own, where the kernel can do that (Linux 6.12)
  *   --keep FD            the command may have FD
  *   --wipe DIR           no command: delete everything below DIR
+ *   --hold               make and hold the lock of the record ourselves (turn.c)
+ *   --after DIR          run once the step with that record has ended well, else write `skipped`; --after-any: once it has ended
+ *   --until P            end the command, as TERM does, and write `late` when CLOCK_MONOTONIC is what P holds (nanoseconds)
+ *   --exit-zero          exit with 0 whatever the command did, once its record is safe
  *
  * A sandbox takes two: `tes-step --inner FD ... -- bwrap ... -- tes-step --report FD ... -- argv`. The outer one writes the record, the
  * inner one opens the task's files, inside, and tells by FD how the command ended. The inner one may also hold the memory of all processes
@@ -156,7 +161,8 @@ static int take_text(struct options *options, const char *name, char **values)
     } texts[] = {
         {"--record", &options->record},       {"--stdin", &options->stdin_path},     {"--stdout", &options->stdout_path},
         {"--stderr", &options->stderr_path},  {"--workdir", &options->workdir},      {"--env-file", &options->env_file},
-        {"--argv-file", &options->argv_file}, {"--wipe", &options->wipe},
+        {"--argv-file", &options->argv_file}, {"--wipe", &options->wipe},           {"--after", &options->after},
+        {"--after-any", &options->after_any}, {"--until", &options->until},          {"--env-add", &options->env_add},
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (strcmp(name, texts[i].name) == 0) {
@@ -223,6 +229,25 @@ static int take_pair(struct options *options, const char *name, char **values)
     return 2;
 }
 
+static bool take_flag(struct options *options, const char *name)
+{
+    const struct {
+        const char *name;
+        bool *to;
+    } flags[] = {
+        {"--tee", &options->tee},
+        {"--alone", &options->alone},
+        {"--hold", &options->hold},
+        {"--exit-zero", &options->exit_zero},
+    };
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        if (strcmp(name, flags[i].name) == 0) {
+            *flags[i].to = true;
+            return true;
+        }
+    return false;
+}
+
 static void parse(struct options *options, int argc, char **argv)
 {
     int at = 1;
@@ -231,10 +256,8 @@ static void parse(struct options *options, int argc, char **argv)
         int left = 0, took = -1;
         while (at + left < argc && left < 2 && strcmp(argv[at + left], "--") != 0)
             left++;
-        if (strcmp(name, "--tee") == 0 || strcmp(name, "--alone") == 0) {
-            *(name[2] == 't' ? &options->tee : &options->alone) = true;
+        if (take_flag(options, name))
             continue;
-        }
         if (left >= 1 && (took = take_text(options, name, argv + at)) < 0)
             took = take_number(options, name, argv + at);
         if (left >= 2 && took < 0)
@@ -251,6 +274,17 @@ static void parse(struct options *options, int argc, char **argv)
     }
     if (options->argv[0] == NULL && options->wipe == NULL)
         refuse("--", "a command must follow");
+    if (options->record == NULL && (options->hold || options->after != NULL || options->after_any != NULL || options->until != NULL))
+        refuse("--hold, --after, --until", "need --record");
+}
+
+static void add_environment(const char *path)
+{
+    char **list = read_list(path);
+    for (char **entry = list; *entry != NULL; entry++)
+        if (strchr(*entry, '=') == NULL || putenv(*entry) != 0) /* the strings are the environment's from now on, the list is not */
+            refuse("--env-add", "not NAME=VALUE");
+    free(list);
 }
 
 static void close_on_exec(int fd, const char *option)
@@ -292,5 +326,7 @@ int main(int argc, char **argv)
     close_on_exec(options.report, "--report");
     if (options.env_file != NULL)
         environ = read_list(options.env_file);
+    if (options.env_add != NULL)
+        add_environment(options.env_add);
     return run(&options);
 }

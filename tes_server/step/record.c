@@ -1,5 +1,5 @@
 /* The record directory: what outlives us. `start` before the command, `exit` after it, two rings of its output,
- * and the marks `failed`, `cut` and `oom`. */
+ * and the marks `failed`, `cut`, `late`, `oom`; `skipped` alone where it was not run. */
 #include "step.h"
 
 #include <errno.h>
@@ -118,6 +118,16 @@ int record_oom(int directory)
 int record_cut(int directory)
 {
     return put_line(directory, "cut", "cut.tmp", "the command was ended from outside\n");
+}
+
+int record_late(int directory)
+{
+    return put_line(directory, "late", "late.tmp", "the command's time was over\n");
+}
+
+int record_skipped(int directory)
+{
+    return put_line(directory, "skipped", "skipped.tmp", "it was not its turn\n");
 }
 
 /* The kernel counts a kill before it sends the signal, so that whoever saw the end of its victim finds it counted. */

@@ -33,8 +33,9 @@ struct supervisor {
     int proc;                  /* /proc as it was before the command, or -1 */
     bool ended, stopping, out_of_memory;
     bool cut;                  /* whoever ended the command was neither the server nor the command */
+    bool late;                 /* its time was over */
     int status;                /* from waitpid */
-    uint64_t kill_at, resend_at, count_at; /* monotonic */
+    uint64_t kill_at, resend_at, count_at, until; /* monotonic */
 };
 
 /* Files */
@@ -167,6 +168,11 @@ static void stop_command(struct supervisor *self, bool from_outside)
 static void keep_time(struct supervisor *self)
 {
     uint64_t now = clock_ns(CLOCK_MONOTONIC);
+    if (now >= self->until) {
+        self->until = NEVER;
+        self->late = !self->stopping;
+        stop_command(self, false);
+    }
     if (now >= self->kill_at) {
         self->kill_at = self->resend_at = NEVER;
         signal_command(self, SIGKILL);
@@ -186,6 +192,8 @@ static int time_left_ms(const struct supervisor *self)
     uint64_t next = self->kill_at < self->resend_at ? self->kill_at : self->resend_at, now = clock_ns(CLOCK_MONOTONIC);
     if (self->count_at < next)
         next = self->count_at;
+    if (self->until < next)
+        next = self->until;
     if (next == NEVER)
         return -1;
     uint64_t left = next <= now ? 0 : (next - now) / 1000000 + 1;
@@ -312,6 +320,8 @@ static int write_ending(struct supervisor *self, const struct ending *ending)
         (void)record_oom(self->record);
     if (self->record >= 0 && self->cut)
         (void)record_cut(self->record);
+    if (self->record >= 0 && self->late)
+        (void)record_late(self->record);
     for (size_t i = 0; self->record >= 0 && i < self->options->counters.count; i++)
         (void)record_counted_oom(self->record, self->options->counters.at[i]); /* version 1 and 2 of cgroups have other names: one is missing */
     while (self->record >= 0 && record_exit(self->record, ending) < 0) {
@@ -324,7 +334,7 @@ static int write_ending(struct supervisor *self, const struct ending *ending)
     if (self->options->report >= 0)
         dprintf(self->options->report, "%d %d %" PRIu64 " %" PRIu64 " %d\n", ending->code, ending->signal, ending->start_ns, ending->end_ns,
                 ending->out_of_memory);
-    return ending->code;
+    return self->options->exit_zero ? 0 : ending->code;
 }
 
 static int prepare(struct supervisor *self)
@@ -360,17 +370,48 @@ static int prepare(struct supervisor *self)
         return 0;
     if ((self->record = record_open(options->record)) < 0)
         return -1;
+    if (options->hold && turn_hold(self->record) < 0)
+        return -1;
     for (int i = 0; i < 2; i++)
         if ((self->streams[i].ring = record_ring(self->record, i == 0 ? "stdout" : "stderr", options->tail)) < 0)
             return -1;
     return 0;
 }
 
+/* Not our turn, or no more: the mark is all that is left. The exit code, or -1: run. */
+static int skip(struct supervisor *self)
+{
+    const struct options *options = self->options;
+    const char *before = options->after != NULL ? options->after : options->after_any;
+    enum turn turn = before != NULL ? turn_await(before, options->after == NULL, self->signals) : RUN;
+    if (turn == STUCK) {
+        say("%s: %s", before, strerror(errno));
+        return FAILED;
+    }
+    if (options->until != NULL)
+        self->until = turn_until(options->until);
+    bool late = turn == RUN && self->until <= clock_ns(CLOCK_MONOTONIC);
+    if (turn == RUN && !late)
+        return -1;
+    if ((turn == STOPPED && record_cut(self->record) < 0) || (late && record_late(self->record) < 0) || record_skipped(self->record) < 0) {
+        say("%s: %s", options->record, strerror(errno));
+        return FAILED;
+    }
+    return 0;
+}
+
 int run(const struct options *options)
 {
-    struct supervisor self = {.options = options, .record = -1, .reported = -1, .proc = -1, .kill_at = NEVER, .resend_at = NEVER, .count_at = NEVER};
+    struct supervisor self = {.options = options, .record = -1, .reported = -1, .proc = -1, .kill_at = NEVER, .resend_at = NEVER, .count_at = NEVER,
+                              .until = NEVER};
+    bool prepared = prepare(&self) == 0;
+    if (prepared && self.record >= 0) {
+        int skipped = skip(&self);
+        if (skipped >= 0)
+            return skipped;
+    }
     struct ending ending = {.start_ns = clock_ns(CLOCK_REALTIME)};
-    if (prepare(&self) < 0 || (self.record >= 0 && record_start(self.record, ending.start_ns) < 0)) {
+    if (!prepared || (self.record >= 0 && record_start(self.record, ending.start_ns) < 0)) {
         say("%s: %s", options->record != NULL ? options->record : "start", strerror(errno));
         return FAILED;
     }

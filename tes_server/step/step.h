@@ -32,7 +32,8 @@ struct pairs {
 struct options {
     const char *record, *workdir, *stdin_path, *env_file, *argv_file, *wipe;
     const char *stdout_path, *stderr_path;
-    bool tee;
+    const char *after, *after_any, *until, *env_add;
+    bool tee, hold, exit_zero;
     int lock;           /* -1: none */
     int inner, report;  /* -1: none; see main.c */
     int keep[16];
@@ -81,10 +82,18 @@ int record_start(int directory, uint64_t now_ns);
 int record_exit(int directory, const struct ending *ending);
 int record_failed(int directory);
 int record_cut(int directory);
+int record_late(int directory);
+int record_skipped(int directory);
 int record_oom(int directory); /* marks a kill for memory */
 int record_counted_oom(int directory, const char *counters); /* marks it if `counters` tells of one */
 int record_stop(int directory, uint64_t *grace_ns); /* 1: a stop was asked for, `grace_ns` is set; 0: none */
 uint64_t clock_ns(int clock);
+
+/* turn.c */
+enum turn { RUN, SKIP, STOPPED, STUCK }; /* STUCK: errno says why */
+int turn_hold(int record); /* 0, or -1 with errno */
+enum turn turn_await(const char *directory, bool any, int signals);
+uint64_t turn_until(const char *path);
 
 /* stream.c */
 void stream_put(struct stream *stream, const char *bytes, size_t length);
