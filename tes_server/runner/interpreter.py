@@ -25,9 +25,10 @@ from tes_server.filer.progress import Direction, Progress
 from tes_server.model.run import Phase, Reason, Report
 from tes_server.model.task import ExecutorLog, OutputFileLog
 from tes_server.plan.steps import Plan
-from tes_server.runner import site
+from tes_server.runner import failure, site
 from tes_server.runner.attempt import Attempt, Staged, boot_id
 from tes_server.runner.engine import Cell, CellState, Engine, Exit
+from tes_server.runner.failure import Failure
 from tes_server.runner.halt import Halt
 from tes_server.runner.reach import Reach
 from tes_server.runner.site import Site
@@ -43,15 +44,6 @@ FULL_BYTES = 1 << 20
 
 FULL_PAUSE = 1.0
 """Seconds between two tries to write a report to a disk that is full."""
-
-
-class _Failure(msgspec.Struct, frozen=True):
-    """Why the attempt will not end well."""
-
-    reason: Reason
-    code: str
-    message: str
-    transient: bool = False
 
 
 class Interpreter:
@@ -117,22 +109,22 @@ class Interpreter:
             self._move(Phase.ENDED)
             return report
         try:
-            failure = self._work()
+            found = self._work()
         finally:
             if self._timer is not None:
                 self._timer.cancel()
         outputs: tuple[OutputFileLog, ...] = ()
         if self._staged is not None and not self._canceled():
-            outputs, failure = self._stage_out(failure)
+            outputs, found = self._stage_out(found)
         if self._canceled():
-            failure = _Failure(Reason.CANCELED, Code.CANCELED, "stopped")
+            found = Failure(Reason.CANCELED, Code.CANCELED, "stopped")
         report = Report(
             executors=tuple(self._log(cell, ended) for cell, ended in self._exits),
             outputs=outputs,
-            reason=failure.reason if failure else None,
-            transient=failure.transient if failure else False,
-            code=failure.code if failure else "",
-            message=failure.message if failure else "",
+            reason=found.reason if found else None,
+            transient=found.transient if found else False,
+            code=found.code if found else "",
+            message=found.message if found else "",
             notices=(*(self._staged.notices if self._staged else ()), *self._notices),
             start_time=self.start_time,
             end_time=self._clock(),
@@ -156,7 +148,7 @@ class Interpreter:
             self._reach(lambda: self._engine.wipe(self._attempt.volume), stubborn=True)
             time.sleep(FULL_PAUSE)
 
-    def _work(self) -> _Failure | None:
+    def _work(self) -> Failure | None:
         """Stage in and execute; what went wrong, or None."""
         try:
             self.start_time = self._attempt.started(self._clock())
@@ -173,17 +165,17 @@ class Interpreter:
         except errors.Canceled:
             return self._halted()
         except errors.StagingError as cause:
-            return _Failure(Reason.STAGING, cause.code, cause.public, cause.transient)
+            return failure.of_staging(cause)
         except errors.EngineError as cause:
             reason = Reason.IMAGE if cause.code.startswith("IMAGE_") else Reason.BACKEND
             # On a full disk engines and supervisors fail in ways, and without words, that do not tell it.
             full = cause.code == Code.ENGINE_ERROR and shutil.disk_usage(self._attempt.directory).free < FULL_BYTES
             code = Code.DISK_FULL if full else cause.code
-            return _Failure(reason, code, cause.public, cause.transient and not self._fills(code))
+            return Failure(reason, code, cause.public, cause.transient and not self._fills(code))
         except OSError as cause:
             telemetry.log(logger, logging.ERROR, "runner.failed", attempt=self._attempt.name, error=str(cause))
             code = Code.DISK_FULL if cause.errno in wording.FULL else Code.ENGINE_ERROR
-            return _Failure(Reason.BACKEND, code, f"the runner failed: {os.strerror(cause.errno or 0)}", transient=not self._fills(code))
+            return Failure(Reason.BACKEND, code, f"the runner failed: {os.strerror(cause.errno or 0)}", transient=not self._fills(code))
 
     def _fills(self, code: str) -> bool:
         """The disk is full after an executor has run: most likely its doing, which it would only do again."""
@@ -206,14 +198,14 @@ class Interpreter:
     def _begun(self, cell: Cell) -> bool:
         return self._attempt.exit(cell.step.index) is not None or self._reach(lambda: self._engine.state(cell)) is not CellState.ABSENT
 
-    def _lost_with_the_machine(self, all_cells: list[Cell]) -> _Failure:
+    def _lost_with_the_machine(self, all_cells: list[Cell]) -> Failure:
         """The volume was not synced before the machine went down: neither results nor inputs in it can be trusted."""
         for cell in all_cells:
             if cell.record.exists():
                 self._remove(cell)
-        return _Failure(Reason.LOST, Code.LOST, "the machine was restarted while the task ran")
+        return Failure(Reason.LOST, Code.LOST, "the machine was restarted while the task ran")
 
-    def _execute(self, all_cells: list[Cell]) -> _Failure | None:
+    def _execute(self, all_cells: list[Cell]) -> Failure | None:
         for cell in all_cells:
             ended = self._attempt.exit(cell.step.index)
             if ended is None:
@@ -230,9 +222,9 @@ class Interpreter:
             if self._stopped():
                 return self._halted()
             if ended is None:
-                return _Failure(Reason.LOST, Code.LOST, f"executor {cell.step.index} vanished without a record of its end")
+                return failure.of_nothing(cell.step)
             if ended.code != 0 and not cell.step.ignore_error:
-                return _failed(cell, ended)
+                return failure.of_command(cell.step, cell.limits.ram_bytes, ended)
         return None
 
     def _may_go_on(self, cell: Cell) -> bool:
@@ -279,26 +271,19 @@ class Interpreter:
         except errors.EngineError as cause:  # tried again with the attempt's directory
             telemetry.log(logger, logging.WARNING, "runner.cell.kept", cell=cell.name, error=str(cause))
 
-    def _stage_out(self, failure: _Failure | None) -> tuple[tuple[OutputFileLog, ...], _Failure | None]:
+    def _stage_out(self, found: Failure | None) -> tuple[tuple[OutputFileLog, ...], Failure | None]:
         """Take the outputs, after failures too; an earlier failure is never hidden by one of the transfer."""
         try:
             shared = {mount.path: mount.source for mount in site.live(self.plan)}
             with self._moving("out") as progress:
                 collected = transfer.stage_out(self.plan.stage_out, self._attempt.volume, self._site.access, self._canceled, shared, progress)
         except errors.Canceled:
-            return (), failure
+            return (), found
         except errors.StagingError as cause:
             collected = Collected(outputs=(), notices=(), error=cause)
-        notices = collected.notices
-        if failure is not None and failure.reason is Reason.BACKEND and not self._exits:
-            # No command has ended: that there is nothing of it goes without saying.
-            notices = tuple(notice for notice in notices if not notice.startswith(Code.OUTPUT_MISSING))
+        found, notices = failure.after_stage_out(collected, found, ran=bool(self._exits))
         self._notices += notices
-        if collected.error is not None:
-            if failure is None:
-                return collected.outputs, _Failure(Reason.STAGING, collected.error.code, collected.error.public, collected.error.transient)
-            self._notices.append(telemetry.line(collected.error.code, collected.error.public))
-        return collected.outputs, failure
+        return collected.outputs, found
 
     # -- the parts --------------------------------------------------------------------------------------------------
 
@@ -326,10 +311,10 @@ class Interpreter:
         # A time-out still takes its outputs; only a cancel does without.
         return self._halt.reason is Reason.CANCELED
 
-    def _halted(self) -> _Failure:
+    def _halted(self) -> Failure:
         if self._halt.reason is Reason.TIMEOUT:
-            return _Failure(Reason.TIMEOUT, Code.TIMEOUT, f"stopped after max_runtime of {self.plan.limits.max_runtime:g} s")
-        return _Failure(Reason.CANCELED, Code.CANCELED, "stopped")
+            return failure.of_time(self.plan)
+        return Failure(Reason.CANCELED, Code.CANCELED, "stopped")
 
     def _log(self, cell: Cell, ended: Exit) -> ExecutorLog:
         out, err = self._engine.streams(cell)
@@ -339,15 +324,3 @@ class Interpreter:
         if self.phase is not phase:
             self.phase = phase
             self._changed()
-
-
-def _failed(cell: Cell, ended: Exit) -> _Failure:
-    what = f"executor {cell.step.index} ({cell.step.argv[0][:100]})"
-    if ended.oom:
-        return _Failure(Reason.OOM, Code.OOM, f"{what} was killed: it used more than {cell.limits.ram_bytes / 1e9:g} GB of memory")
-    if ended.code == 127:
-        return _Failure(Reason.EXIT, Code.COMMAND_NOT_FOUND, f"{what} could not be run: exit code {ended.code}")
-    if ended.code == 126:
-        return _Failure(Reason.EXIT, Code.EXECUTOR_FAILED, f"{what} could not be run, or its stdin, stdout, stderr or workdir not be used: exit code 126")
-    by = f" (signal {ended.signal})" if ended.signal else ""
-    return _Failure(Reason.EXIT, Code.EXECUTOR_FAILED, f"{what} ended with exit code {ended.code}{by}")

@@ -28,6 +28,12 @@ MESSAGE = "/dev/termination-log"
 MESSAGE_BYTES = 4096
 """Bytes of a termination message that Kubernetes keeps."""
 
+KEPT_ORDER = "order.json"
+"""File at the top of the control volume: the order, for stage-out. No executor sees it."""
+
+STAGED = "staged.json"
+"""File beside it: what stage-in found out (`pod_stage.Staged`)."""
+
 BIN = "bin"
 """Directory of the control volume with tes-step and `until`; executors see it read-only at `BIN_MOUNT`."""
 
@@ -56,6 +62,8 @@ class PodSite(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What all pods of a site share."""
 
     access: Access = Access()
+    live_roots: tuple[str, ...] = ()
+    """directories of claims below which live mounts may lie"""
     tail_bytes: int = 10240
     """bytes of head, and as many of tail, kept of each stream"""
     spool: str = ""
