@@ -139,8 +139,7 @@ def _executor_resources(limits: Limits, *, first: bool, site: Site) -> dict[str,
         most_ram_bytes=limits.ram_bytes,
     )
     resources = _resources(share)
-    on_node = limits.disk_bytes and not (site.storage_class and limits.disk_bytes >= site.storage_from)
-    if first and on_node:
+    if first and limits.disk_bytes and not site.claims_disk(limits.disk_bytes):
         resources["requests"]["ephemeral-storage"] = str(limits.disk_bytes)
     if limits.gpus:
         gpu = site.gpu_of(limits.gpu_type)

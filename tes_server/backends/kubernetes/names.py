@@ -25,6 +25,9 @@ STOPPED = "tes-server/stopped"
 SECRETS = "tes-server/secrets"
 """Annotation of a Job whose order is in Secrets: how many."""
 
+CLAIM = "tes-server/claim"
+"""Annotation of a Job whose pod has a volume of its own class: given back with the pod."""
+
 QUEUE = "kueue.x-k8s.io/queue-name"
 
 JOB_NAME = "batch.kubernetes.io/job-name"

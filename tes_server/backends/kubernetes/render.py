@@ -48,7 +48,11 @@ def render(plan: Plan, site: Site) -> Job:
 
 def _job(plan: Plan, site: Site, name: str, order: bytes, parts: int) -> Object:
     queue = {names.QUEUE: site.queue} if site.queue else {}
-    annotations = {names.OWNER: plan.owner, **({names.SECRETS: str(parts)} if parts else {})}
+    annotations = {names.OWNER: plan.owner}
+    if parts:
+        annotations[names.SECRETS] = str(parts)
+    if site.claims_disk(plan.limits.disk_bytes):
+        annotations[names.CLAIM] = "1"
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -116,7 +120,7 @@ def _volumes(plan: Plan, site: Site, name: str, order_bytes: int, parts: int) ->
 
 def _task_volume(plan: Plan, site: Site) -> Object:
     disk = plan.limits.disk_bytes
-    if site.storage_class and disk >= site.storage_from:
+    if site.claims_disk(disk):
         claim = {"accessModes": ["ReadWriteOnce"], "storageClassName": site.storage_class, "resources": {"requests": {"storage": str(disk)}}}
         return {"ephemeral": {"volumeClaimTemplate": {"metadata": {"labels": _labels(plan, site)}, "spec": claim}}}
     return {"emptyDir": {"sizeLimit": str(disk)} if disk else {}}

@@ -116,6 +116,10 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     ttl: int = 900
     """a finished Job keeps its name so long: longer than a lease and the submit window together"""
 
+    def claims_disk(self, disk_bytes: int) -> bool:
+        """True if a task that asks for so much disk gets a volume of its own."""
+        return bool(self.storage_class) and disk_bytes >= self.storage_from
+
     def gpu_of(self, gpu_type: str) -> Gpu | None:
         """How GPUs of a type are had here; None for a type that nobody has."""
         return self.gpu_types.get(gpu_type) if gpu_type else self.gpu

@@ -1,0 +1,294 @@
+"""The Kubernetes backend: attempts are Jobs, looked at through one watch of all of them.
+
+It must never conclude from silence: what the board does not hold, or holds no more, is asked for by name before it is told to be gone, and while
+the watches are not fresh there is no news of anything.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import datetime
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from tes_server import errors, telemetry
+from tes_server.backends.base import Job
+from tes_server.backends.kubernetes import calls, names, render, tails
+from tes_server.backends.kubernetes.board import Board
+from tes_server.backends.kubernetes.calls import Calls
+from tes_server.backends.kubernetes.classify import classify
+from tes_server.backends.kubernetes.objects import EventObject, JobObject, Metadata, PodObject
+from tes_server.backends.kubernetes.seen import Bounds, Look, Seen, Stop
+from tes_server.backends.kubernetes.site import Site
+from tes_server.backends.kubernetes.submit import Submission, stopped
+from tes_server.backends.kubernetes.watch import Watch
+from tes_server.filer import spool
+from tes_server.filer.spool import Spool
+from tes_server.model import run
+from tes_server.model.run import Handle, Later, Observation, Phase, Reason, Refusal, Report, Tails
+from tes_server.plan.policy import Capabilities
+from tes_server.plan.steps import Plan
+from tes_server.runner import pod_report
+from tes_server.runner.pod_report import Elsewhere
+from tes_server.telemetry import Code
+
+logger = logging.getLogger(__name__)
+
+THREADS = 8
+"""Requests side by side."""
+
+YOUNG = 20.0
+"""Seconds after its submit in which a Job that the watch has not shown yet is not asked for."""
+
+RELEASED = 50_000
+"""Attempts that were released last and are remembered while their Jobs wait for their TTL."""
+
+LARGEST_LOG = 64 * 1024 * 1024
+"""Bytes of a log that is read for a report: far above any."""
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+News = Callable[[Collection[str]], None]
+
+
+class KubernetesBackend:
+    """Backend of one namespace. `clock` only judges how long the platform has waited; `bounds` says how long it may."""
+
+    name = "kubernetes"
+    place = ""
+    """every process reaches the cluster"""
+
+    def __init__(
+        self,
+        server: Calls,
+        site: Site,
+        capabilities: Capabilities,
+        clock: Callable[[], datetime.datetime],
+        *,
+        bounds: Bounds | None = None,
+        kept: Spool | None = None,
+    ) -> None:
+        self.capabilities = capabilities
+        self._calls = server
+        self._site = site
+        self._clock = clock
+        self._bounds = bounds or Bounds()
+        self._spool = kept
+        space = calls.part(site.namespace)
+        core = f"/api/v1/namespaces/{space}"
+        self._jobs, self._pods, self._secrets = f"/apis/batch/v1/namespaces/{space}/jobs", f"{core}/pods", f"{core}/secrets"
+        self._board = Board()
+        ours = f"{names.MANAGED}={names.MANAGER},{names.SERVER}={site.server}"
+        self._job_watch = Watch(server, self._jobs, JobObject, self._board.put_job, self._board.drop_job, self._listed, labelSelector=ours)
+        self._pod_watch = Watch(server, self._pods, PodObject, self._board.put_pod, self._board.drop_pod, self._board.replace_pods, labelSelector=ours)
+        self._event_watch = Watch(server, f"{core}/events", EventObject, self._board.put_event, lambda _: None, self._warned, fieldSelector="type=Warning")
+        self._pool = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="kubernetes")
+        self._sent: dict[str, float] = {}
+        self._released: collections.OrderedDict[str, None] = collections.OrderedDict()
+        self._former: frozenset[str] | None = None
+        self._tails = tails.Reader(server, self._pods, site.shared.tail_bytes)
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Begin to watch. Returns at once; until all is listed there is no news of anything."""
+        for watch in (self._job_watch, self._pod_watch, self._event_watch):
+            watch.start()
+
+    def close(self) -> None:
+        """Stop threads and connections."""
+        for watch in (self._job_watch, self._pod_watch, self._event_watch):
+            watch.stop()
+        self._pool.shutdown()
+        self._calls.close()
+
+    def listen(self, news: News) -> None:
+        """Whatever the watches show is told at once."""
+        self._board.changed = news
+
+    @property
+    def fresh(self) -> bool:
+        """True if the board is as the cluster is. Warnings only explain: they are not waited for."""
+        return self._job_watch.fresh and self._pod_watch.fresh
+
+    # -- the protocol -----------------------------------------------------------------------------------------------
+
+    def render(self, plan: Plan) -> Job:
+        """See `render.render`."""
+        return render.render(plan, self._site)
+
+    def submit(self, jobs: Sequence[Job]) -> Mapping[str, Handle | Refusal | Later]:
+        """One create for each, and one for each Secret of a long order."""
+        # No call begins that might not end within the window.
+        until = time.monotonic() + self.capabilities.submit_window - calls.CONNECT - calls.READ
+        submission = Submission(self._calls, self._site.namespace, self.name, lambda: time.monotonic() < until)
+        now = time.monotonic()
+        self._sent = {name: sent for name, sent in self._sent.items() if now - sent < YOUNG} | {job.name: now for job in jobs}
+        answers = dict(zip((job.name for job in jobs), self._each(submission.send, jobs), strict=True))
+        return {name: answer for name, answer in answers.items() if answer is not None}
+
+    def find(self, names: Collection[str]) -> Mapping[str, Handle]:
+        """Asked for one by one, never from the board: whoever asks does so because something was lost."""
+        asked = list(names)
+        return {name: Handle(self.name, name) for name, job in zip(asked, self._each(self._ask, asked), strict=True) if job is not None}
+
+    def observe(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
+        """From the board; a call only for what it does not know, for a long report, and to end what has waited too long."""
+        if not self.fresh:
+            return {handle: Observation(phase=Phase.UNKNOWN) for handle in handles}
+        now = self._clock()
+        known = [self._seen(handle.name) for handle in handles]
+        looks = [classify(seen, now, self._bounds) if seen else None for seen in known]
+        # Few of them need a word with the cluster: these go side by side.
+        rest = [place for place, look in enumerate(looks) if look is None or look.stop or self._lacks_report(look)]
+        for place, look in zip(rest, self._each(lambda place: self._look(handles[place].name, now), rest), strict=True):
+            looks[place] = look
+        return {handle: look.observation for handle, look in zip(handles, looks, strict=True) if look is not None}
+
+    def tail(self, handles: Sequence[Handle]) -> Mapping[Handle, Tails]:
+        """From the logs of the pods."""
+        pods = {handle: seen.pod for handle in handles if (seen := self._board.seen(handle.name)) and seen.pod and not seen.gone}
+        read = self._each(lambda item: self._tails.read(item[0].name, item[1]), list(pods.items()))
+        return {handle: tail for handle, tail in zip(pods, read, strict=True) if tail is not None}
+
+    def cancel(self, handles: Sequence[Handle]) -> None:
+        """One patch for each that has not ended."""
+        stop = Stop(reason=Reason.CANCELED, code=Code.CANCELED, message="stopped")
+        self._each(lambda handle: self._stop(handle.name, stop), handles)
+
+    def release(self, handles: Sequence[Handle]) -> None:
+        """Secrets and claims are given back; the Job goes with its TTL. Where nothing is known of it (a restart), all goes with its TTL."""
+        self._each(lambda handle: self._give_back(handle.name), handles)
+        for handle in handles:
+            self._released[handle.name] = None
+        while len(self._released) > RELEASED:
+            self._released.popitem(last=False)
+
+    def survey(self) -> Iterator[Handle]:
+        """All Jobs that are not over, and those that ended since we began and were not released."""
+        if not self.fresh:
+            raise errors.Unavailable("the cluster has not told yet what there is")
+        former = self._former or frozenset()
+        for job in self._board.jobs():
+            if job.metadata.name not in self._released and job.metadata.uid not in former:
+                yield Handle(self.name, job.metadata.name)
+
+    def room(self) -> None:
+        """The cluster queues by itself."""
+        return
+
+    # -- looks ------------------------------------------------------------------------------------------------------
+
+    def _seen(self, name: str) -> Seen | None:
+        """What is known of an attempt; None if that must be asked for."""
+        if name in self._released:
+            return Seen()
+        seen = self._board.seen(name)
+        if seen is not None:
+            return seen
+        sent = self._sent.get(name)
+        young = sent is not None and time.monotonic() - sent < YOUNG
+        return Seen(job=JobObject(metadata=Metadata(name=name, creation_timestamp=self._clock()))) if young else None
+
+    def _look(self, name: str, now: datetime.datetime) -> Look | None:
+        """One look with whatever calls it needs. None: no news, since the cluster or the spool does not answer."""
+        try:
+            seen = self._seen(name)
+            if seen is None:
+                job = self._ask(name)
+                if job is not None:
+                    self._board.put_job(job)
+                seen = self._board.seen(name) or Seen(job=job)
+            look = classify(seen, now, self._bounds)
+            if look.stop is not None:
+                self._stop(name, look.stop)
+            if self._lacks_report(look):
+                report = self._fetch(name, seen.pod, look)
+                if report is not None:
+                    look = classify(msgspec.structs.replace(seen, report=report), now, self._bounds)
+        except errors.TesServerError as cause:
+            telemetry.log(logger, logging.WARNING, "kubernetes.look.failed", attempt=name, error=str(cause))
+            return None
+        return look
+
+    def _lacks_report(self, look: Look) -> bool:
+        seen = look.observation
+        return look.elsewhere is not None or (self._spool is not None and seen.phase is Phase.ENDED and seen.report is None)
+
+    def _fetch(self, name: str, pod: PodObject | None, look: Look) -> Report | None:
+        """A report that is not in the pod's status."""
+        if look.elsewhere is None or look.elsewhere.place == "spool":
+            return self._spool.report(_attempt(name)) if self._spool else None
+        return self._from_log(pod, look.container, look.elsewhere) if pod else None
+
+    def _from_log(self, pod: PodObject, container: str, elsewhere: Elsewhere) -> Report | None:
+        answer = self._calls.get(f"{self._pods}/{calls.part(pod.metadata.name)}/log", container=container, limitBytes=str(LARGEST_LOG))
+        if answer.status in (400, 404):  # the pod, or its log, is gone
+            return None
+        if answer.status != 200:
+            calls.refuse(answer, f"the log of {container} of {pod.metadata.name} cannot be read")
+        return pod_report.read_body(answer.body, elsewhere)
+
+    # -- single calls -----------------------------------------------------------------------------------------------
+
+    def _each(self, call: Callable[[T], U], items: Iterable[T]) -> list[U]:
+        """One call for each, side by side. All are made; then the first error is raised."""
+        futures = [self._pool.submit(call, item) for item in items]
+        concurrent.futures.wait(futures)
+        return [future.result() for future in futures]
+
+    def _ask(self, name: str) -> JobObject | None:
+        """The Job of a name; None if the cluster denies it."""
+        answer = self._calls.get(f"{self._jobs}/{calls.part(name)}")
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            calls.refuse(answer, f"Job {name} cannot be read")
+        return calls.decoded(answer, JobObject)
+
+    def _stop(self, name: str, stop: Stop) -> None:
+        seen = self._board.seen(name)
+        if seen is not None and seen.job is not None and seen.job.finished:
+            return
+        answer = self._calls.patch(f"{self._jobs}/{calls.part(name)}", stopped(stop))
+        if answer.status == 404:
+            return
+        if answer.status != 200:
+            calls.refuse(answer, f"Job {name} cannot be stopped")
+        self._board.put_job(calls.decoded(answer, JobObject))  # before the watch tells: it is not stopped again meanwhile
+
+    def _give_back(self, name: str) -> None:
+        seen = self._board.seen(name)
+        if seen is None or seen.job is None:
+            return
+        notes = seen.job.metadata.annotations
+        for number in range(int(notes.get(names.SECRETS, "0"))):
+            self._delete(f"{self._secrets}/{calls.part(names.secret(name, number))}")
+        if names.CLAIM in notes and seen.pod is not None and not seen.gone:
+            self._delete(f"{self._pods}/{calls.part(seen.pod.metadata.name)}")
+
+    def _delete(self, path: str) -> None:
+        answer = self._calls.delete(path)
+        if answer.status not in (200, 202, 404):
+            calls.refuse(answer, f"{path} cannot be deleted")
+
+    def _listed(self, jobs: Iterable[JobObject]) -> None:
+        """What had ended before our first look is its TTL's affair."""
+        found = list(jobs)
+        if self._former is None:
+            self._former = frozenset(job.metadata.uid for job in found if job.finished)
+        self._board.replace_jobs(found)
+
+    def _warned(self, events: Iterable[EventObject]) -> None:
+        for event in events:
+            self._board.put_event(event)
+
+
+def _attempt(name: str) -> spool.Attempt:
+    return spool.Attempt(run.task_of(name), int(name.rpartition("-")[2]))

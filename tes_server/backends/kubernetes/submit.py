@@ -1,0 +1,95 @@
+"""One attempt put onto the cluster: its Job, its Secrets, and what the server's refusals mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from tes_server import errors
+from tes_server.backends.base import Job
+from tes_server.backends.kubernetes import calls, names
+from tes_server.backends.kubernetes.calls import Answer, Calls
+from tes_server.backends.kubernetes.objects import JobObject
+from tes_server.backends.kubernetes.render import Object, Rendered
+from tes_server.backends.kubernetes.seen import Stop
+from tes_server.model.run import Handle, Later, Reason, Refusal
+from tes_server.telemetry import Code
+
+TRIES = 3
+"""Times that a create is sent while its outcome is unknown: its name is taken once at most, so that no try does harm."""
+
+QUOTA_PAUSE = 15.0
+"""Seconds until a full quota is tried again."""
+
+PAUSE = 5.0
+"""Seconds until anything else that may pass is tried again."""
+
+
+class Submission:
+    """Creates attempts. `time_left` tells whether another call may still begin within the submit window."""
+
+    def __init__(self, server: Calls, namespace: str, name: str, time_left: Callable[[], bool]) -> None:
+        self._calls = server
+        self._jobs = f"/apis/batch/v1/namespaces/{calls.part(namespace)}/jobs"
+        self._secrets = f"/api/v1/namespaces/{calls.part(namespace)}/secrets"
+        self._backend = name
+        self._time_left = time_left
+
+    def send(self, job: Job) -> Handle | Refusal | Later | None:
+        """None: nobody knows whether it is there."""
+        if not self._time_left():
+            return Later(Code.WAITING_BACKEND, "the cluster answers too slowly for all that are to start", PAUSE)
+        rendered = msgspec.json.decode(job.body, type=Rendered)
+        answer = self._create(self._jobs, rendered.job)
+        if answer is None:
+            return None
+        if answer.status == 409 and answer.reason == "AlreadyExists":
+            if not rendered.secrets:
+                return Handle(self._backend, job.name)
+            answer = self._calls.get(f"{self._jobs}/{job.name}")
+        if answer.status not in (200, 201):
+            return judge(answer)
+        if rendered.secrets:
+            self._keep_order(rendered, calls.decoded(answer, JobObject))
+        return Handle(self._backend, job.name)
+
+    def _create(self, path: str, body: Object) -> Answer | None:
+        for _ in range(TRIES):
+            if not self._time_left():
+                break
+            try:
+                answer = self._calls.post(path, body)
+            except errors.Unavailable:
+                continue
+            if answer.status < 500:
+                return answer
+        return None
+
+    def _keep_order(self, rendered: Rendered, job: JobObject) -> None:
+        """The Secrets, which the pod waits for. A Job that cannot have them is stopped: it would wait for ever."""
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.metadata.name, "uid": job.metadata.uid, "blockOwnerDeletion": False, "controller": False}
+        for secret in rendered.secrets:
+            answer = self._create(self._secrets, {**secret, "metadata": {**secret["metadata"], "ownerReferences": [owner]}})
+            if answer is None or not (answer.status == 201 or (answer.status == 409 and answer.reason == "AlreadyExists")):
+                why = answer.words if answer else "the cluster does not answer"
+                stop = Stop(reason=Reason.BACKEND, code=Code.ENGINE_ERROR, message=f"the task's plan could not be kept as a Secret: {why}", transient=True)
+                self._calls.patch(f"{self._jobs}/{job.metadata.name}", stopped(stop))
+                return
+
+
+def judge(answer: Answer) -> Refusal | Later:
+    """What a create that was not accepted comes to."""
+    words = answer.words
+    if answer.status == 403 and "exceeded quota" in words:
+        return Later(Code.WAITING_CAPACITY, words, QUOTA_PAUSE)
+    if answer.status == 403 and ("cannot create resource" in words or "being terminated" in words):
+        return Later(Code.WAITING_BACKEND, words, PAUSE)
+    if answer.status in (401, 404, 408, 409, 429):  # 404: the namespace is gone
+        return Later(Code.WAITING_BACKEND, words, answer.retry_after or PAUSE)
+    return Refusal(Reason.REJECTED, Code.REJECTED, words)
+
+
+def stopped(stop: Stop) -> Object:
+    """The merge patch that ends a Job: it is finished and keeps its name until its TTL (docs/decisions/0012-kubernetes.md)."""
+    return {"metadata": {"annotations": {names.STOPPED: msgspec.json.encode(stop).decode()}}, "spec": {"activeDeadlineSeconds": 1}}
