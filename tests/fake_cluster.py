@@ -51,6 +51,8 @@ class FakeCluster:
         self.created: Callable[[Json], None] = lambda _: None
         """called with each new Job"""
         self.patched: Callable[[Json], None] = lambda _: None
+        """called with each object that was patched"""
+        self.read_log: Callable[[str, str, str], bytes | None] = lambda pod, container, stream: self.logs.get((pod, f"{container}:{stream}"))
         self._history: list[tuple[int, str, str, Json]] = []
         self._version = 100
         self._oldest = 0
@@ -226,7 +228,10 @@ class FakeCluster:
 
     def _log(self, pod: str, query: dict[str, str]) -> Response:
         container = query["container"]
-        text = self.logs.get((pod, f"{container}:{query['stream']}")) if "stream" in query else self.logs.get((pod, container))
+        if "stream" in query:
+            text = self.read_log(pod, container, query["stream"])
+        else:
+            text = self.logs.get((pod, container)) or self.read_log(pod, container, "Stdout")
         return status(404, "NotFound", "no such log") if text is None else Response(text, mimetype="text/plain")
 
     def _keep(self, kind: str, change: str, thing: Json) -> Json:
