@@ -72,7 +72,7 @@ class _Pod:
         self.cluster = kubelet.cluster
         self.job: str = job["metadata"]["name"]
         self.spec: Json = job["spec"]["template"]["spec"]
-        self.directory = kubelet.directory / self.job
+        self.directory: pathlib.Path = kubelet.directory / self.job
         self.thread = threading.Thread(target=self._run, name=self.job, daemon=True)
         self.running: dict[str, _Container] = {}
         self._stopping = threading.Event()
@@ -167,7 +167,7 @@ class _Pod:
         if "persistentVolumeClaim" in volume:
             claim: str = volume["persistentVolumeClaim"]["claimName"]
             return self.kubelet.claims[claim]
-        path = self.directory / "volumes" / volume["name"]
+        path = self.directory / "volumes" / str(volume["name"])
         path.mkdir()
         path.chmod(0o777)
         for source in volume.get("projected", {}).get("sources", ()):

@@ -364,6 +364,17 @@ class TestReports:
         assert report is not None
         assert report.executors == self.LONG.executors
 
+    def test_a_task_that_ended_while_this_server_was_away_too_long(self, make: Make, tmp_path: pathlib.Path) -> None:
+        """Its Job went with its TTL; the spool has its report until it is released."""
+        kept = spool_place.opened(f"file://{tmp_path}/spool", Access())
+        kept.put_report(Attempt(TASK, 1), GOOD)
+        backend = make(kept=kept)
+        assert look(backend).report == GOOD
+        backend.release([HANDLE])
+        assert look(backend).phase is Phase.GONE
+        assert kept.attempts() == set()
+        assert look(make(kept=kept)).phase is Phase.GONE
+
 
 class TestStops:
     def test_a_wait_that_is_over_is_one_patch_that_keeps_the_reason(self, cluster: FakeCluster, make: Make) -> None:
@@ -415,6 +426,17 @@ class TestStops:
         assert cluster.objects["secrets"] == {}
         assert cluster.objects["pods"] == {}, "its claim goes with it"
         assert list(cluster.objects["jobs"]) == [NAME], "the Job keeps the name until its TTL"
+
+    def test_what_was_stopped_in_a_queue_is_removed_when_its_name_may_go(self, cluster: FakeCluster, make: Make) -> None:
+        backend = make(queue="q", ttl=1)
+        backend.submit([backend.render(plan())])
+        backend.cancel([HANDLE])
+        cluster.until(lambda: look(backend).phase is Phase.ENDED)
+        assert look(backend).reason is Reason.CANCELED
+        backend.release([HANDLE])
+        assert list(backend.survey()) == []
+        assert list(cluster.objects["jobs"]) == [NAME]
+        cluster.until(lambda: not list(backend.survey()) and not cluster.objects["jobs"])
 
     def test_survey_of_a_new_server(self, cluster: FakeCluster, make: Make) -> None:
         cluster.set("jobs", job_json(COMPLETE, name=f"{task(1)}-1"))

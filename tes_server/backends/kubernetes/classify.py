@@ -37,6 +37,8 @@ def classify(seen: Seen, now: datetime.datetime, bounds: Bounds) -> Look:
             return _told(seen, seen.pod, _ended(seen, seen.pod))
         return _told(seen, seen.pod, waiting.with_pod(seen, seen.pod, now, bounds))
     if seen.job is None:
+        if seen.report is not None:
+            return Look(observation=_reported(seen, None, seen.report))
         return Look(observation=Observation(phase=Phase.GONE, message="the cluster does not know its Job any more"))
     return _told(seen, None, _without_pod(seen, now, bounds))
 

@@ -12,7 +12,7 @@ import datetime
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -92,6 +92,7 @@ class KubernetesBackend:
         self._sent: dict[str, float] = {}
         self._released: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._former: frozenset[str] | None = None
+        self._stuck: dict[str, float] = {}
         self._tails = tails.Reader(server, self._pods, site.shared.tail_bytes)
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -146,7 +147,8 @@ class KubernetesBackend:
         known = [self._seen(handle.name) for handle in handles]
         looks = [classify(seen, now, self._bounds) if seen else None for seen in known]
         # Few of them need a word with the cluster: these go side by side.
-        rest = [place for place, look in enumerate(looks) if look is None or look.stop or self._lacks_report(look)]
+        released = [handle.name in self._released for handle in handles]
+        rest = [place for place, look in enumerate(looks) if not released[place] and (look is None or look.stop or self._lacks_report(look))]
         for place, look in zip(rest, self._each(lambda place: self._look(handles[place].name, now), rest), strict=True):
             looks[place] = look
         return {handle: look.observation for handle, look in zip(handles, looks, strict=True) if look is not None}
@@ -163,7 +165,7 @@ class KubernetesBackend:
         self._each(lambda handle: self._stop(handle.name, stop), handles)
 
     def release(self, handles: Sequence[Handle]) -> None:
-        """Secrets and claims are given back; the Job goes with its TTL. Where nothing is known of it (a restart), all goes with its TTL."""
+        """Secrets, claims and what is in the spool are given back; the Job goes with its TTL, and with it what is not known here any more."""
         self._each(lambda handle: self._give_back(handle.name), handles)
         for handle in handles:
             self._released[handle.name] = None
@@ -175,7 +177,9 @@ class KubernetesBackend:
         if not self.fresh:
             raise errors.Unavailable("the cluster has not told yet what there is")
         former = self._former or frozenset()
-        for job in self._board.jobs():
+        jobs = self._board.jobs()
+        self._remove_stuck(jobs)
+        for job in jobs:
             if job.metadata.name not in self._released and job.metadata.uid not in former:
                 yield Handle(self.name, job.metadata.name)
 
@@ -219,7 +223,8 @@ class KubernetesBackend:
 
     def _lacks_report(self, look: Look) -> bool:
         seen = look.observation
-        return look.elsewhere is not None or (self._spool is not None and seen.phase is Phase.ENDED and seen.report is None)
+        lost = seen.phase is Phase.GONE or (seen.phase is Phase.ENDED and seen.report is None)
+        return look.elsewhere is not None or (self._spool is not None and lost)
 
     def _fetch(self, name: str, pod: PodObject | None, look: Look) -> Report | None:
         """A report that is not in the pod's status."""
@@ -264,6 +269,8 @@ class KubernetesBackend:
         self._board.put_job(calls.decoded(answer, JobObject))  # before the watch tells: it is not stopped again meanwhile
 
     def _give_back(self, name: str) -> None:
+        if self._spool is not None:
+            self._spool.sweep(_attempt(name))
         seen = self._board.seen(name)
         if seen is None or seen.job is None:
             return
@@ -273,8 +280,17 @@ class KubernetesBackend:
         if names.CLAIM in notes and seen.pod is not None and not seen.gone:
             self._delete(f"{self._pods}/{calls.part(seen.pod.metadata.name)}")
 
-    def _delete(self, path: str) -> None:
-        answer = self._calls.delete(path)
+    def _remove_stuck(self, jobs: Iterable[JobObject]) -> None:
+        """Jobs that were stopped in a queue, before they began: they never end, and no TTL takes them."""
+        now = time.monotonic()
+        stuck = {job.metadata.uid: job.metadata.name for job in jobs if job.spec.suspend and not job.finished and names.STOPPED in job.metadata.annotations}
+        self._stuck = {uid: self._stuck.get(uid, now) for uid in stuck}
+        for uid, since in self._stuck.items():
+            if now - since >= self._site.ttl:
+                self._delete(f"{self._jobs}/{calls.part(stuck[uid])}", {"propagationPolicy": "Background", "preconditions": {"uid": uid}})
+
+    def _delete(self, path: str, options: Mapping[str, Any] | None = None) -> None:
+        answer = self._calls.delete(path, options)
         if answer.status not in (200, 202, 404):
             calls.refuse(answer, f"{path} cannot be deleted")
 

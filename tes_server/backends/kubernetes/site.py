@@ -113,8 +113,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     """a pod is ended for good so long after its max_runtime: what stage-out has for the outputs"""
     node_patience: float = 45.0
     """a node that does not answer keeps its pods so long"""
-    ttl: int = 900
-    """a finished Job keeps its name so long: longer than a lease and the submit window together"""
+    ttl: int = 3600
+    """a finished Job keeps its name and its report so long: longer than a lease and the submit window together, and than this server is ever
+    away, unless there is a spool"""
 
     def claims_disk(self, disk_bytes: int) -> bool:
         """True if a task that asks for so much disk gets a volume of its own."""
