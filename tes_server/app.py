@@ -16,7 +16,7 @@ import socket
 import msgspec
 
 import tes_server
-from tes_server import errors, site_rules
+from tes_server import cluster_rules, errors, site_rules
 from tes_server.backends.base import Backend
 from tes_server.backends.local import place
 from tes_server.backends.local.driver import LocalBackend
@@ -39,6 +39,7 @@ from tes_server.store.base import Store
 from tes_server.store.mongo_account import Account, account
 
 LOCAL = "local"
+KUBERNETES = "kubernetes"
 
 TASKS = "tasks.sqlite"
 """The embedded store's file in the data directory."""
@@ -73,9 +74,21 @@ def check(settings: Settings) -> None:
     site_rules.check(settings)
     if not store_url(settings).startswith("sqlite:"):
         mongo_account(settings)
+    if cluster_rules.enabled(settings):
+        cluster_rules.check(settings)
+        if importlib.util.find_spec("kubernetes") is None:
+            raise errors.SettingsError("Kubernetes needs more: pip install 'tes-server[kubernetes]'", "kubernetes.namespace")
+    known = backend_names(settings)
+    if not known:
+        raise errors.SettingsError("no tasks can run: kubernetes.namespace names no other place for them", "local.enabled")
     for number, rule in enumerate(settings.routes):
-        if rule.backend != LOCAL:
-            raise errors.SettingsError(f"there is no backend {rule.backend!r}; there is {LOCAL}", f"routes[{number}].backend")
+        if rule.backend not in known:
+            raise errors.SettingsError(f"there is no backend {rule.backend!r}; there is {', '.join(known)}", f"routes[{number}].backend")
+
+
+def backend_names(settings: Settings) -> tuple[str, ...]:
+    """The backends that there are, the default first."""
+    return (*((LOCAL,) if settings.local.enabled else ()), *((KUBERNETES,) if cluster_rules.enabled(settings) else ()))
 
 
 def store(settings: Settings) -> Store:
@@ -143,7 +156,7 @@ def mongo_account(settings: Settings) -> Account:
 
 def engine_settings(settings: Settings) -> Settings:
     """Settings with `local.engine = "auto"` replaced by the first engine that works here; by the last where none does."""
-    if settings.local.engine != "auto":
+    if settings.local.engine != "auto" or not settings.local.enabled:
         return settings
     found = next((name for name in ENGINES[:-1] if _works(settings, name)), ENGINES[-1])
     return msgspec.structs.replace(settings, local=msgspec.structs.replace(settings.local, engine=found))
@@ -194,7 +207,11 @@ def _data_id(data: pathlib.Path) -> str:
 
 def targets(settings: Settings) -> dict[str, Target]:
     """What tasks are checked against, by backend."""
-    return {LOCAL: Target(policy=site_rules.policy(settings), capabilities=capabilities(settings))}
+    made = {
+        LOCAL: lambda: Target(policy=site_rules.policy(settings), capabilities=capabilities(settings)),
+        KUBERNETES: lambda: cluster_rules.target(settings),
+    }
+    return {name: made[name]() for name in backend_names(settings)}
 
 
 def capabilities(settings: Settings) -> Capabilities:
@@ -227,10 +244,17 @@ def about(settings: Settings) -> About:
         organization=server.organization,
         organization_url=server.organization_url,
         version=tes_server.__version__,
-        description=f"GA4GH TES 1.1 server; runs tasks on this machine with the {settings.local.engine} engine, {_promises(settings)}",
+        description=f"GA4GH TES 1.1 server; runs tasks {' or '.join(_places(settings))}",
         storage=site_rules.storage(settings),
-        parameters=parameters.COMMON,
+        parameters=(*parameters.COMMON, *sorted(settings.kubernetes.selectors if cluster_rules.enabled(settings) else ())),
     )
+
+
+def _places(settings: Settings) -> list[str]:
+    """Where tasks run, in words, the default first."""
+    here = [f"on this machine with the {settings.local.engine} engine, {_promises(settings)}"] if settings.local.enabled else []
+    there = ["as pods of a Kubernetes cluster, which take any container image"] if cluster_rules.enabled(settings) else []
+    return here + there
 
 
 def _promises(settings: Settings) -> str:
@@ -251,16 +275,36 @@ def place_name(settings: Settings) -> str:
 
 def backends(settings: Settings) -> dict[str, Backend]:
     """Backends that run tasks, resumed. Only the reconciler's process has them."""
-    data = data_directory(settings)
+    made = {LOCAL: local_backend, KUBERNETES: kubernetes_backend}
+    return {name: made[name](settings) for name in backend_names(settings)}
+
+
+def local_backend(settings: Settings) -> Backend:
+    """This machine, with what was under way here."""
     site = Site(
         access=site_rules.access(settings),
         live_roots=site_rules.live_roots(settings),
         tail_bytes=settings.tasks.tail_bytes,
         grace=settings.local.grace,
     )
-    local = LocalBackend(data, engine(settings, settings.local.engine), site, capabilities(settings), clock)
+    local = LocalBackend(data_directory(settings), engine(settings, settings.local.engine), site, capabilities(settings), clock)
     local.resume()
-    return {LOCAL: local}
+    return local
+
+
+def kubernetes_backend(settings: Settings) -> Backend:
+    """The cluster, watched. That it does not answer shows when it is asked."""
+    from tes_server.backends.kubernetes import calls
+    from tes_server.backends.kubernetes.driver import KubernetesBackend
+    from tes_server.filer import spool_place
+
+    cluster = settings.kubernetes
+    kept = spool_place.opened(settings.spool.url, cluster_rules.access(settings)) if settings.spool.url else None
+    server = calls.connect(cluster.kubeconfig, cluster.context)
+    capable = cluster_rules.target(settings).capabilities
+    backend = KubernetesBackend(server, cluster_rules.site(settings), capable, clock, bounds=cluster_rules.bounds(settings), kept=kept)
+    backend.resume()
+    return backend
 
 
 def archive(settings: Settings) -> retention.Archive:

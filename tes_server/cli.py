@@ -63,7 +63,7 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
         host, port = listener.getsockname()[:2]
         where = f"[{host}]" if ":" in host else host
         shared = "" if app.store_url(settings).startswith("sqlite:") else f", tasks in {app.store_place(settings)}"
-        click.echo(f"tes-server {tes_server.__version__} listens on http://{where}:{port} (engine {settings.local.engine}, data in {data}{shared})")
+        click.echo(f"tes-server {tes_server.__version__} listens on http://{where}:{port} ({_ways(settings)}, data in {data}{shared})")
         if settings.auth.allow_open:
             click.echo("WARNING: there is no sign-in: everybody who reaches this port can run programs here", err=True)
         for root in _absent(settings):
@@ -116,6 +116,8 @@ def _checked(settings: Settings, data: pathlib.Path) -> Settings:
     """With the engine that works here. On a full disk an engine cannot be made in ways that do not tell it."""
     from tes_server import app
 
+    if not settings.local.enabled:
+        return settings
     settings = app.engine_settings(settings)
     try:
         app.engine(settings, settings.local.engine).check()
@@ -124,6 +126,13 @@ def _checked(settings: Settings, data: pathlib.Path) -> Settings:
             raise errors.SettingsError(f"{_full(data)} ({cause.public})", "data") from cause
         raise
     return settings
+
+
+def _ways(settings: Settings) -> str:
+    """How tasks run here, in a few words."""
+    here = [f"engine {settings.local.engine}"] if settings.local.enabled else []
+    there = [f"namespace {settings.kubernetes.namespace}"] if settings.kubernetes.namespace else []
+    return ", ".join(here + there)
 
 
 def _absent(settings: Settings) -> list[str]:
@@ -226,7 +235,9 @@ def doctor(**site: Any) -> None:
     click.echo(f"no    {_full(data)}" if _full(data) else f"ok    data directory {data}")
     stored, said = store_cli.condition(settings)
     click.echo(f"{'ok' if stored else 'no':5} tasks in {said}")
-    for name in app.ENGINES:
+    if settings.kubernetes.namespace:
+        works = _cluster_works(settings)
+    for name in app.ENGINES if settings.local.enabled else ():
         wanted = settings.local.engine in ("auto", name)
         try:
             said = app.engine(settings, name).check()
@@ -237,8 +248,9 @@ def doctor(**site: Any) -> None:
         works = works or wanted
         click.echo(f"ok    engine {name}: {said}" + ("" if wanted else " (not chosen: local.engine)"))
     chosen = app.engine_settings(settings)
-    room = app.capabilities(chosen)
-    click.echo(f"ok    for tasks: {room.cpus:g} cores, {room.ram_bytes / 1e9:.1f} GB of memory, {room.disk_bytes / 1e9:.0f} GB of disk")
+    if settings.local.enabled:
+        room = app.capabilities(chosen)
+        click.echo(f"ok    for tasks: {room.cpus:g} cores, {room.ram_bytes / 1e9:.1f} GB of memory, {room.disk_bytes / 1e9:.0f} GB of disk")
     if chosen.local.engine == "sandbox" and not settings.sandbox.allow_host:
         click.echo("note  this machine's own programs (image host) are not allowed: sandbox.allow_host = true (--allow-host)")
     for url, said, fault in _stores(settings, ask=True):
@@ -269,6 +281,25 @@ def _say_archive(settings: Settings) -> None:
         click.echo(f"no    archive {url}: {cause.public}; no task is removed until it can be written to")
     if site_rules.in_reach(url, settings):
         click.echo(f"note  tasks may read and write the archive {url}: files.roots or [[storage]] lets them (tasks = false)")
+
+
+def _cluster_works(settings: Settings) -> bool:
+    """Say whether the cluster answers, and lets this server look at what it must."""
+    from tes_server.backends.kubernetes import calls
+
+    cluster = settings.kubernetes
+    try:
+        server = calls.connect(cluster.kubeconfig, cluster.context)
+        space = calls.part(cluster.namespace)
+        for path in (f"/apis/batch/v1/namespaces/{space}/jobs", f"/api/v1/namespaces/{space}/pods", f"/api/v1/namespaces/{space}/events"):
+            answer = server.get(path, limit="1")
+            if answer.status != 200:
+                calls.refuse(answer, path)
+    except errors.TesServerError as cause:
+        click.echo(f"no    cluster, namespace {cluster.namespace}: {cause}")
+        return False
+    click.echo(f"ok    cluster, namespace {cluster.namespace}: Jobs, pods and events can be read")
+    return True
 
 
 main.add_command(images_cli.images)

@@ -20,7 +20,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 
 from tes_server import errors
-from tes_server.settings import Part, Settings
+from tes_server.settings import Settings
+from tes_server.settings_parts import Part
 
 PREFIX = "TES_SERVER__"
 
@@ -166,7 +167,7 @@ def _type_name(kind: Any) -> str:
         inner, meta = get_args(kind)
         bounds = {">=": meta.ge, ">": meta.gt, "<=": meta.le}
         return " ".join([_type_name(inner), *(f"{sign} {bound}" for sign, bound in bounds.items() if bound is not None)])
-    return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind).replace("typing.", "").replace(f"{Part.__module__}.", "")
+    return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else re.sub(r"\b(typing|tes_server\.settings\w*)\.", "", str(kind))
 
 
 def _docstrings(part: type[Part]) -> dict[str, str]:

@@ -7,15 +7,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Number = Annotated[int, msgspec.Meta(ge=1)]
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Amount = Annotated[float, msgspec.Meta(ge=0)]
-Pause = Annotated[float, msgspec.Meta(gt=0)]
-
-
-class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the configuration."""
+from tes_server.settings_kubernetes import KubernetesSettings
+from tes_server.settings_parts import Amount, Count, Number, Part, Pause, Port
 
 
 class ServerSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -134,6 +127,8 @@ class StorageSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class LocalSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Running tasks on this machine."""
 
+    enabled: bool = True
+    """Tasks may run on this machine. False leaves them to the other backends."""
     engine: Literal["auto", "docker", "podman", "sandbox"] = "auto"
     """What runs executors: Docker or Podman over their API, or the sandbox (bubblewrap). "auto" takes the first of them that answers."""
     cpus: Amount = 0.0
@@ -192,6 +187,14 @@ class SandboxSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Mirrors in order, e.g. `[[sandbox.mirrors]]` tables with `prefix` and `url`; each that fits is asked before the registry itself."""
     plain_http: tuple[str, ...] = ()
     """Registries (`host` or `host:port`) that are asked without TLS, as those on this machine always are."""
+
+
+class SpoolSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where reports of tasks on other machines wait for this server."""
+
+    url: str = ""
+    """`s3://…`, `az://…`, `gs://…` at or below a [[storage]] table with `write = true`, or `file:///…` on a shared claim. Empty = only short
+    reports outlive their pod."""
 
 
 class TaskSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -297,6 +300,8 @@ class Settings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     docker: DockerSettings = DockerSettings()
     podman: PodmanSettings = PodmanSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
+    spool: SpoolSettings = SpoolSettings()
     tasks: TaskSettings = TaskSettings()
     retries: RetrySettings = RetrySettings()
     routes: tuple[RouteSettings, ...] = ()

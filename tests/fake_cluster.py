@@ -97,6 +97,11 @@ class FakeCluster:
         with self._told:
             self._faults += [Fault(method, kind, status, message, headers, watches, after)] * times
 
+    def mend(self) -> None:
+        """No more failures."""
+        with self._told:
+            self._faults.clear()
+
     def cut(self) -> None:
         """End all watches in the middle of a line."""
         with self._told:

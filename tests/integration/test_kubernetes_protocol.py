@@ -182,6 +182,15 @@ class TestSubmit:
         assert cluster.count("POST", "jobs") == 2
         assert list(cluster.objects["jobs"]) == [NAME]
 
+    def test_a_cluster_that_cannot_be_reached_has_not_been_asked(self) -> None:
+        """Known to have had no effect, so that nothing has to be looked for."""
+        site = Site(namespace="tes", server="s", image="server:1")
+        backend = KubernetesBackend(connected("http://127.0.0.1:1"), site, Capabilities(submit_window=60.0), lambda: datetime.datetime.now(datetime.UTC))
+        outcome = backend.submit([backend.render(plan())])[NAME]
+        assert isinstance(outcome, Later)
+        assert "cannot be reached" in outcome.message
+        backend.close()
+
     def test_an_outcome_that_nobody_knows(self, cluster: FakeCluster, make: Make) -> None:
         backend = make(watching=False)
         cluster.fail("POST", "jobs", 500, "no", times=3, after=True)

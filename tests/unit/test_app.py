@@ -16,6 +16,9 @@ from tes_server import app, configuration, errors
         ({"files.roots": ["a"]}, "files.roots[0]"),  # the site's rules are asked too
         ({"routes": [{"backend": "local"}, {"backend": "mars"}]}, "routes[1].backend"),
         ({"store.url": "postgres:"}, "store.url"),
+        ({"routes": [{"backend": "kubernetes"}]}, "routes[0].backend"),
+        ({"kubernetes.namespace": "tes"}, "kubernetes.image"),  # the cluster's rules too
+        ({"local.enabled": False}, "local.enabled"),
     ],
 )
 def test_what_there_is_not_is_named(tree: dict[str, Any], where: str) -> None:
@@ -38,3 +41,14 @@ def test_the_file_of_a_url_is_the_only_one_that_names_a_store(tmp_path: pathlib.
     # Whichever of them is meant, the other one says otherwise.
     with pytest.raises(errors.SettingsError, match="so does"):
         app.store_url(configuration.load(None, {"TES_SERVER__STORE__URL": "mongodb://other/"}, settings))
+
+
+def test_the_first_backend_is_the_default() -> None:
+    cluster = {"kubernetes.namespace": "tes", "kubernetes.image": "i"}
+    assert app.backend_names(configuration.load(None, {}, {})) == ("local",)
+    assert app.backend_names(configuration.load(None, {}, cluster)) == ("local", "kubernetes")
+    alone = configuration.load(None, {}, {**cluster, "local.enabled": False, "kubernetes.selectors": {"Node_Pool": "pool"}})
+    app.check(alone)
+    assert list(app.targets(alone)) == ["kubernetes"]
+    assert app.about(alone).parameters[-1] == "Node_Pool"
+    assert "Kubernetes" in app.about(alone).description

@@ -32,6 +32,10 @@ LONGEST_WORDS = 1000
 """Characters of a server's own words that are passed on."""
 
 
+class NotSent(errors.Unavailable):
+    """No connection was made: what was asked for was certainly not done."""
+
+
 class Answer(NamedTuple):
     """An answer, whatever its status."""
 
@@ -76,7 +80,7 @@ class Raw(Protocol):
 
 
 class Calls:
-    """A connection pool to one cluster. Thread-safe. What does not answer is `errors.Unavailable`."""
+    """A connection pool to one cluster. Thread-safe. What does not answer is `errors.Unavailable`, what was never asked `NotSent`."""
 
     def __init__(self, configuration: Any) -> None:
         from kubernetes import client
@@ -188,5 +192,7 @@ def _translated() -> Iterator[None]:
 
     try:
         yield
+    except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError) as cause:
+        raise NotSent(f"the cluster cannot be reached: {type(cause).__name__}") from cause
     except (urllib3.exceptions.HTTPError, ApiException, OSError) as cause:
         raise errors.Unavailable(f"the cluster does not answer: {type(cause).__name__}") from cause

@@ -41,7 +41,10 @@ class Submission:
         if not self._time_left():
             return Later(Code.WAITING_BACKEND, "the cluster answers too slowly for all that are to start", PAUSE)
         rendered = msgspec.json.decode(job.body, type=Rendered)
-        answer = self._create(self._jobs, rendered.job)
+        try:
+            answer = self._create(self._jobs, rendered.job)
+        except calls.NotSent as cause:
+            return Later(Code.WAITING_BACKEND, cause.public, PAUSE)
         if answer is None:
             return None
         if answer.status == 409 and answer.reason == "AlreadyExists":
@@ -55,11 +58,16 @@ class Submission:
         return Handle(self._backend, job.name)
 
     def _create(self, path: str, body: Object) -> Answer | None:
-        for _ in range(TRIES):
+        """What the server said; None if nobody knows what came of it. NotSent if nothing did."""
+        for number in range(TRIES):
             if not self._time_left():
                 break
             try:
                 answer = self._calls.post(path, body)
+            except calls.NotSent:
+                if number:
+                    break  # an earlier one may have been done
+                raise
             except errors.Unavailable:
                 continue
             if answer.status < 500:
@@ -70,7 +78,11 @@ class Submission:
         """The Secrets, which the pod waits for. A Job that cannot have them is stopped: it would wait for ever."""
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.metadata.name, "uid": job.metadata.uid, "blockOwnerDeletion": False, "controller": False}
         for secret in rendered.secrets:
-            answer = self._create(self._secrets, {**secret, "metadata": {**secret["metadata"], "ownerReferences": [owner]}})
+            body = {**secret, "metadata": {**secret["metadata"], "ownerReferences": [owner]}}
+            try:
+                answer = self._create(self._secrets, body)
+            except calls.NotSent:
+                answer = None
             if answer is None or not (answer.status == 201 or (answer.status == 409 and answer.reason == "AlreadyExists")):
                 why = answer.words if answer else "the cluster does not answer"
                 stop = Stop(reason=Reason.BACKEND, code=Code.ENGINE_ERROR, message=f"the task's plan could not be kept as a Secret: {why}", transient=True)

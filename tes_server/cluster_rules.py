@@ -1,0 +1,162 @@
+"""From the settings to what the Kubernetes backend is told, and whether that makes sense.
+
+In the cluster a `file://` url leads to a shared claim, never to a directory of this machine. This module must never talk to a cluster.
+"""
+
+from __future__ import annotations
+
+import posixpath
+
+import msgspec
+
+from tes_server import errors, site_rules
+from tes_server.backends.kubernetes import names
+from tes_server.backends.kubernetes.seen import Bounds
+from tes_server.backends.kubernetes.site import AKS_SPOT, Claim, Gpu, Identity, Pool, Share, Site, Taint
+from tes_server.control.service import Target
+from tes_server.filer.manifest import Access
+from tes_server.plan import objects
+from tes_server.plan.compiler import GB
+from tes_server.plan.paths import below, file_path
+from tes_server.plan.policy import Capabilities, Policy
+from tes_server.runner.pod import PodSite
+from tes_server.settings import Settings
+from tes_server.settings_kubernetes import GpuSettings
+
+SUBMIT_WINDOW = 60.0
+"""Seconds within which a submit has ended: three tries of a create, connections included."""
+
+
+def enabled(settings: Settings) -> bool:
+    """True if tasks run in a cluster."""
+    return bool(settings.kubernetes.namespace)
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that contradict each other: SettingsError with the key at fault. Asks no cluster."""
+    cluster = settings.kubernetes
+    if not cluster.image:
+        raise errors.SettingsError("must name this server's own image", "kubernetes.image")
+    if bool(cluster.identity_client_id) != bool(cluster.identity_tenant_id):
+        raise errors.SettingsError("identity_client_id and identity_tenant_id go together", "kubernetes.identity_tenant_id")
+    if not names.label_value(settings.server.id):
+        raise errors.SettingsError("must hold letters or digits: it marks the tasks' Jobs", "server.id")
+    least = settings.store.lease + SUBMIT_WINDOW
+    if cluster.ttl < least:
+        raise errors.SettingsError(f"must be at least {least:g}: a lease and the submit window together (store.lease)", "kubernetes.ttl")
+    for number, claim in enumerate(cluster.claims):
+        if not claim.path.startswith("/") or _directory(claim.path) == "/":
+            raise errors.SettingsError("must be an absolute path below /", f"kubernetes.claims[{number}].path")
+        if any(below(_directory(claim.path), taken) or below(taken, _directory(claim.path)) for taken in ("/tes", "/.tes", "/dev", "/proc", "/sys")):
+            raise errors.SettingsError("is a place that the pods need themselves", f"kubernetes.claims[{number}].path")
+    _check_spool(settings)
+
+
+def _check_spool(settings: Settings) -> None:
+    url = settings.spool.url
+    if not url:
+        return
+    if url.startswith("file:///"):
+        if not any(below(file_path(url), claim.path) for claim in _claims(settings) if not claim.read_only):
+            raise errors.SettingsError("must be at or below the path of a claim that may be written to (kubernetes.claims)", "spool.url")
+    elif objects.covered([objects.rule_of(store.url, write=True) for store in settings.storage if store.write], url) is None:
+        raise errors.SettingsError("must be at or below the url of a [[storage]] table with write = true", "spool.url")
+
+
+def target(settings: Settings) -> Target:
+    """What tasks for the cluster are checked against."""
+    cluster = settings.kubernetes
+    capabilities = Capabilities(
+        cpus=cluster.max_cpus,
+        ram_bytes=int(cluster.max_ram_gb * GB),
+        disk_bytes=int(cluster.max_disk_gb * GB),
+        gpus=cluster.max_gpus,
+        parameters=frozenset(key.lower() for key in cluster.selectors),
+        submit_window=SUBMIT_WINDOW,
+    )
+    return Target(policy=policy(settings), capabilities=capabilities)
+
+
+def policy(settings: Settings) -> Policy:
+    """The site's rules, with claims in place of directories of this machine."""
+    rules = site_rules.policy(settings)
+    sites = msgspec.structs.replace(rules.sites, roots=_roots(settings))
+    return msgspec.structs.replace(rules, sites=sites, live_mounts=_live_roots(settings))
+
+
+def access(settings: Settings) -> Access:
+    """What stage-in and stage-out may reach."""
+    return msgspec.structs.replace(site_rules.access(settings), roots=_roots(settings))
+
+
+def bounds(settings: Settings) -> Bounds:
+    """How long tasks wait for the cluster."""
+    cluster = settings.kubernetes
+    return Bounds(image=cluster.wait_image, config=cluster.wait_config, start=cluster.wait_start, capacity=cluster.wait_capacity)
+
+
+def site(settings: Settings) -> Site:
+    """The cluster as the renderer has it."""
+    cluster = settings.kubernetes
+    spot = _pool(cluster.spot_labels, cluster.spot_taints) if cluster.spot_labels or cluster.spot_taints else AKS_SPOT
+    identity = Identity(client_id=cluster.identity_client_id, tenant_id=cluster.identity_tenant_id) if cluster.identity_client_id else None
+    usual = Share(cpus=0.02, ram_bytes=64 * 1024 * 1024, most_cpus=2.0)
+    return Site(
+        namespace=cluster.namespace,
+        server=names.label_value(settings.server.id),
+        image=cluster.image,
+        shared=PodSite(access=access(settings), live_roots=_live_roots(settings), tail_bytes=settings.tasks.tail_bytes, spool=settings.spool.url),
+        pull_policy=cluster.pull_policy,
+        pull_secrets=cluster.pull_secrets,
+        service_account=cluster.service_account,
+        identity=identity,
+        stage_environment=cluster.stage_environment,
+        stage_secrets=cluster.stage_secrets,
+        stage=msgspec.structs.replace(usual, most_ram_bytes=int(cluster.stage_ram_gb * GB)),
+        cpu_limit=cluster.cpu_limit,
+        claims=_claims(settings),
+        storage_class=cluster.storage_class,
+        storage_from=int(cluster.storage_from_gb * GB),
+        spot=spot,
+        gpu=_gpu(cluster.gpu),
+        gpu_types={name: _gpu(gpu) for name, gpu in cluster.gpu_types.items()},
+        selectors={key.lower(): label for key, label in cluster.selectors.items()},
+        tag_labels=cluster.tag_labels,
+        priority_class=cluster.priority_class,
+        queue=cluster.queue,
+        restricted=cluster.profile == "restricted",
+        uid=cluster.uid,
+        user_namespaces=cluster.user_namespaces,
+        grace=cluster.grace,
+        # What is not saved by then is not waited for: who was ended from outside only has to report.
+        pod_grace=cluster.grace + 20.0,
+        save_seconds=cluster.save_seconds,
+        node_patience=cluster.node_patience,
+        ttl=cluster.ttl,
+    )
+
+
+def _claims(settings: Settings) -> tuple[Claim, ...]:
+    return tuple(Claim(name=claim.name, path=_directory(claim.path), read_only=claim.read_only) for claim in settings.kubernetes.claims)
+
+
+def _roots(settings: Settings) -> tuple[str, ...]:
+    return tuple(claim.path for claim in _claims(settings))
+
+
+def _live_roots(settings: Settings) -> tuple[str, ...]:
+    """Live mounts are read-write, and lie on a claim."""
+    writable = [claim.path for claim in _claims(settings) if not claim.read_only]
+    return tuple(root for root in site_rules.live_roots(settings) if any(below(root, path) for path in writable))
+
+
+def _directory(path: str) -> str:
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def _gpu(gpu: GpuSettings) -> Gpu:
+    return Gpu(resource=gpu.resource, pool=_pool(gpu.labels, gpu.taints))
+
+
+def _pool(labels: dict[str, str], taints: dict[str, str]) -> Pool:
+    return Pool(labels=labels, taints=tuple(Taint(key=key, value=value) for key, value in sorted(taints.items())))

@@ -1,0 +1,80 @@
+"""From settings to what the Kubernetes backend is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tes_server import cluster_rules, configuration, errors, settings
+from tes_server.backends.kubernetes.site import AKS_SPOT, Claim, Gpu, Pool, Taint
+
+CLAIMS = [{"name": "data", "path": "/data/"}, {"name": "reference", "path": "/reference", "read_only": True}]
+
+
+def made(**tree: Any) -> settings.Settings:
+    return configuration.load(None, {}, {"kubernetes.namespace": "tes", "kubernetes.image": "server:1", **tree})
+
+
+@pytest.mark.parametrize(
+    ("tree", "where"),
+    [
+        ({"kubernetes.image": ""}, "kubernetes.image"),
+        ({"kubernetes.identity_client_id": "x"}, "kubernetes.identity_tenant_id"),
+        ({"server.id": "---"}, "server.id"),
+        ({"kubernetes.ttl": 60}, "kubernetes.ttl"),
+        ({"kubernetes.claims": [{"name": "a", "path": "a"}]}, "kubernetes.claims[0].path"),
+        ({"kubernetes.claims": [{"name": "a", "path": "/a"}, {"name": "b", "path": "/"}]}, "kubernetes.claims[1].path"),
+        ({"kubernetes.claims": [{"name": "a", "path": "/tes/control"}]}, "kubernetes.claims[0].path"),
+        ({"spool.url": "s3://bucket"}, "spool.url"),
+        ({"spool.url": "s3://bucket/x", "storage": [{"url": "s3://bucket"}]}, "spool.url"),
+        ({"spool.url": "file:///reference/x", "kubernetes.claims": CLAIMS}, "spool.url"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tree: dict[str, Any], where: str) -> None:
+    with pytest.raises(errors.SettingsError) as caught:
+        cluster_rules.check(made(**tree))
+    assert caught.value.where == where
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {},
+        {"spool.url": "s3://bucket/x", "storage": [{"url": "s3://bucket", "write": True}]},
+        {"spool.url": "file:///data/spool", "kubernetes.claims": CLAIMS},
+    ],
+)
+def test_what_makes_sense_is_taken(tree: dict[str, Any]) -> None:
+    cluster_rules.check(made(**tree))
+
+
+def test_files_are_those_of_claims_and_not_of_this_machine() -> None:
+    known = made(**{"files.roots": ["/home"], "files.live_mounts": ["/data/jobs", "/reference/jobs", "/elsewhere"], "kubernetes.claims": CLAIMS})
+    policy = cluster_rules.target(known).policy
+    assert policy.sites.roots == ("/data", "/reference")
+    assert policy.live_mounts == ("/data/jobs",)
+    site = cluster_rules.site(known)
+    assert site.claims == (Claim(name="data", path="/data"), Claim(name="reference", path="/reference", read_only=True))
+    assert site.shared.access.roots == ("/data", "/reference")
+    assert site.shared.live_roots == ("/data/jobs",)
+
+
+def test_spot_nodes_are_those_of_aks_unless_others_are_named() -> None:
+    assert cluster_rules.site(made()).spot == AKS_SPOT
+    other = cluster_rules.site(made(**{"kubernetes.spot_labels": {"karpenter.sh/capacity-type": "spot"}})).spot
+    assert other == Pool(labels={"karpenter.sh/capacity-type": "spot"})
+
+
+def test_gpus_of_several_types() -> None:
+    site = cluster_rules.site(made(**{"kubernetes.gpu_types": {"a100": {"labels": {"sku": "a100"}, "taints": {"sku": "gpu"}}}}))
+    assert site.gpu_of("") == Gpu()
+    assert site.gpu_of("a100") == Gpu(pool=Pool(labels={"sku": "a100"}, taints=(Taint(key="sku", value="gpu"),)))
+    assert site.gpu_of("h100") is None
+
+
+def test_bounds_of_a_task_and_its_parameters() -> None:
+    capable = cluster_rules.target(made(**{"kubernetes.max_cpus": 16, "kubernetes.max_ram_gb": 64, "kubernetes.selectors": {"Node_Pool": "pool"}})).capabilities
+    assert (capable.cpus, capable.ram_bytes, capable.gpus) == (16, 64 * 10**9, 0)
+    assert capable.parameters == {"node_pool"}
+    assert not capable.host_image
