@@ -10,7 +10,7 @@ import posixpath
 import msgspec
 
 from tes_server import errors, site_rules
-from tes_server.backends.kubernetes import names
+from tes_server.backends.kubernetes import names, render
 from tes_server.backends.kubernetes.seen import Bounds
 from tes_server.backends.kubernetes.site import AKS_SPOT, Claim, Gpu, Identity, Pool, Share, Site, Taint
 from tes_server.control.service import Target
@@ -72,6 +72,7 @@ def target(settings: Settings) -> Target:
         disk_bytes=int(cluster.max_disk_gb * GB),
         gpus=cluster.max_gpus,
         parameters=frozenset(key.lower() for key in cluster.selectors),
+        plan_bytes=render.PLAN_BYTES,
         submit_window=SUBMIT_WINDOW,
     )
     return Target(policy=policy(settings), capabilities=capabilities)

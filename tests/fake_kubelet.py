@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import re
@@ -23,6 +24,8 @@ from typing import Any
 
 from tes_server.runner import bwrap
 from tests.fake_cluster import FakeCluster, Json
+
+logger = logging.getLogger(__name__)
 
 ETC = ("passwd", "group", "hosts", "resolv.conf", "ld.so.cache", "nsswitch.conf")
 PATIENCE = 60.0
@@ -142,6 +145,8 @@ class _Pod:
                     continue
                 del left[name]
                 codes.append(code)
+                if code:
+                    logger.warning("%s: %s ended with %s: %s", self.job, name, code, self.log(name, "Stderr"))
                 ended = {"exitCode": code if code >= 0 else 128 - code, "reason": "Completed" if code == 0 else "Error", "finishedAt": _now()}
                 self._states[name] = {"terminated": {**ended, "message": container.message.read_text()[:4096]}}
                 if left:
@@ -238,7 +243,8 @@ def _root(*, stage: bool) -> list[str]:
     for name in ETC:
         arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     if stage:
-        for needed in {sys.prefix, sys.base_prefix, str(pathlib.Path(__file__).parents[1])}:
+        packages = {path for path in sys.path if pathlib.Path(path).is_dir()}
+        for needed in sorted({sys.prefix, sys.base_prefix, str(pathlib.Path(__file__).parents[1]), *packages}):
             arguments += ["--ro-bind", needed, needed]
     return arguments
 

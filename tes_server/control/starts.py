@@ -135,11 +135,11 @@ class Starts:
             raise TypeError("records of the WAITING lane come with their task")
         try:
             return compiler.compile_task(record.task, record.id, record.status.attempt, record.owner, target.policy, target.capabilities).plan
-        except errors.Invalid as cause:
+        except (errors.Invalid, errors.TooLarge) as cause:
             self._refuse(record, cause, now)
             return None
 
-    def _refuse(self, record: Record, cause: errors.Invalid, now: datetime.datetime) -> None:
+    def _refuse(self, record: Record, cause: errors.Invalid | errors.TooLarge, now: datetime.datetime) -> None:
         self._saves.commit([(record, lambda record: decide.refused(record, str(cause), now) if decide.need(record) is Need.SUBMIT else None)])
 
     def _hold_back(self, pairs: Sequence[tuple[Record, str]], code: Code) -> None:

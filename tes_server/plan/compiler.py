@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from tes_server.errors import Invalid
+from tes_server.errors import Invalid, TooLarge
 from tes_server.model.task import Executor, FileType, Input, Output, Resources, Task
 from tes_server.plan import mounts, parameters, paths, wildcards
 from tes_server.plan.policy import HOST_IMAGE, Capabilities, Policy
@@ -47,7 +47,7 @@ class Compiled(msgspec.Struct, frozen=True):
 
 
 def compile_task(task: Task, task_id: str, attempt: int, owner: str, policy: Policy, capabilities: Capabilities) -> Compiled:
-    """Check a task against the site's policy and a backend's capabilities, and plan one attempt of it. Raises Invalid."""
+    """Check a task against the site's policy and a backend's capabilities, and plan one attempt of it. Raises Invalid and TooLarge."""
     if not task.executors:
         raise Invalid("must hold at least one executor", "/executors")
     inputs, outputs, volumes = task.inputs or (), task.outputs or (), task.volumes or ()
@@ -78,6 +78,10 @@ def compile_task(task: Task, task_id: str, attempt: int, owner: str, policy: Pol
         owner=owner,
         tags=task.tags or {},
     )
+    if capabilities.plan_bytes and (size := len(msgspec.json.encode(plan))) > capabilities.plan_bytes:
+        raise TooLarge(
+            f"comes to a plan of {size} bytes, this backend takes {capabilities.plan_bytes}; keep long contents in files and name their urls", "/inputs"
+        )
     return Compiled(plan, _kept(task, given), given.warnings)
 
 

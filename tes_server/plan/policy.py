@@ -22,6 +22,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """platform-specific backend_parameters keys that it takes, lower case"""
     host_image: bool = False
     """the image `host` is allowed"""
+    plan_bytes: int = 0
+    """largest plan, as JSON, that it can carry to where the task runs"""
     submit_window: float = 30.0
     """seconds within which a submit call has ended, one way or the other"""
 

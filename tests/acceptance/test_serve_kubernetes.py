@@ -87,6 +87,12 @@ def test_tasks_run_where_they_are_routed_to(site: Site) -> None:
         failed = server.until(server.create({"image": "busybox", "command": ["/bin/sh", "-c", "exit 7"]}, resources=CLOUD))
         assert (failed["state"], failed["logs"][0]["logs"][0]["exit_code"]) == ("EXECUTOR_ERROR", 7)
         assert site.cluster.writes == 2, "one create a task"
+        status, answer = server.ask("/v1/tasks", {"executors": [HELLO], "resources": CLOUD, "inputs": [{"content": "x" * 8_000_000, "path": "/work/in"}]})
+        assert status == 413, answer
+        assert "/inputs" in json.dumps(answer)
+        long = server.create(HELLO, resources=CLOUD, inputs=[{"content": "x" * 4_000_000 + "\n", "path": "/work/in"}])
+        assert server.until(long)["state"] == "COMPLETE"
+        assert site.cluster.count("POST", "secrets") == 5
 
 
 def test_a_cluster_that_is_away_leaves_other_tasks_untouched(site: Site) -> None:

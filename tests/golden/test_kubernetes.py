@@ -191,6 +191,12 @@ def test_a_long_order_goes_into_secrets_and_comes_back_whole() -> None:
     assert [source["secret"]["name"] for source in volume["projected"]["sources"]] == [secret["metadata"]["name"] for secret in rendered.secrets]
 
 
+def test_the_largest_plan_fits_into_eight_secrets() -> None:
+    task = {"executors": [{"image": "i", "command": ["x"]}], "inputs": [{"path": "/in", "content": "y" * (render.PLAN_BYTES - 2000)}]}
+    rendered = msgspec.json.decode(render.render(plan_of(task), FULL).body, type=render.Rendered)
+    assert len(rendered.secrets) <= 8
+
+
 def test_a_live_directory_is_the_claims() -> None:
     task = {"executors": [{"image": "i", "command": ["x"]}], "inputs": [{"path": "/jobs", "url": "file:///data/jobstore/a", "type": "DIRECTORY"}]}
     [container] = executors(msgspec.json.decode(render.render(plan_of(task), PLAIN).body)["job"]["spec"]["template"]["spec"])

@@ -25,6 +25,9 @@ INLINE = 96 * 1024
 PART = 900 * 1024
 """Bytes of an order in one Secret, which takes 1 MiB of base64 and names together."""
 
+PLAN_BYTES = 8 * PART - 64 * 1024
+"""Bytes of the largest plan: eight Secrets hold it with what its site adds, and a cluster's store many of them."""
+
 Object = dict[str, Any]
 """A Kubernetes object, as JSON has it."""
 

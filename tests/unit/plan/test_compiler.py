@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tes_server.errors import Invalid
+from tes_server.errors import Invalid, TooLarge
 from tes_server.model.task import Task
 from tes_server.plan import compiler, objects, parameters, paths
 from tes_server.plan.paths import SitePath, Sites
@@ -291,3 +291,11 @@ def test_many_directories_cost_no_more_than_many_files() -> None:
     )
     assert time.perf_counter() - began < 10, "a second at most; with every root compared to every other it is an hour, on the event loop"
     assert len(made.mounts) == 2 * many + 1
+
+
+def test_a_plan_that_a_backend_cannot_carry_is_too_large() -> None:
+    whole = msgspec.json.encode(compiled().plan)
+    assert compiled(msgspec.structs.replace(CAPABILITIES, plan_bytes=len(whole))).plan
+    with pytest.raises(TooLarge) as caught:
+        compiled(msgspec.structs.replace(CAPABILITIES, plan_bytes=len(whole) - 1))
+    assert caught.value.pointer == "/inputs"

@@ -10,7 +10,10 @@ import pytest
 from tes_server import errors, step
 from tests.unit.step.running import Run
 
-_NAMES = "record lock tail tee stdin stdout stderr workdir argv-file env-file grace copy move open cgroup rlimit-data keep wipe inner report own userns stage"
+_NAMES = (
+    "hold after after-any until env-add exit-zero record lock tail tee stdin stdout stderr workdir "
+    "argv-file env-file grace copy move open cgroup rlimit-data keep wipe inner report own userns stage"
+)
 OPTIONS = [f"--{name}" for name in _NAMES.split(" ")]
 VALUES = [
     "",
