@@ -403,6 +403,15 @@ class TestStops:
         for seen in (look(backend), look(again)):
             assert (seen.reason, seen.code) == (Reason.IMAGE, "IMAGE_NOT_FOUND")
 
+    def test_waits_are_judged_by_the_clusters_clock(self, cluster: FakeCluster, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An hour between both clocks must not end what has just begun to wait."""
+        backend = make(bounds=Bounds(start=600))
+        monkeypatch.setattr(backend, "_clock", lambda: datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1))
+        backend.submit([backend.render(plan())])
+        cluster.until(lambda: backend._board.seen(NAME))
+        assert look(backend).phase is Phase.PENDING
+        assert cluster.writes == 1
+
     def test_cancel(self, cluster: FakeCluster, make: Make) -> None:
         cluster.set("jobs", job_json())
         cluster.set("pods", pod_json("Running", ended(), [running()], running()))

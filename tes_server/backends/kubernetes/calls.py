@@ -7,6 +7,9 @@ repeated here, and none lasts longer than it is given.
 from __future__ import annotations
 
 import contextlib
+import datetime
+import email.utils
+import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
@@ -89,10 +92,16 @@ class Calls:
         configuration.connection_pool_maxsize = THREADS
         self._client = client.ApiClient(configuration)
         self._client.user_agent = f"tes-server/{tes_server.__version__}"
+        self._dated: tuple[datetime.datetime, float] | None = None
 
     def close(self) -> None:
         """Give back connections."""
         self._client.close()
+
+    def now(self) -> datetime.datetime | None:
+        """The time by the cluster's clock, to the second, which its objects' times are to be compared with; None before the first answer."""
+        dated = self._dated
+        return dated[0] + datetime.timedelta(seconds=time.monotonic() - dated[1]) if dated else None
 
     def get(self, path: str, **query: str) -> Answer:
         """Read an object or a list."""
@@ -132,6 +141,8 @@ class Calls:
             method=method, resource_path=path, query_params=list(query.items()), header_params=headers, body=body, auth_settings=["BearerToken"]
         )
         response: Raw = self._client.call_api(*parameters, _request_timeout=(CONNECT, silence)).response
+        with contextlib.suppress(ValueError):  # no date, or none in words that mean one
+            self._dated = email.utils.parsedate_to_datetime(response.headers.get("Date", "")).astimezone(datetime.UTC), time.monotonic()
         return response
 
 

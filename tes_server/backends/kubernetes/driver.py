@@ -58,7 +58,7 @@ News = Callable[[Collection[str]], None]
 
 
 class KubernetesBackend:
-    """Backend of one namespace. `clock` only judges how long the platform has waited; `bounds` says how long it may."""
+    """Backend of one namespace. `bounds` says how long the platform may wait; `clock` judges that until the cluster has told its own time."""
 
     name = "kubernetes"
     place = ""
@@ -143,7 +143,7 @@ class KubernetesBackend:
         """From the board; a call only for what it does not know, for a long report, and to end what has waited too long."""
         if not self.fresh:
             return {handle: Observation(phase=Phase.UNKNOWN) for handle in handles}
-        now = self._clock()
+        now = self._now()
         known = [self._seen(handle.name) for handle in handles]
         looks = [classify(seen, now, self._bounds) if seen else None for seen in known]
         # Few of them need a word with the cluster: these go side by side.
@@ -189,6 +189,10 @@ class KubernetesBackend:
 
     # -- looks ------------------------------------------------------------------------------------------------------
 
+    def _now(self) -> datetime.datetime:
+        """By the cluster's clock, whose times we compare: ours may be another."""
+        return self._calls.now() or self._clock()
+
     def _seen(self, name: str) -> Seen | None:
         """What is known of an attempt; None if that must be asked for."""
         if name in self._released:
@@ -198,7 +202,7 @@ class KubernetesBackend:
             return seen
         sent = self._sent.get(name)
         young = sent is not None and time.monotonic() - sent < YOUNG
-        return Seen(job=JobObject(metadata=Metadata(name=name, creation_timestamp=self._clock()))) if young else None
+        return Seen(job=JobObject(metadata=Metadata(name=name, creation_timestamp=self._now()))) if young else None
 
     def _look(self, name: str, now: datetime.datetime) -> Look | None:
         """One look with whatever calls it needs. None: no news, since the cluster or the spool does not answer."""

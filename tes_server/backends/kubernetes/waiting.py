@@ -33,14 +33,15 @@ def without_pod(seen: Seen, job: JobObject, now: datetime.datetime, bounds: Boun
     created = job.metadata.creation_timestamp or now
     if job.spec.suspend or job.condition("Suspended"):
         return _waits(Phase.PENDING, Code.WAITING_CAPACITY, "the Job is suspended: it waits for its turn in its queue", created, now, bounds.capacity)
+    since = job.status.start_time or created  # set anew when a queue lets it go
     refused = seen.warning("FailedCreate")
     if refused is None:
         message = "the cluster has made no pod for the Job yet"
-        return _waits(Phase.PENDING, Code.WAITING_BACKEND, message, created, now, bounds.start, Reason.BACKEND, transient=True)
+        return _waits(Phase.PENDING, Code.WAITING_BACKEND, message, since, now, bounds.start, Reason.BACKEND, transient=True)
     words = _words(refused.message)
     if _waits_for_quota(refused.message):
-        return _waits(Phase.PENDING, Code.WAITING_CAPACITY, words, created, now, bounds.capacity)
-    return _waits(Phase.PENDING, Code.WAITING_BACKEND, words, created, now, bounds.config, Reason.REJECTED, end_code=Code.REJECTED)
+        return _waits(Phase.PENDING, Code.WAITING_CAPACITY, words, since, now, bounds.capacity)
+    return _waits(Phase.PENDING, Code.WAITING_BACKEND, words, since, now, bounds.config, Reason.REJECTED, end_code=Code.REJECTED)
 
 
 def with_pod(seen: Seen, pod: PodObject, now: datetime.datetime, bounds: Bounds) -> Look:

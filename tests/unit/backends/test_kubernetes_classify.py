@@ -6,6 +6,7 @@ import datetime
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
 from tes_server.backends.kubernetes.classify import classify
@@ -179,6 +180,13 @@ class TestWaits:
         assert after.stop is not None
         assert (after.stop.reason, after.stop.code) == (reason, end_code)
         assert words in after.stop.message
+
+    def test_time_in_a_queue_does_not_count(self) -> None:
+        """The Job controller sets the start anew when a Job is resumed."""
+        released = job(created=-10_000)
+        released = msgspec.structs.replace(released, status=msgspec.structs.replace(released.status, start_time=NOW))
+        assert look(job=released).stop is None
+        assert look(later=BOUNDS.start, job=released).stop is not None
 
     @pytest.mark.parametrize(
         ("reason", "message"),
