@@ -52,7 +52,8 @@ class FakeCluster:
         """called with each new Job"""
         self.patched: Callable[[Json], None] = lambda _: None
         """called with each object that was patched"""
-        self.read_log: Callable[[str, str, str], bytes | None] = lambda pod, container, stream: self.logs.get((pod, f"{container}:{stream}"))
+        self.read_log: Callable[[str, str], bytes | None] = lambda _pod, _container: None
+        """where `logs` has nothing"""
         self._history: list[tuple[int, str, str, Json]] = []
         self._version = 100
         self._oldest = 0
@@ -233,10 +234,7 @@ class FakeCluster:
 
     def _log(self, pod: str, query: dict[str, str]) -> Response:
         container = query["container"]
-        if "stream" in query:
-            text = self.read_log(pod, container, query["stream"])
-        else:
-            text = self.logs.get((pod, container)) or self.read_log(pod, container, "Stdout")
+        text = self.logs.get((pod, container)) or self.read_log(pod, container)
         return status(404, "NotFound", "no such log") if text is None else Response(text, mimetype="text/plain")
 
     def _keep(self, kind: str, change: str, thing: Json) -> Json:

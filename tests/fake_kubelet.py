@@ -64,9 +64,9 @@ class FakeKubelet:
             grace = job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
             threading.Thread(target=pod.stop, args=(float(grace),), daemon=True).start()
 
-    def _log(self, pod: str, container: str, stream: str) -> bytes | None:
+    def _log(self, pod: str, container: str) -> bytes | None:
         found = self.pods.get(pod.rpartition("-")[0])
-        return found.log(container, stream) if found else None
+        return found.log(container, "Stdout") if found else None
 
 
 class _Pod:

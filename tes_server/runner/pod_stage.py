@@ -28,6 +28,7 @@ from tes_server.plan.steps import Execute, Plan
 from tes_server.runner import failure, pod, pod_report, records, site
 from tes_server.runner.failure import Failure
 from tes_server.runner.pod import Order
+from tes_server.runner.pod_tails import Teller
 from tes_server.runner.site import Site
 from tes_server.telemetry import Code
 
@@ -113,12 +114,17 @@ def _strings(words: Iterable[str]) -> bytes:
 # -- stage-out --------------------------------------------------------------------------------------------------------
 
 
-def stage_out(places: Places, stopped: Callable[[], bool], clock: Clock) -> tuple[Order, Report]:
-    """Wait for the executors, take the outputs, and report."""
+def stage_out(places: Places, stopped: Callable[[], bool], clock: Clock, tell: Callable[[bytes], None]) -> tuple[Order, Report]:
+    """Wait for the executors, take the outputs, and report. `tell` gets lines with the output up to now while they run."""
     order = msgspec.json.decode((places.control / pod.KEPT_ORDER).read_bytes(), type=Order)
     staged = msgspec.json.decode((places.control / pod.STAGED).read_bytes(), type=Staged)
     plan = order.plan
-    logs, found = _await_executors(order, places, stopped)
+    teller = Teller(plan.attempt, [places.step(executor.index) for executor in plan.executors], order.site.tail_bytes, tell)
+    teller.start()
+    try:
+        logs, found = _await_executors(order, places, stopped)
+    finally:
+        teller.stop()
     outputs: tuple[OutputFileLog, ...] = ()
     notices: tuple[str, ...] = ()
     # Who was ended from outside is run again, or not wanted any more: half of its outputs would only be in the way.
@@ -223,9 +229,14 @@ def publish(order: Order, report: Report, places: Places) -> None:
         except errors.Unavailable as cause:
             print(f"the spool does not take the report: {cause.public}", file=sys.stderr)  # noqa: T201 - this container's log
     # Always: what people look at first, and the last line is what the server reads.
-    sys.stdout.buffer.write(pod_report.body(report) + b"\n")
-    sys.stdout.buffer.flush()
+    say(pod_report.body(report) + b"\n")
     places.message.write_bytes(pod_report.message(report, place))
+
+
+def say(line: bytes) -> None:
+    """A line of the container's log."""
+    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
 
 
 def read_order(environment: str | None, parts: pathlib.Path) -> Order:
@@ -245,7 +256,7 @@ def main(direction: str, places: Places, environment: str | None) -> int:
         return datetime.datetime.now(datetime.UTC)
 
     if direction == "out":
-        publish(*stage_out(places, stop.is_set, clock), places)
+        publish(*stage_out(places, stop.is_set, clock, say), places)
         return 0
     order = read_order(environment, places.parts)
     report = stage_in(order, places, stop.is_set, clock)

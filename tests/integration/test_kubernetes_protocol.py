@@ -29,7 +29,7 @@ from tes_server.filer import spool_place
 from tes_server.filer.manifest import Access
 from tes_server.filer.spool import Attempt, Spool
 from tes_server.model import run
-from tes_server.model.run import Handle, Later, Phase, Reason, Refusal, Report
+from tes_server.model.run import Handle, Later, Phase, Reason, Refusal, Report, Tails
 from tes_server.model.task import ExecutorLog
 from tes_server.plan.policy import Capabilities
 from tes_server.plan.steps import Execute, Limits, Plan, StageIn, StageOut
@@ -323,23 +323,17 @@ class TestLife:
         assert report is not None
         assert report.executors == cut.executors
 
-    def test_live_output(self, cluster: FakeCluster, make: Make) -> None:
+    def test_live_output_is_the_last_that_stage_out_told(self, cluster: FakeCluster, make: Make) -> None:
         cluster.set("jobs", job_json())
-        cluster.set("pods", pod_json("Running", ended(), [ended(), running(), running()], running()))
-        cluster.logs = {
-            (f"{NAME}-x7k2p", f"executor-{number}:{stream}"): f"{stream} {number}\n".encode() for number in (0, 1) for stream in ("Stdout", "Stderr")
-        }
+        cluster.set("pods", pod_json("Running", ended(), [ended(), running()], running()))
+        old, new = (Tails(1, (ExecutorLog(stdout=text, stderr="why\n"),)) for text in ("a", "ab"))
+        lines = [msgspec.json.encode(old), msgspec.json.encode(new), pod_report.body(GOOD), b'{"attempt": 1, "execu']
+        cluster.logs[f"{NAME}-x7k2p", "stage-out"] = b"\n".join(lines)
         backend = make()
-        tails = backend.tail([HANDLE, Handle("kubernetes", "nobody-1")])
-        assert [(log.stdout, log.stderr) for log in tails[HANDLE].executors] == [("Stdout 0\n", "Stderr 0\n"), ("Stdout 1\n", "Stderr 1\n")]
-        assert list(tails) == [HANDLE]
-
-    def test_live_output_of_a_cluster_that_mixes_it(self, cluster: FakeCluster, make: Make) -> None:
-        cluster.set("jobs", job_json())
-        cluster.set("pods", pod_json("Running", ended(), [running()], running()))
-        cluster.logs = {(f"{NAME}-x7k2p", "executor-0"): b"both\n"}
-        [log] = make().tail([HANDLE])[HANDLE].executors
-        assert (log.stdout, log.stderr) == ("both\n", "")
+        assert backend.tail([HANDLE, Handle("kubernetes", "nobody-1")]) == {HANDLE: new}
+        assert cluster.count("LOG", "pods") == 1
+        del cluster.logs[f"{NAME}-x7k2p", "stage-out"]
+        assert backend.tail([HANDLE]) == {}
 
 
 class TestReports:

@@ -93,7 +93,6 @@ class KubernetesBackend:
         self._released: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._former: frozenset[str] | None = None
         self._stuck: dict[str, float] = {}
-        self._tails = tails.Reader(server, self._pods, site.shared.tail_bytes)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -154,9 +153,9 @@ class KubernetesBackend:
         return {handle: look.observation for handle, look in zip(handles, looks, strict=True) if look is not None}
 
     def tail(self, handles: Sequence[Handle]) -> Mapping[Handle, Tails]:
-        """From the logs of the pods."""
+        """From the logs of the pods' stage-out, one read each."""
         pods = {handle: seen.pod for handle in handles if (seen := self._board.seen(handle.name)) and seen.pod and not seen.gone}
-        read = self._each(lambda item: self._tails.read(item[0].name, item[1]), list(pods.items()))
+        read = self._each(lambda pod: tails.read(self._calls, self._pods, pod), pods.values())
         return {handle: tail for handle, tail in zip(pods, read, strict=True) if tail is not None}
 
     def cancel(self, handles: Sequence[Handle]) -> None:

@@ -23,7 +23,7 @@ from tes_server.filer import spool_place
 from tes_server.filer.manifest import Access
 from tes_server.filer.spool import Attempt
 from tes_server.model import views
-from tes_server.model.run import Reason, Report
+from tes_server.model.run import Reason, Report, Tails
 from tes_server.model.task import Task
 from tes_server.plan import compiler
 from tes_server.plan.paths import Sites
@@ -46,6 +46,7 @@ class Pod:
         for path in (self.places.control, self.places.volume, directory / "site"):
             path.mkdir()
         self.stop = threading.Event()
+        self.told: list[bytes] = []
         self.site = PodSite(access=Access(roots=(str(directory / "site"),)), tail_bytes=1000)
         self.processes: list[subprocess.Popen[bytes]] = []
 
@@ -83,7 +84,7 @@ class Pod:
             return out.result(60)
 
     def stage_out(self) -> Report:
-        return pod_stage.stage_out(self.places, self.stop.is_set, utc)[1]
+        return pod_stage.stage_out(self.places, self.stop.is_set, utc, self.told.append)[1]
 
 
 @pytest.fixture
@@ -266,6 +267,24 @@ class TestEndedFromOutside:
         assert made.stage_out().reason is Reason.BACKEND
 
 
+class TestLiveOutput:
+    def test_is_told_while_executors_run(self, made: Pod) -> None:
+        plan = made.plan(shell("echo first"), shell("echo second; echo why >&2; until test -e go; do sleep 0.05; done"))
+        assert made.stage_in(plan) is None
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            out = pool.submit(made.stage_out)
+            made.start(plan, 1)
+            made.start(plan, 0)
+            until(lambda: made.told and b"second" in made.told[-1])
+            tails = msgspec.json.decode(made.told[-1], type=Tails)
+            assert tails.attempt == 1
+            assert [(log.stdout, log.stderr) for log in tails.executors] == [("first\n", ""), ("second\n", "why\n")]
+            count = len(made.told)
+            (made.places.volume / "work" / "go").touch()
+            assert out.result(60).reason is None
+        assert len(made.told) <= count + 1, "only what is new is told"
+
+
 class TestContainer:
     """The program itself; its paths are those of a pod, so it is told others."""
 
@@ -286,7 +305,7 @@ class TestContainer:
         report = pod_report.read(made.places.message.read_text())
         assert isinstance(report, Report)
         assert report.executors[0].stdout == "hi\n"
-        assert msgspec.json.decode(done.stdout, type=Report) == report
+        assert msgspec.json.decode(done.stdout.splitlines()[-1], type=Report) == report
 
     def test_a_failed_stage_in_has_last_words(self, made: Pod) -> None:
         plan = made.plan(shell("true"), inputs=[{"path": "/work/in", "url": f"{made.directory}/site/none"}])
