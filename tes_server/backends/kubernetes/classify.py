@@ -47,7 +47,8 @@ def _told(seen: Seen, pod: PodObject | None, look: Look) -> Look:
     """With where it ran, since when, and as which of the platform's own runs."""
     if pod is None:
         return look
-    where = {"pod": pod.metadata.name, **({"node": pod.spec.node_name} if pod.spec.node_name else {})}
+    # All of it at once, when a node has taken the pod: each bit that is new would be a write of the task's record.
+    where = {"pod": pod.metadata.name, "node": pod.spec.node_name} if pod.status.start_time else {}
     observation = msgspec.structs.replace(look.observation, run=pod.metadata.uid, where=where, start_time=pod.status.start_time)
     # A stop of ours is under way: it is not sent again.
     return msgspec.structs.replace(look, observation=observation, stop=None if seen.stop else look.stop)

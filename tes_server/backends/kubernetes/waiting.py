@@ -14,6 +14,9 @@ from tes_server.telemetry import Code
 LONGEST = 1000
 """Characters of the platform's own words that are passed on."""
 
+USUAL = 10.0
+"""Seconds that a cluster may take to make a pod before that is worth a word: each word is a write of the task's record."""
+
 HOPELESS_IMAGE = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 """Waiting reasons of the kubelet that no patience mends."""
 
@@ -36,6 +39,8 @@ def without_pod(seen: Seen, job: JobObject, now: datetime.datetime, bounds: Boun
     since = job.status.start_time or created  # set anew when a queue lets it go
     refused = seen.warning("FailedCreate")
     if refused is None:
+        if not _over(since, now, USUAL):
+            return Look(observation=Observation(phase=Phase.PENDING))
         message = "the cluster has made no pod for the Job yet"
         return _waits(Phase.PENDING, Code.WAITING_BACKEND, message, since, now, bounds.start, Reason.BACKEND, transient=True)
     words = _words(refused.message)
@@ -86,11 +91,11 @@ def image_code(words: str) -> Code:
 
 
 def _phase(pod: PodObject) -> Phase:
-    """RUNNING from the start of the first executor on; all executors are started at once, and wait for each other."""
+    """STAGING once a node has taken it, RUNNING from the start of the first executor on: all of them are started at once, and wait for each other."""
     first = pod.statuses.get(names.executor(0))
     if first is not None and (first.state.running or first.state.terminated):
         return Phase.RUNNING
-    return Phase.STAGING if pod.spec.node_name else Phase.PENDING
+    return Phase.STAGING if pod.status.start_time else Phase.PENDING
 
 
 def _container(status: ContainerStatus, pod: PodObject, phase: Phase, now: datetime.datetime, bounds: Bounds) -> Look | None:

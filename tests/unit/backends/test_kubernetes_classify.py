@@ -46,7 +46,8 @@ class TestNotEnded:
     @pytest.mark.parametrize(
         ("seen", "phase", "code"),
         [
-            ({"job": job(created=99)}, Phase.PENDING, "WAITING_BACKEND"),
+            ({"job": job(created=99)}, Phase.PENDING, ""),
+            ({"job": job(created=80)}, Phase.PENDING, "WAITING_BACKEND"),
             ({"job": job(condition("Suspended", "JobSuspended"), suspend=True)}, Phase.PENDING, "WAITING_CAPACITY"),
             ({"pod": pod("Pending", node="")}, Phase.PENDING, ""),
             ({"pod": pod("Pending", waiting("PodInitializing"), [waiting("PodInitializing")], waiting("PodInitializing"))}, Phase.STAGING, ""),
@@ -69,6 +70,20 @@ class TestNotEnded:
         assert seen.where == {"pod": "0123456789abcdefghjkmnpqrs-1-x7k2p", "node": "node-7"}
         assert seen.run == "pod-uid-of-0123456789abcdefghjkmnpqrs-1"
         assert seen.start_time == NOW - datetime.timedelta(seconds=99)
+
+    def test_what_is_new_comes_in_few_pieces(self) -> None:
+        """Each observation that differs is a write of the task's record."""
+        usual: list[dict[str, Any]] = [
+            {"job": job(created=99)},
+            {"job": job(created=99), "pod": pod("Pending", node="")},
+            {"job": job(created=99), "pod": pod("Pending", waiting("PodInitializing"), [waiting("PodInitializing")], waiting("PodInitializing"))},
+            {"job": job(created=99), "pod": pod("Pending", running(), [waiting("PodInitializing")], waiting("PodInitializing"))},
+            {"job": job(created=99), "pod": pod("Pending", ended(), [waiting("PodInitializing")], waiting("PodInitializing"))},
+            {"job": job(created=99), "pod": pod("Running", ended(), [running()], running())},
+            {"job": job(created=99), "pod": pod("Running", ended(), [ended()], running())},
+        ]
+        told_ = [(seen.phase, seen.where, seen.start_time, seen.code) for seen in (look(**state).observation for state in usual)]
+        assert len({msgspec.json.encode(told) for told in told_}) == 3
 
     def test_nothing_known_is_gone(self) -> None:
         assert look().observation.phase is Phase.GONE
