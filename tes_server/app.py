@@ -299,7 +299,7 @@ def kubernetes_backend(settings: Settings) -> Backend:
     from tes_server.filer import spool_place
 
     cluster = settings.kubernetes
-    kept = spool_place.opened(settings.spool.url, cluster_rules.access(settings)) if settings.spool.url else None
+    kept = spool_place.opened(settings.spool.url, cluster_rules.spool_access(settings)) if settings.spool.url else None
     server = calls.connect(cluster.kubeconfig, cluster.context)
     capable = cluster_rules.target(settings).capabilities
     backend = KubernetesBackend(server, cluster_rules.site(settings), capable, clock, bounds=cluster_rules.bounds(settings), kept=kept)

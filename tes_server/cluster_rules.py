@@ -15,9 +15,8 @@ from tes_server.backends.kubernetes.seen import Bounds
 from tes_server.backends.kubernetes.site import AKS_SPOT, Claim, Gpu, Identity, Pool, Share, Site, Taint
 from tes_server.control.service import Target
 from tes_server.filer.manifest import Access
-from tes_server.plan import objects
 from tes_server.plan.compiler import GB
-from tes_server.plan.paths import below, file_path
+from tes_server.plan.paths import below
 from tes_server.plan.policy import Capabilities, Policy
 from tes_server.runner.pod import PodSite
 from tes_server.settings import Settings
@@ -53,14 +52,23 @@ def check(settings: Settings) -> None:
 
 
 def _check_spool(settings: Settings) -> None:
+    """Tasks must not name what is in the spool: they could read the reports of others, and write their own."""
     url = settings.spool.url
     if not url:
         return
-    if url.startswith("file:///"):
-        if not any(below(file_path(url), claim.path) for claim in _claims(settings) if not claim.read_only):
-            raise errors.SettingsError("must be at or below the path of a claim that may be written to (kubernetes.claims)", "spool.url")
-    elif objects.covered([objects.rule_of(store.url, write=True) for store in settings.storage if store.write], url) is None:
-        raise errors.SettingsError("must be at or below the url of a [[storage]] table with write = true", "spool.url")
+    if url.startswith("file:"):
+        raise errors.SettingsError("must be in an object store: what is on a shared volume, tasks may write to", "spool.url")
+    if site_rules.in_reach(url, settings):
+        raise errors.SettingsError("must be where tasks may not write: give its [[storage]] table tasks = false", "spool.url")
+    if not any(store.write for store in spool_access(settings).stores):
+        raise errors.SettingsError("must be at or below the url of a [[storage]] table with write = true and tasks = false", "spool.url")
+
+
+def spool_access(settings: Settings) -> Access:
+    """How the spool is reached: its store, and nothing else."""
+    whole = site_rules.access(settings, server=True)
+    store = whole.store_of(settings.spool.url) if settings.spool.url else None
+    return msgspec.structs.replace(whole, roots=(), stores=(store,) if store else ())
 
 
 def target(settings: Settings) -> Target:
@@ -106,7 +114,13 @@ def site(settings: Settings) -> Site:
         namespace=cluster.namespace,
         server=names.label_value(settings.server.id),
         image=cluster.image,
-        shared=PodSite(access=access(settings), live_roots=_live_roots(settings), tail_bytes=settings.tasks.tail_bytes, spool=settings.spool.url),
+        shared=PodSite(
+            access=access(settings),
+            live_roots=_live_roots(settings),
+            tail_bytes=settings.tasks.tail_bytes,
+            spool=settings.spool.url,
+            spool_stores=spool_access(settings).stores,
+        ),
         pull_policy=cluster.pull_policy,
         pull_secrets=cluster.pull_secrets,
         service_account=cluster.service_account,

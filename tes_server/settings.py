@@ -193,8 +193,8 @@ class SpoolSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Where reports of tasks on other machines wait for this server."""
 
     url: str = ""
-    """`s3://…`, `az://…`, `gs://…` at or below a [[storage]] table with `write = true`, or `file:///…` on a shared claim. Empty = only short
-    reports outlive their pod."""
+    """`s3://…`, `az://…`, `gs://…` at or below a [[storage]] table with `write = true` and `tasks = false`. Empty = only short reports outlive
+    their pod."""
 
 
 class TaskSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tes_server.filer.manifest import Access
+from tes_server.filer.manifest import Access, Storage
 from tes_server.plan.steps import Plan
 
 ORDER = "TES_ORDER"
@@ -68,6 +68,8 @@ class PodSite(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """bytes of head, and as many of tail, kept of each stream"""
     spool: str = ""
     """url of the spool for reports that no termination message holds; "" = the container's log"""
+    spool_stores: tuple[Storage, ...] = ()
+    """the object store that it is in, which tasks may not name"""
 
 
 class Order(msgspec.Struct, frozen=True):

@@ -224,7 +224,8 @@ def publish(order: Order, report: Report, places: Places) -> None:
     if order.site.spool:
         try:
             attempt = spool.Attempt(order.plan.task_id, order.plan.attempt)
-            spool_place.opened(order.site.spool, order.site.access).put_report(attempt, report)
+            access = msgspec.structs.replace(order.site.access, stores=order.site.spool_stores)
+            spool_place.opened(order.site.spool, access).put_report(attempt, report)
             place = "spool"
         except errors.Unavailable as cause:
             print(f"the spool does not take the report: {cause.public}", file=sys.stderr)  # noqa: T201 - this container's log

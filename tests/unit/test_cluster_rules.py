@@ -28,7 +28,9 @@ def made(**tree: Any) -> settings.Settings:
         ({"kubernetes.claims": [{"name": "a", "path": "/tes/control"}]}, "kubernetes.claims[0].path"),
         ({"spool.url": "s3://bucket"}, "spool.url"),
         ({"spool.url": "s3://bucket/x", "storage": [{"url": "s3://bucket"}]}, "spool.url"),
-        ({"spool.url": "file:///reference/x", "kubernetes.claims": CLAIMS}, "spool.url"),
+        ({"spool.url": "s3://bucket/x", "storage": [{"url": "s3://bucket", "tasks": False}]}, "spool.url"),
+        ({"spool.url": "s3://bucket/x", "storage": [{"url": "s3://bucket", "write": True}]}, "spool.url"),  # tasks could write there
+        ({"spool.url": "file:///data/x", "kubernetes.claims": CLAIMS}, "spool.url"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tree: dict[str, Any], where: str) -> None:
@@ -41,8 +43,7 @@ def test_what_makes_no_sense_is_refused(tree: dict[str, Any], where: str) -> Non
     "tree",
     [
         {},
-        {"spool.url": "s3://bucket/x", "storage": [{"url": "s3://bucket", "write": True}]},
-        {"spool.url": "file:///data/spool", "kubernetes.claims": CLAIMS},
+        {"spool.url": "s3://bucket/x", "storage": [{"url": "s3://bucket", "write": True, "tasks": False}]},
     ],
 )
 def test_what_makes_sense_is_taken(tree: dict[str, Any]) -> None:
@@ -58,6 +59,13 @@ def test_files_are_those_of_claims_and_not_of_this_machine() -> None:
     assert site.claims == (Claim(name="data", path="/data"), Claim(name="reference", path="/reference", read_only=True))
     assert site.shared.access.roots == ("/data", "/reference")
     assert site.shared.live_roots == ("/data/jobs",)
+
+
+def test_the_store_of_the_spool_is_not_one_of_tasks() -> None:
+    storage = [{"url": "s3://results", "write": True}, {"url": "s3://kept", "write": True, "tasks": False}]
+    shared = cluster_rules.site(made(**{"spool.url": "s3://kept/spool", "storage": storage})).shared
+    assert [store.url for store in shared.access.stores] == ["s3://results"]
+    assert [store.url for store in shared.spool_stores] == ["s3://kept"]
 
 
 def test_spot_nodes_are_those_of_aks_unless_others_are_named() -> None:
