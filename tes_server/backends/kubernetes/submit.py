@@ -103,5 +103,5 @@ def judge(answer: Answer) -> Refusal | Later:
 
 
 def stopped(stop: Stop) -> Object:
-    """The merge patch that ends a Job: it is finished and keeps its name until its TTL (docs/decisions/0012-kubernetes.md)."""
+    """The merge patch that ends a Job: it is finished and keeps its name until its TTL (docs/decisions/0013-kubernetes.md)."""
     return {"metadata": {"annotations": {names.STOPPED: msgspec.json.encode(stop).decode()}}, "spec": {"activeDeadlineSeconds": 1}}
