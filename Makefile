@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 STAMP := $(VENV)/.stamp
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test torture lint format serve wheel check-wheel clean
+.PHONY: help demo test torture lint format serve wheel image clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -51,6 +51,13 @@ serve: $(INSTALLED) ## a server on http://127.0.0.1:8000 for this directory's fi
 
 wheel: $(INSTALLED) ## build the wheel into dist/
 	$(PIP) wheel --no-deps --wheel-dir dist .
+
+IMAGE ?= tes-server:latest
+
+image: ## build the container image IMAGE (from BASE, if given) with docker; PIP_CERT is trusted meanwhile
+	@if [ -n "$$PIP_CERT" ]; then cp "$$PIP_CERT" deploy/certificates/pip.crt; fi
+	docker build --network=host --ulimit nofile=16384:16384 $(if $(BASE),--build-arg BASE=$(BASE)) -t $(IMAGE) .; \
+	  status=$$?; rm -f deploy/certificates/pip.crt; exit $$status
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache tes_server/step/bin
