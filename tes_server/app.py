@@ -246,7 +246,7 @@ def about(settings: Settings) -> About:
         version=tes_server.__version__,
         description=f"GA4GH TES 1.1 server; runs tasks {' or '.join(_places(settings))}",
         storage=site_rules.storage(settings),
-        parameters=(*parameters.COMMON, *sorted(settings.kubernetes.selectors if cluster_rules.enabled(settings) else ())),
+        parameters=(*parameters.COMMON, *sorted({key for target in targets(settings).values() for key in target.capabilities.parameters})),
     )
 
 

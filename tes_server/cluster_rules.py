@@ -10,17 +10,18 @@ import posixpath
 import msgspec
 
 from tes_server import errors, site_rules
-from tes_server.backends.kubernetes import names, render
+from tes_server.backends.kubernetes import names, placement, render
 from tes_server.backends.kubernetes.seen import Bounds
 from tes_server.backends.kubernetes.site import AKS_SPOT, Claim, Gpu, Identity, Pool, Share, Site, Taint
 from tes_server.control.service import Target
 from tes_server.filer.manifest import Access
+from tes_server.plan import parameters
 from tes_server.plan.compiler import GB
 from tes_server.plan.paths import below
-from tes_server.plan.policy import Capabilities, Policy
+from tes_server.plan.policy import Capabilities, Policy, Values
 from tes_server.runner.pod import PodSite
 from tes_server.settings import Settings
-from tes_server.settings_kubernetes import GpuSettings
+from tes_server.settings_kubernetes import GpuSettings, KubernetesSettings
 
 SUBMIT_WINDOW = 60.0
 """Seconds within which a submit has ended: three tries of a create, connections included."""
@@ -36,6 +37,8 @@ def check(settings: Settings) -> None:
     cluster = settings.kubernetes
     if not cluster.image:
         raise errors.SettingsError("must name this server's own image", "kubernetes.image")
+    if any(key.lower() in (*parameters.COMMON, placement.SERVICE_ACCOUNT) for key in cluster.selectors):
+        raise errors.SettingsError(f"{', '.join(parameters.COMMON)} and {placement.SERVICE_ACCOUNT} have a meaning already", "kubernetes.selectors")
     if bool(cluster.identity_client_id) != bool(cluster.identity_tenant_id):
         raise errors.SettingsError("identity_client_id and identity_tenant_id go together", "kubernetes.identity_tenant_id")
     if not names.label_value(settings.server.id):
@@ -79,11 +82,19 @@ def target(settings: Settings) -> Target:
         ram_bytes=int(cluster.max_ram_gb * GB),
         disk_bytes=int(cluster.max_disk_gb * GB),
         gpus=cluster.max_gpus,
-        parameters=frozenset(key.lower() for key in cluster.selectors),
+        parameters=_parameters(cluster),
         plan_bytes=render.PLAN_BYTES,
         submit_window=SUBMIT_WINDOW,
     )
     return Target(policy=policy(settings), capabilities=capabilities)
+
+
+def _parameters(cluster: KubernetesSettings) -> dict[str, Values]:
+    """The backend_parameters that tasks in the cluster may use: labels of nodes and service accounts, from lists of the site alone."""
+    found = {key.lower(): Values(pattern=names.LABEL_VALUE) for key in cluster.selectors}
+    if cluster.service_accounts:
+        found[placement.SERVICE_ACCOUNT] = Values(choices=cluster.service_accounts)
+    return found
 
 
 def policy(settings: Settings) -> Policy:

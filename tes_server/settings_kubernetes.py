@@ -46,6 +46,8 @@ class KubernetesSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=
     """Secrets with logins of private registries."""
     service_account: str = ""
     """Service account of the tasks' pods. Executors get no token of it."""
+    service_accounts: tuple[str, ...] = ()
+    """Service accounts that tasks may choose by backend_parameters `service_account`, in place of that one."""
     identity_client_id: str = ""
     """AKS: client id of the workload identity that moves inputs and outputs. Executors do not have it."""
     identity_tenant_id: str = ""

@@ -13,6 +13,7 @@ import msgspec
 
 from tes_server.errors import Invalid
 from tes_server.model.task import Resources
+from tes_server.plan.policy import Values
 from tes_server.telemetry import Code, line
 
 COMMON = ("backend", "gpus", "gpu_type", "max_runtime", "spot_attempts")
@@ -51,12 +52,12 @@ def lower_keys(resources: Resources | None) -> dict[str, str]:
     return lowered
 
 
-def read(resources: Resources | None, platform_keys: frozenset[str]) -> Parameters:
-    """Check and sort the parameters of a task. `platform_keys`: lower-case keys that the backend takes beside COMMON."""
+def read(resources: Resources | None, platform: Mapping[str, Values]) -> Parameters:
+    """Check and sort the parameters of a task. `platform`: what the backend takes beside COMMON, by lower-case key. Raises Invalid."""
     if resources is None or not resources.backend_parameters:
         return _NONE
     lowered = lower_keys(resources)
-    known = platform_keys.union(COMMON)
+    known = {*platform, *COMMON}
     unknown = sorted(set(lowered) - known)
     if unknown and resources.backend_parameters_strict:
         raise Invalid(f"{_quoted(unknown)} not supported here (backend_parameters_strict); supported: {', '.join(sorted(known))}", POINTER)
@@ -66,7 +67,7 @@ def read(resources: Resources | None, platform_keys: frozenset[str]) -> Paramete
         gpu_type=lowered.get("gpu_type", ""),
         max_runtime=duration(lowered["max_runtime"], f"{POINTER}/max_runtime") if "max_runtime" in lowered else None,
         spot_attempts=_count(lowered, "spot_attempts"),
-        platform={key: lowered[key] for key in sorted(platform_keys & lowered.keys())},
+        platform={key: _allowed(lowered[key], key, platform[key]) for key in sorted(platform.keys() & lowered.keys())},
         kept={key: value for key, value in resources.backend_parameters.items() if key.lower() in known},
         warnings=(line(Code.PARAMETER_UNKNOWN, f"backend_parameters {_quoted(unknown)} not supported here"),) if unknown else (),
     )
@@ -81,6 +82,14 @@ def duration(text: str, pointer: str) -> float:
     if not 0 < total <= 10 * 366 * 86400:
         raise Invalid(f"must be a time like 90s, 10m, 1h30m or 2d, not {text[:40]!r}", pointer)
     return total
+
+
+def _allowed(text: str, key: str, values: Values) -> str:
+    if values.choices and text not in values.choices:
+        raise Invalid(f"must be one of {', '.join(values.choices)}, not {text[:60]!r}", f"{POINTER}/{key}")
+    if not re.fullmatch(values.pattern, text, re.ASCII | re.DOTALL):
+        raise Invalid(f"cannot be {text[:60]!r}: it must match {values.pattern}", f"{POINTER}/{key}")
+    return text
 
 
 def _count(lowered: Mapping[str, str], key: str) -> int | None:

@@ -10,6 +10,13 @@ HOST_IMAGE = "host"
 """The image name that means this machine's own programs (sandbox engine only)."""
 
 
+class Values(msgspec.Struct, frozen=True, kw_only=True):
+    """What a platform's own parameter may say: one of `choices` if there are any, else whatever the whole of `pattern` takes."""
+
+    choices: tuple[str, ...] = ()
+    pattern: str = ".*"
+
+
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What a backend can take, all of it together for one task. Sizes in bytes; 0 = no bound known."""
 
@@ -18,8 +25,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     disk_bytes: int = 0
     gpus: int | None = None
     """None = no bound known"""
-    parameters: frozenset[str] = frozenset()
-    """platform-specific backend_parameters keys that it takes, lower case"""
+    parameters: dict[str, Values] = {}
+    """platform-specific backend_parameters that it takes, by lower-case key"""
     host_image: bool = False
     """the image `host` is allowed"""
     plan_bytes: int = 0

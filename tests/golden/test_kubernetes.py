@@ -16,7 +16,7 @@ from tes_server.model import views
 from tes_server.model.task import Task
 from tes_server.plan import compiler
 from tes_server.plan.paths import SitePath, Sites
-from tes_server.plan.policy import Capabilities, Policy
+from tes_server.plan.policy import Capabilities, Policy, Values
 from tes_server.plan.steps import Plan
 from tes_server.runner import pod
 from tes_server.runner.pod import PodSite
@@ -27,7 +27,7 @@ POLICY = Policy(
     live_mounts=("/data/jobstore",),
     default_max_runtime=0.0,
 )
-CAPABILITIES = Capabilities(parameters=frozenset({"node_pool"}), host_image=True)
+CAPABILITIES = Capabilities(parameters={"node_pool": Values(), "service_account": Values(choices=("reader",))}, host_image=True)
 PLAIN = Site(namespace="tes", server="golden", image="registry.example/tes-server:1", claims=(Claim(name="data", path="/data"),))
 FULL = Site(
     namespace="tes",
@@ -63,7 +63,7 @@ WHOLE: dict[str, Any] = {
         "disk_gb": 500,
         "preemptible": True,
         "zones": ["westeurope-1", "westeurope-2"],
-        "backend_parameters": {"gpus": "2", "gpu_type": "a100", "node_pool": "big", "max_runtime": "90m"},
+        "backend_parameters": {"gpus": "2", "gpu_type": "a100", "node_pool": "big", "service_account": "reader", "max_runtime": "90m"},
     },
 }
 

@@ -50,5 +50,5 @@ def test_the_first_backend_is_the_default() -> None:
     alone = configuration.load(None, {}, {**cluster, "local.enabled": False, "kubernetes.selectors": {"Node_Pool": "pool"}})
     app.check(alone)
     assert list(app.targets(alone)) == ["kubernetes"]
-    assert app.about(alone).parameters[-1] == "Node_Pool"
+    assert app.about(alone).parameters[-1] == "node_pool"
     assert "Kubernetes" in app.about(alone).description

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from tes_server import cluster_rules, configuration, errors, settings
+from tes_server.backends.kubernetes import names
 from tes_server.backends.kubernetes.site import AKS_SPOT, Claim, Gpu, Pool, Taint
+from tes_server.plan.policy import Values
 
 CLAIMS = [{"name": "data", "path": "/data/"}, {"name": "reference", "path": "/reference", "read_only": True}]
 
@@ -22,6 +24,8 @@ def made(**tree: Any) -> settings.Settings:
         ({"kubernetes.image": ""}, "kubernetes.image"),
         ({"kubernetes.identity_client_id": "x"}, "kubernetes.identity_tenant_id"),
         ({"server.id": "---"}, "server.id"),
+        ({"kubernetes.selectors": {"GPUs": "pool"}}, "kubernetes.selectors"),
+        ({"kubernetes.selectors": {"service_account": "pool"}}, "kubernetes.selectors"),
         ({"kubernetes.ttl": 60}, "kubernetes.ttl"),
         ({"kubernetes.claims": [{"name": "a", "path": "a"}]}, "kubernetes.claims[0].path"),
         ({"kubernetes.claims": [{"name": "a", "path": "/a"}, {"name": "b", "path": "/"}]}, "kubernetes.claims[1].path"),
@@ -84,5 +88,7 @@ def test_gpus_of_several_types() -> None:
 def test_bounds_of_a_task_and_its_parameters() -> None:
     capable = cluster_rules.target(made(**{"kubernetes.max_cpus": 16, "kubernetes.max_ram_gb": 64, "kubernetes.selectors": {"Node_Pool": "pool"}})).capabilities
     assert (capable.cpus, capable.ram_bytes, capable.gpus) == (16, 64 * 10**9, 0)
-    assert capable.parameters == {"node_pool"}
+    assert capable.parameters == {"node_pool": Values(pattern=names.LABEL_VALUE)}
+    named = cluster_rules.target(made(**{"kubernetes.service_accounts": ["reader", "writer"]})).capabilities
+    assert named.parameters == {"service_account": Values(choices=("reader", "writer"))}
     assert not capable.host_image

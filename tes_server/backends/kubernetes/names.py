@@ -43,6 +43,9 @@ ORDER = "order"
 
 LONGEST_LABEL = 63
 
+LABEL_VALUE = r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?"
+"""What Kubernetes takes as the value of a label."""
+
 
 def executor(index: int) -> str:
     """The container of executor `index`."""

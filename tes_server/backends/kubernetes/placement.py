@@ -9,6 +9,9 @@ from tes_server.plan.steps import Plan
 
 ZONE = "topology.kubernetes.io/zone"
 
+SERVICE_ACCOUNT = "service_account"
+"""Key of backend_parameters that chooses the service account of the pod."""
+
 SILENT = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 """Taints of nodes that do not answer. Kubernetes tolerates them for 300 s."""
 

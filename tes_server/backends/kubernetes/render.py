@@ -94,8 +94,9 @@ def _pod(plan: Plan, site: Site, name: str, order: bytes, parts: int) -> Object:
     }
     if runtime:
         spec["activeDeadlineSeconds"] = math.ceil(runtime + site.grace + site.save_seconds)
-    if site.service_account:
-        spec["serviceAccountName"] = site.service_account
+    account = plan.placement.parameters.get(placement.SERVICE_ACCOUNT, site.service_account)
+    if account:
+        spec["serviceAccountName"] = account
     if site.pull_secrets:
         spec["imagePullSecrets"] = [{"name": secret} for secret in site.pull_secrets]
     if site.user_namespaces:

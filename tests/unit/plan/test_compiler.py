@@ -12,7 +12,7 @@ from tes_server.errors import Invalid, TooLarge
 from tes_server.model.task import Task
 from tes_server.plan import compiler, objects, parameters, paths
 from tes_server.plan.paths import SitePath, Sites
-from tes_server.plan.policy import Capabilities, Policy
+from tes_server.plan.policy import Capabilities, Policy, Values
 from tes_server.plan.steps import Mount, MountKind, Plan
 
 POLICY = Policy(sites=Sites(paths=(SitePath("/site", "file:///data/site"),), roots=("/data",)))
@@ -142,6 +142,16 @@ def test_unknown_parameters_are_warned_of_and_not_kept() -> None:
 def test_unknown_parameters_are_one_warning_however_many_they_are() -> None:
     (warning,) = compiled(resources={"backend_parameters": {f"{number:05d}": "" for number in range(10_000)}}).warnings
     assert "'00019' and 9980 more are not supported here" in warning
+
+
+def test_parameters_of_the_platform_say_what_the_site_lets_them_say() -> None:
+    capable = Capabilities(parameters={"account": Values(choices=("reader", "writer")), "pool": Values(pattern=r"[a-z]*")})
+    given = {"Account": "writer", "pool": "big"}
+    assert compiled(capable, resources={"backend_parameters": given}).plan.placement.parameters == {"account": "writer", "pool": "big"}
+    for key, value, words in (("account", "admin", "must be one of reader, writer, not 'admin'"), ("POOL", "big\n", r"must match \[a-z\]\*")):
+        with pytest.raises(Invalid, match=words) as caught:
+            compiled(capable, resources={"backend_parameters": {key: value}})
+        assert caught.value.pointer == f"/resources/backend_parameters/{key.lower()}"
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5s", 1.5), ("10m", 600), ("1h30m", 5400), ("2d", 172800), (" 5M ", 300)])
