@@ -39,6 +39,10 @@ def check(settings: Settings) -> None:
         raise errors.SettingsError("must name this server's own image", "kubernetes.image")
     if any(key.lower() in (*parameters.COMMON, placement.SERVICE_ACCOUNT) for key in cluster.selectors):
         raise errors.SettingsError(f"{', '.join(parameters.COMMON)} and {placement.SERVICE_ACCOUNT} have a meaning already", "kubernetes.selectors")
+    if cluster.storage_class and cluster.storage_claim:
+        raise errors.SettingsError("storage_class and storage_claim exclude each other", "kubernetes.storage_claim")
+    if cluster.storage_claim in [claim.name for claim in cluster.claims]:
+        raise errors.SettingsError("must not be one of the claims, where tasks could reach the files of others", "kubernetes.storage_claim")
     if bool(cluster.identity_client_id) != bool(cluster.identity_tenant_id):
         raise errors.SettingsError("identity_client_id and identity_tenant_id go together", "kubernetes.identity_tenant_id")
     if not names.label_value(settings.server.id):
@@ -142,6 +146,7 @@ def site(settings: Settings) -> Site:
         cpu_limit=cluster.cpu_limit,
         claims=_claims(settings),
         storage_class=cluster.storage_class,
+        storage_claim=cluster.storage_claim,
         storage_from=int(cluster.storage_from_gb * GB),
         spot=spot,
         gpu=_gpu(cluster.gpu),

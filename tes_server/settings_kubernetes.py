@@ -62,8 +62,10 @@ class KubernetesSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=
     """Shared volumes, e.g. `[[kubernetes.claims]]` tables with `name` and `path`."""
     storage_class: str = ""
     """Storage class of the volume of a task that asks for much disk. Empty = all use their node's disk."""
+    storage_claim: str = ""
+    """In place of a storage class: a shared volume (ReadWriteMany) on which such a task has a directory of its own below `tes-tasks/`."""
     storage_from_gb: Pause = 100.0
-    """Tasks that ask for at least so much disk (10^9 bytes) get a volume of that class."""
+    """Tasks that ask for at least so much disk (10^9 bytes) get a volume of that class, or a directory of that claim."""
     max_cpus: Amount = 0.0
     """Cores that one task may ask for, those of the largest node; 0 = any, and a task too large waits until `wait_capacity` is over."""
     max_ram_gb: Amount = 0.0

@@ -22,6 +22,9 @@ CONTROL = "/tes/control"
 VOLUME = "/tes/volume"
 """The task's volume, as stage-in and stage-out see it."""
 
+SHARED = "/tes/shared"
+"""In its place where the task has but a directory of a shared volume (`shared_directory`): all of that volume."""
+
 MESSAGE = "/dev/termination-log"
 """Where a container leaves its last words for its pod's status; Kubernetes' default."""
 
@@ -56,6 +59,11 @@ VOLUME_MOUNT = "/.tes/volume"
 def step(index: int) -> str:
     """The directory of executor `index` on the control volume, relative to it."""
     return f"steps/{index}"
+
+
+def shared_directory(task_id: str, attempt: int) -> str:
+    """The directory of an attempt on a shared volume, relative to it."""
+    return f"tes-tasks/{task_id}/{attempt}"
 
 
 class PodSite(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -45,6 +45,8 @@ class Places(NamedTuple):
     volume: pathlib.Path = pathlib.Path(pod.VOLUME)
     message: pathlib.Path = pathlib.Path(pod.MESSAGE)
     parts: pathlib.Path = pathlib.Path(pod.ORDER_PARTS)
+    shared: bool = False
+    """the volume is a directory on one that others share: made here, and removed at the end"""
 
     def step(self, index: int) -> pathlib.Path:
         """The directory of executor `index`."""
@@ -89,6 +91,9 @@ def _prepare(order: Order, places: Places, end: float) -> None:
     """What the executors' tes-step needs, readable for any user; their records writable for any, since images run as they like."""
     umask = os.umask(0)
     try:
+        if places.shared:
+            _give_back(places)  # what an attempt left that could not end in order
+            places.volume.mkdir(parents=True)
         binaries = places.control / pod.BIN
         binaries.mkdir(mode=0o755, exist_ok=True)
         shutil.copyfile(step.path(), binaries / "tes-step")
@@ -105,6 +110,12 @@ def _prepare(order: Order, places: Places, end: float) -> None:
     kept = places.control / pod.KEPT_ORDER
     kept.touch(mode=0o600)
     kept.write_bytes(pod.encode(order))
+
+
+def _give_back(places: Places) -> None:
+    """Remove what this attempt, and those before it, have on a shared volume."""
+    if places.shared:
+        shutil.rmtree(places.volume.parent, ignore_errors=True)
 
 
 def _strings(words: Iterable[str]) -> bytes:
@@ -257,15 +268,20 @@ def main(direction: str, places: Places, environment: str | None) -> int:
         return datetime.datetime.now(datetime.UTC)
 
     if direction == "out":
-        publish(*stage_out(places, stop.is_set, clock, say), places)
+        try:
+            publish(*stage_out(places, stop.is_set, clock, say), places)
+        finally:
+            _give_back(places)
         return 0
     order = read_order(environment, places.parts)
     report = stage_in(order, places, stop.is_set, clock)
     if report is None:
         return 0
     publish(order, report, places)
+    _give_back(places)
     return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Places(), os.environ.pop(pod.ORDER, None)))
+    where = Places(volume=pathlib.Path(pod.SHARED, sys.argv[2]), shared=True) if len(sys.argv) > 2 else Places()
+    sys.exit(main(sys.argv[1], where, os.environ.pop(pod.ORDER, None)))

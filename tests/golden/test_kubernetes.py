@@ -93,8 +93,18 @@ def test_a_site_with_everything(request: pytest.FixtureRequest) -> None:
     compare("everything", render.render(plan_of(WHOLE), FULL).body, request)
 
 
+def test_a_directory_of_a_shared_volume(request: pytest.FixtureRequest) -> None:
+    site = msgspec.structs.replace(PLAIN, storage_claim="scratch", storage_from=1)
+    task = {
+        "executors": [{"image": "i", "command": ["x"], "stdout": "/work/o"}],
+        "outputs": [{"path": "/root/own", "url": "/data/own"}],
+        "resources": {"disk_gb": 5},
+    }
+    compare("shared-volume", render.render(plan_of(task, 3), site).body, request)
+
+
 def test_no_golden_file_is_left_over() -> None:
-    assert {path.stem for path in (HERE / "jobs").iterdir()} == {*TASKS, "everything"}
+    assert {path.stem for path in (HERE / "jobs").iterdir()} == {*TASKS, "everything", "shared-volume"}
 
 
 def specs() -> Iterator[Any]:

@@ -24,6 +24,8 @@ def made(**tree: Any) -> settings.Settings:
         ({"kubernetes.image": ""}, "kubernetes.image"),
         ({"kubernetes.identity_client_id": "x"}, "kubernetes.identity_tenant_id"),
         ({"server.id": "---"}, "server.id"),
+        ({"kubernetes.storage_claim": "big", "kubernetes.storage_class": "managed-csi"}, "kubernetes.storage_claim"),
+        ({"kubernetes.storage_claim": "data", "kubernetes.claims": CLAIMS}, "kubernetes.storage_claim"),
         ({"kubernetes.selectors": {"GPUs": "pool"}}, "kubernetes.selectors"),
         ({"kubernetes.selectors": {"service_account": "pool"}}, "kubernetes.selectors"),
         ({"kubernetes.ttl": 60}, "kubernetes.ttl"),

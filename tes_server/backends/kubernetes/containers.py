@@ -26,9 +26,9 @@ STAGE = ("python", "-m", "tes_server.runner.pod_stage")
 Container = dict[str, Any]
 
 
-def stage_in(site: Site, order: bytes, parts: int) -> Container:
+def stage_in(plan: Plan, site: Site, order: bytes, parts: int) -> Container:
     """The init container that prepares the volumes."""
-    container = _stage(names.STAGE_IN, "in", site)
+    container = _stage(names.STAGE_IN, "in", plan, site)
     if parts:
         container["volumeMounts"].append({"name": names.ORDER, "mountPath": pod.ORDER_PARTS, "readOnly": True})
     else:
@@ -36,9 +36,9 @@ def stage_in(site: Site, order: bytes, parts: int) -> Container:
     return container
 
 
-def stage_out(site: Site) -> Container:
+def stage_out(plan: Plan, site: Site) -> Container:
     """The app container that waits for the executors, takes the outputs and reports."""
-    return _stage(names.STAGE_OUT, "out", site)
+    return _stage(names.STAGE_OUT, "out", plan, site)
 
 
 def executor(plan: Plan, step: Execute, site: Site) -> Container:
@@ -50,8 +50,8 @@ def executor(plan: Plan, step: Execute, site: Site) -> Container:
     if step.index:
         mounts.append({"name": names.CONTROL, "mountPath": pod.BEFORE_MOUNT, "subPath": pod.step(step.index - 1), "readOnly": True})
     if step.copies:
-        mounts.append({"name": names.TASK_VOLUME, "mountPath": pod.VOLUME_MOUNT})
-    mounts += [_mount(mount, site) for mount in plan.mounts]
+        mounts.append(_of_volume(plan, site, pod.VOLUME_MOUNT, ""))
+    mounts += [_mount(mount, plan, site) for mount in plan.mounts]
     return {
         "name": names.executor(step.index),
         "image": step.image,
@@ -87,19 +87,28 @@ def _arguments(plan: Plan, step: Execute, site: Site) -> list[str]:
     return arguments
 
 
-def _mount(mount: Mount, site: Site) -> dict[str, Any]:
+def _mount(mount: Mount, plan: Plan, site: Site) -> dict[str, Any]:
     if mount.kind is MountKind.LIVE:
         number, claim = next((number, claim) for number, claim in enumerate(site.claims) if below(mount.source, claim.path))
         inner = posixpath.relpath(mount.source, claim.path)
         return {"name": names.claim(number), "mountPath": mount.path, **({} if inner == "." else {"subPath": inner})}
-    shown = {"name": names.TASK_VOLUME, "mountPath": mount.path, "subPath": mount.path.lstrip("/")}
+    shown = _of_volume(plan, site, mount.path, mount.path.lstrip("/"))
     return {**shown, "readOnly": True} if mount.kind is MountKind.FILE else shown
 
 
-def _stage(name: str, direction: str, site: Site) -> Container:
+def _of_volume(plan: Plan, site: Site, at: str, inner: str) -> dict[str, Any]:
+    """The task's volume, or a part of it, at a path of an executor."""
+    own = pod.shared_directory(plan.task_id, plan.attempt) if site.shares_disk(plan.limits.disk_bytes) else ""
+    part = "/".join(filter(None, (own, inner)))
+    return {"name": names.TASK_VOLUME, "mountPath": at, **({"subPath": part} if part else {})}
+
+
+def _stage(name: str, direction: str, plan: Plan, site: Site) -> Container:
+    shares = site.shares_disk(plan.limits.disk_bytes)
     mounts: list[dict[str, Any]] = [
         {"name": names.CONTROL, "mountPath": pod.CONTROL},
-        {"name": names.TASK_VOLUME, "mountPath": pod.VOLUME},
+        # Whole, also where it is shared: stage-in makes the task's directory there, stage-out removes it.
+        {"name": names.TASK_VOLUME, "mountPath": pod.SHARED if shares else pod.VOLUME},
     ]
     for number, claim in enumerate(site.claims):
         mounts.append({"name": names.claim(number), "mountPath": claim.path, **({"readOnly": True} if claim.read_only else {})})
@@ -117,7 +126,7 @@ def _stage(name: str, direction: str, site: Site) -> Container:
         "image": site.image,
         "imagePullPolicy": site.pull_policy,
         "command": list(STAGE),
-        "args": [direction],
+        "args": [direction, *([pod.shared_directory(plan.task_id, plan.attempt)] if shares else [])],
         "env": [{"name": key, "value": literal(value)} for key, value in sorted(environment.items())],
         "resources": _resources(site.stage),
         "securityContext": _stage_security(site),
@@ -139,7 +148,7 @@ def _executor_resources(limits: Limits, *, first: bool, site: Site) -> dict[str,
         most_ram_bytes=limits.ram_bytes,
     )
     resources = _resources(share)
-    if first and limits.disk_bytes and not site.claims_disk(limits.disk_bytes):
+    if first and limits.disk_bytes and not site.claims_disk(limits.disk_bytes) and not site.shares_disk(limits.disk_bytes):
         resources["requests"]["ephemeral-storage"] = str(limits.disk_bytes)
     if limits.gpus:
         gpu = site.gpu_of(limits.gpu_type)

@@ -87,8 +87,8 @@ def _pod(plan: Plan, site: Site, name: str, order: bytes, parts: int) -> Object:
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": math.ceil(site.pod_grace),
         "securityContext": security,
-        "initContainers": [containers.stage_in(site, order, parts)],
-        "containers": [*(containers.executor(plan, step, site) for step in plan.executors), containers.stage_out(site)],
+        "initContainers": [containers.stage_in(plan, site, order, parts)],
+        "containers": [*(containers.executor(plan, step, site) for step in plan.executors), containers.stage_out(plan, site)],
         "volumes": _volumes(plan, site, name, len(order), parts),
         **placement.of(plan, site),
     }
@@ -127,6 +127,8 @@ def _task_volume(plan: Plan, site: Site) -> Object:
     if site.claims_disk(disk):
         claim = {"accessModes": ["ReadWriteOnce"], "storageClassName": site.storage_class, "resources": {"requests": {"storage": str(disk)}}}
         return {"ephemeral": {"volumeClaimTemplate": {"metadata": {"labels": _labels(plan, site)}, "spec": claim}}}
+    if site.shares_disk(disk):
+        return {"persistentVolumeClaim": {"claimName": site.storage_claim}}
     return {"emptyDir": {"sizeLimit": str(disk)} if disk else {}}
 
 

@@ -87,6 +87,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     claims: tuple[Claim, ...] = ()
     storage_class: str = ""
     """of volumes for tasks that ask for `storage_from` bytes of disk and more; "" = the node's disk for all"""
+    storage_claim: str = ""
+    """in place of a class: the PersistentVolumeClaim on which such tasks have directories"""
     storage_from: int = 100_000_000_000
     spot: Pool = AKS_SPOT
     gpu: Gpu = Gpu()
@@ -120,6 +122,10 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     def claims_disk(self, disk_bytes: int) -> bool:
         """True if a task that asks for so much disk gets a volume of its own."""
         return bool(self.storage_class) and disk_bytes >= self.storage_from
+
+    def shares_disk(self, disk_bytes: int) -> bool:
+        """True if a task that asks for so much disk gets a directory of the shared claim."""
+        return bool(self.storage_claim) and disk_bytes >= self.storage_from
 
     def gpu_of(self, gpu_type: str) -> Gpu | None:
         """How GPUs of a type are had here; None for a type that nobody has."""

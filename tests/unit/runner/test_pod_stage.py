@@ -291,9 +291,9 @@ class TestContainer:
     def main(self, made: Pod, direction: str, environment: str | None) -> subprocess.CompletedProcess[bytes]:
         script = (
             "import json, pathlib, sys; from tes_server.runner import pod_stage; direction, places, environment = json.loads(sys.argv[1]);"
-            "sys.exit(pod_stage.main(direction, pod_stage.Places(*map(pathlib.Path, places)), environment))"
+            "sys.exit(pod_stage.main(direction, pod_stage.Places(*map(pathlib.Path, places[:4]), places[4]), environment))"
         )
-        argument = json.dumps([direction, list(map(str, made.places)), environment])
+        argument = json.dumps([direction, [*map(str, made.places[:4]), made.places.shared], environment])
         return subprocess.run([sys.executable, "-c", script, argument], capture_output=True, check=False, timeout=60)
 
     def test_in_and_out(self, made: Pod) -> None:
@@ -319,6 +319,24 @@ class TestContainer:
         report = pod_report.read(made.places.message.read_text())
         assert isinstance(report, Report)
         assert report.code == "INPUT_NOT_FOUND"
+
+    def test_a_directory_of_a_shared_volume_is_made_and_removed(self, made: Pod) -> None:
+        shared = made.directory / "shared"
+        made.places = made.places._replace(volume=shared / pod.shared_directory(TASK, 2), shared=True)
+        left, theirs = (shared / pod.shared_directory(task, 1) for task in (TASK, "z" * 26))
+        for path in (left, theirs):
+            path.mkdir(parents=True)
+        plan = made.plan(shell("touch /work/made; echo /work/*"), inputs=[{"path": "/work/in", "content": "x"}])
+        assert self.main(made, "in", pod.encode(Order(plan, made.site)).decode()).returncode == 0
+        assert (made.places.volume / "work" / "in").read_text() == "x"
+        assert made.places.volume.stat().st_mode & 0o777 == 0o777
+        assert not left.exists()
+        made.start(plan, 0)
+        assert self.main(made, "out", None).returncode == 0
+        assert [path.name for path in (shared / "tes-tasks").iterdir()] == [theirs.parent.name]
+        failing = made.plan(shell("true"), inputs=[{"path": "/work/in", "url": f"{made.directory}/site/none"}])
+        assert self.main(made, "in", pod.encode(Order(failing, made.site)).decode()).returncode == 1
+        assert [path.name for path in (shared / "tes-tasks").iterdir()] == [theirs.parent.name]
 
     def test_a_long_report_goes_to_the_spool(self, made: Pod) -> None:
         place = f"file://{made.directory}/spool"
