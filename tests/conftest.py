@@ -12,7 +12,9 @@ import pytest
 from tes_server import errors
 from tes_server.runner.sandbox import SandboxEngine
 from tes_server.store.mongo_account import Account
+from tests import cluster as clusters
 from tests import mongo_server
+from tests.cluster import Cluster
 from tests.contract import object_servers
 from tests.integration.conftest import unreachable
 
@@ -48,6 +50,21 @@ def mongo_account(mongo_database: Account) -> Account:
     """The session's database, empty."""
     mongo_server.empty(mongo_database)
     return mongo_database
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Kubernetes cluster that has the images of the tests."""
+    found = clusters.find()
+    yield found
+    found.calls.close()
+
+
+@pytest.fixture(scope="module")
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of the cluster for the tests of one module."""
+    with clusters.namespace(cluster) as name:
+        yield name
 
 
 @pytest.fixture(scope="session")

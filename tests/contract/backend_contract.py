@@ -102,6 +102,11 @@ class BackendContract:
         raise NotImplementedError
 
     @pytest.fixture
+    def address(self) -> str:
+        """Of this machine, as tasks reach it."""
+        return "127.0.0.1"
+
+    @pytest.fixture
     def driven(self, make: Callable[[], Backend], policy: Policy, image: str) -> Iterator[Driven]:
         backend = make()
         yield Driven(backend, policy, image)
@@ -205,12 +210,12 @@ class BackendContract:
 
     # -- files ------------------------------------------------------------------------------------------------------
 
-    def test_inputs_of_every_kind(self, driven: Driven, site: pathlib.Path) -> None:
+    def test_inputs_of_every_kind(self, driven: Driven, site: pathlib.Path, address: str) -> None:
         (site / "tree" / "sub").mkdir(parents=True)
         (site / "tree" / "sub" / "leaf").write_text("leaf")
         (site / "tree" / "empty").mkdir()
         (site / "plain").write_text("plain")
-        with _served(site) as url:
+        with _served(site, address) as url:
             report = driven.run(
                 driven.executor("cat a b c d/sub/leaf e/sub/leaf /etc/own.conf; ls d", workdir="/work"),
                 inputs=[
@@ -399,8 +404,8 @@ class BackendContract:
 
 
 @contextlib.contextmanager
-def _served(directory: pathlib.Path) -> Iterator[str]:
-    """The directory over HTTP on loopback."""
+def _served(directory: pathlib.Path, address: str) -> Iterator[str]:
+    """The directory over HTTP."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -409,11 +414,11 @@ def _served(directory: pathlib.Path) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+    with http.server.ThreadingHTTPServer((address, 0), Quiet) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http://{address}:{server.server_port}"
         finally:
             server.shutdown()
             thread.join()
