@@ -7,17 +7,17 @@ whatever other cluster a developer is signed in at is never touched.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tes_server import errors
@@ -109,9 +109,26 @@ def find() -> Cluster:
         if len(nodes) != 1 or not _is_ours(found.address):
             unreachable("the cluster", f"{path} leads to one whose node is not this machine")
         _check_code(found.server_image)
-        _load(found, nodes[0], (BUSYBOX, STATIC, found.server_image))
+        load(found, BUSYBOX, STATIC, found.server_image)
         unless_it_works.pop_all()
     return found
+
+
+def load(cluster: Cluster, *images: str) -> None:
+    """Docker's images onto the node, as far as it has not got them: an annotation tells which version of each was loaded last."""
+    node = cluster.get("/api/v1/nodes")["items"][0]
+    given = node["metadata"].get("annotations", {})
+    wanted = {f"images.tes-test/{re.sub(r'[/:]', '_', image)}": _docker("image", "inspect", "--format", "{{.Id}}", image).strip() for image in images}
+    missing = {image: key for image, key in zip(images, wanted, strict=True) if given.get(key) != wanted[key]}
+    if not missing:
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        archive = f"{directory}/images.tar"
+        _docker("save", "--output", archive, *missing)
+        done = subprocess.run([LOAD, archive], check=False, capture_output=True, text=True) if LOAD.exists() else None
+    if done is None or done.returncode:
+        unreachable("the cluster's image store", done.stderr if done else f"there is no {LOAD}")
+    cluster.patch(f"/api/v1/nodes/{node['metadata']['name']}", {"metadata": {"annotations": wanted}})
 
 
 @contextlib.contextmanager
@@ -166,26 +183,8 @@ def _check_code(image: str) -> None:
     there = _docker("run", "--rm", "--entrypoint", "python", image, "-c", CODE).strip()
     here = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
     if there != here:
-        unreachable(
-            f"an image of this code: that of {image} differs",
-            f"make image BASE=tes-test/python IMAGE={USUAL_SERVER} makes one, CLUSTER_SERVER_IMAGE names another",
-        )
-
-
-def _load(cluster: Cluster, node: Json, images: Sequence[str]) -> None:
-    """Onto the node, what is not there yet: an annotation of it tells which version of each image it has been given."""
-    wanted = {image: _docker("image", "inspect", "--format", "{{.Id}}", image).strip() for image in images}
-    given = node["metadata"].get("annotations", {})
-    missing = {image: key for image in images if given.get(key := f"images.tes-test/{hashlib.sha256(image.encode()).hexdigest()[:16]}") != wanted[image]}
-    if not missing:
-        return
-    with tempfile.TemporaryDirectory() as directory:
-        archive = f"{directory}/images.tar"
-        _docker("save", "--output", archive, *missing)
-        done = subprocess.run([LOAD, archive], check=False, capture_output=True, text=True) if LOAD.exists() else None
-    if done is None or done.returncode:
-        unreachable("the cluster's image store", done.stderr if done else f"there is no {LOAD}")
-    cluster.patch(f"/api/v1/nodes/{node['metadata']['name']}", {"metadata": {"annotations": {key: wanted[image] for image, key in missing.items()}}})
+        how = f"make image BASE=tes-test/python IMAGE={USUAL_SERVER} makes one, CLUSTER_SERVER_IMAGE names another"
+        unreachable("an image of this code", f"{image} has other code ({how})")
 
 
 def _docker(*words: str) -> str:
