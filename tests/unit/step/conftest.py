@@ -1,4 +1,4 @@
-"""tes-step as it is shipped, and once more with gcc's sanitizers, which end it with a signal or 66 at the first fault."""
+"""tes-step as it is shipped, for arm64 under qemu, and with gcc's sanitizers, which end it with a signal or 66 at the first fault."""
 
 from __future__ import annotations
 
@@ -30,11 +30,22 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return binary
 
 
-@pytest.fixture(params=["static", "sanitized"])
+@pytest.fixture(scope="session")
+def arm64(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    if emulator is None:
+        pytest.skip("no qemu-aarch64 (Debian: qemu-user-static)")
+    wrapper = tmp_path_factory.mktemp("step") / "tes-step"
+    wrapper.write_text(f'#!/bin/sh\nexec {emulator} {SOURCES}/bin/tes-step-aarch64 "$@"\n')
+    wrapper.chmod(0o755)
+    return wrapper
+
+
+@pytest.fixture(params=["static", "arm64", "sanitized"])
 def binary(request: pytest.FixtureRequest) -> pathlib.Path:
     if request.param == "static":
         return step.path()
-    found: pathlib.Path = request.getfixturevalue("sanitized")
+    found: pathlib.Path = request.getfixturevalue(request.param)
     return found
 
 
