@@ -7,6 +7,7 @@ Heavy imports stay inside the commands: PROMETHEUS_MULTIPROC_DIR must be set bef
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import pathlib
@@ -213,7 +214,7 @@ def settings(form: str | None, config: pathlib.Path | None) -> None:
     if form == "markdown":
         click.echo(configuration.markdown(), nl=False)
     elif form == "schema":
-        click.echo(configuration.schema())
+        click.echo(json.dumps(configuration.schema(), indent=2, ensure_ascii=False))
     else:
         from tes_server import app
 

@@ -209,6 +209,19 @@ def markdown() -> str:
     return "\n".join(rows) + "\n"
 
 
-def schema() -> bytes:
-    """The JSON schema of the configuration file."""
-    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Settings)), indent=2)
+def schema() -> dict[str, Any]:
+    """The JSON schema of the configuration file (and of the chart's value `settings`), each setting with its meaning."""
+    tree = msgspec.json.schema(Settings)
+    for part in _parts(Settings):
+        for name, text in _docstrings(part).items():
+            tree["$defs"][part.__name__]["properties"][name]["description"] = " ".join(text.split())
+    return tree
+
+
+def _parts(part: type[Part]) -> Iterator[type[Part]]:
+    """Each kind of table that there is below `part`, and itself."""
+    yield part
+    for field in msgspec.structs.fields(part):
+        for kind in (field.type, *get_args(field.type)):
+            if isinstance(kind, type) and issubclass(kind, Part):
+                yield from _parts(kind)

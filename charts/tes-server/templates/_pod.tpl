@@ -60,6 +60,7 @@ spec:
       startupProbe:
         httpGet: {path: /healthz, port: metrics}
         periodSeconds: 2
+        timeoutSeconds: 5
         failureThreshold: 60
       livenessProbe:
         httpGet: {path: /healthz, port: metrics}
@@ -70,6 +71,7 @@ spec:
       startupProbe:
         httpGet: {path: /healthz, port: http}
         periodSeconds: 2
+        timeoutSeconds: 5
         failureThreshold: 60
       livenessProbe:
         httpGet: {path: /healthz, port: http}

@@ -4,6 +4,9 @@
 {{- if not .Values.image.repository -}}
 {{- fail "image.repository: name the place where the nodes find the server's image (`make image` builds it; push it to your registry)" -}}
 {{- end -}}
+{{- if .Values.settings.data -}}
+{{- fail "settings.data: the chart decides where the data directory is (persistence)" -}}
+{{- end -}}
 {{- if or (hasKey $store "url") (hasKey $store "url_file") -}}
 {{- fail "settings.store.url: the connection string belongs into store.url or store.existingSecret, which keep it in a Secret" -}}
 {{- end -}}
