@@ -29,13 +29,12 @@ from tes_server import app, telemetry
 from tes_server.backends.base import Job
 from tes_server.control.decide import Rules
 from tes_server.control.reconciler import Pace, Reconciler
-from tes_server.control.service import Target
 from tes_server.model import record as model
 from tes_server.model import run
 from tes_server.model.run import Handle, Observation, Phase, Report
 from tes_server.model.states import State
 from tes_server.model.task import ExecutorLog
-from tes_server.plan.policy import Capabilities, Policy
+from tes_server.plan.policy import Capabilities, Policy, Target
 from tes_server.plan.steps import Plan
 from tes_server.store import leases, mongo, mongo_account, mongo_documents, mongo_leases
 from tes_server.store.mongo_account import Account

@@ -21,13 +21,13 @@ from benchmarks.reconcile import Idle
 from tes_server import app
 from tes_server.control.decide import Rules
 from tes_server.control.reconciler import Pace, Reconciler
-from tes_server.control.service import About, Service, Target
+from tes_server.control.service import About, Service
 from tes_server.model.principal import ANONYMOUS
 from tes_server.model.record import View
 from tes_server.model.run import Handle, Observation, Phase
 from tes_server.model.states import State
 from tes_server.model.task import Task
-from tes_server.plan.policy import Policy
+from tes_server.plan.policy import Policy, Target
 from tes_server.store import mongo
 from tes_server.store.mongo_account import Account
 from tes_server.store.mongo_connection import Connection, Document

@@ -23,14 +23,14 @@ from tes_server.backends.local.driver import LocalBackend
 from tes_server.control import retention
 from tes_server.control.decide import Rules
 from tes_server.control.reconciler import Pace, Reconciler
-from tes_server.control.service import About, Service, Target
+from tes_server.control.service import About, Service
 from tes_server.filer.control import Control
 from tes_server.filer.spool_directory import SpoolDirectory
 from tes_server.filer.spool_objects import SpoolObjects
 from tes_server.model.run import Reason
 from tes_server.plan import parameters, paths, route
 from tes_server.plan.compiler import GB
-from tes_server.plan.policy import Capabilities
+from tes_server.plan.policy import Capabilities, Target
 from tes_server.runner.engine import Engine
 from tes_server.runner.images import Images
 from tes_server.runner.site import Site
@@ -46,6 +46,9 @@ TASKS = "tasks.sqlite"
 
 ENGINES = ("docker", "podman", "sandbox")
 """Engines of the local backend, in the order in which "auto" tries them."""
+
+FIRST_LOOK = 2.0
+"""Seconds that the start waits for a cluster to tell what there is; tasks elsewhere must not wait for one that is away."""
 
 SUBMIT_WINDOW = 10.0
 """Seconds within which a local submit (a few small files and a thread) has ended, one way or the other."""
@@ -304,6 +307,7 @@ def kubernetes_backend(settings: Settings) -> Backend:
     capable = cluster_rules.target(settings).capabilities
     backend = KubernetesBackend(server, cluster_rules.site(settings), capable, clock, bounds=cluster_rules.bounds(settings), kept=kept)
     backend.resume()
+    backend.wait(FIRST_LOOK)
     return backend
 
 

@@ -191,17 +191,15 @@ def plan(task: Any, owner: str, **site: Any) -> None:
     from tes_server import app
     from tes_server.api import reading
     from tes_server.model import views
-    from tes_server.plan import compiler, route
+    from tes_server.plan import placing
+    from tes_server.plan.route import Rule
 
     settings = app.engine_settings(cli_options.settings(site))
     app.check(settings)
     spec = views.with_types(reading.task(task.read()))
-    known = app.targets(settings)
-    rules = [msgspec.convert(rule, route.Rule, from_attributes=True) for rule in settings.routes]
-    chosen = route.route(spec, owner, rules, {name: target.policy.sites for name, target in known.items()})
-    target = known[chosen.backend]
-    compiled = compiler.compile_task(spec, "task", 1, owner, target.policy, target.capabilities)
-    shown = {"backend": chosen.backend, "rule": chosen.rule, "warnings": compiled.warnings, "plan": compiled.plan}
+    rules = [msgspec.convert(rule, Rule, from_attributes=True) for rule in settings.routes]
+    placed = placing.place(spec, "task", owner, rules, app.targets(settings))
+    shown = {"backend": placed.route.backend, "rule": placed.route.rule, "warnings": placed.compiled.warnings, "plan": placed.compiled.plan}
     click.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2))
 
 
@@ -252,12 +250,12 @@ def doctor(**site: Any) -> None:
     if settings.local.enabled:
         room = app.capabilities(chosen)
         click.echo(f"ok    for tasks: {room.cpus:g} cores, {room.ram_bytes / 1e9:.1f} GB of memory, {room.disk_bytes / 1e9:.0f} GB of disk")
-    if chosen.local.engine == "sandbox" and not settings.sandbox.allow_host:
+    if settings.local.enabled and chosen.local.engine == "sandbox" and not settings.sandbox.allow_host:
         click.echo("note  this machine's own programs (image host) are not allowed: sandbox.allow_host = true (--allow-host)")
     for url, said, fault in _stores(settings, ask=True):
         click.echo(f"no    store {url}: {fault.code}: {fault.public}" if fault else f"ok    store {url}: {said}")
     _say_archive(settings)
-    if not settings.files.roots:
+    if settings.local.enabled and not settings.files.roots:
         click.echo("note  no file roots: tasks cannot name files of this machine (--root DIR, files.roots)")
     for root in _absent(settings):
         click.echo(f"note  the file root {root} is not a directory")
@@ -285,21 +283,21 @@ def _say_archive(settings: Settings) -> None:
 
 
 def _cluster_works(settings: Settings) -> bool:
-    """Say whether the cluster answers, and lets this server look at what it must."""
-    from tes_server.backends.kubernetes import calls
+    """Say whether the cluster answers, and lets this server run tasks."""
+    from tes_server import cluster_rules
+    from tes_server.backends.kubernetes import calls, rights
 
     cluster = settings.kubernetes
     try:
         server = calls.connect(cluster.kubeconfig, cluster.context)
-        space = calls.part(cluster.namespace)
-        for path in (f"/apis/batch/v1/namespaces/{space}/jobs", f"/api/v1/namespaces/{space}/pods", f"/api/v1/namespaces/{space}/events"):
-            answer = server.get(path, limit="1")
-            if answer.status != 200:
-                calls.refuse(answer, path)
+        try:
+            rights.check(server, cluster.namespace, cluster_rules.trial(settings))
+        finally:
+            server.close()
     except errors.TesServerError as cause:
         click.echo(f"no    cluster, namespace {cluster.namespace}: {cause}")
         return False
-    click.echo(f"ok    cluster, namespace {cluster.namespace}: Jobs, pods and events can be read")
+    click.echo(f"ok    cluster, namespace {cluster.namespace}: takes tasks, which can be watched and stopped")
     return True
 
 

@@ -10,15 +10,16 @@ import posixpath
 import msgspec
 
 from tes_server import errors, site_rules
+from tes_server.backends.base import Job
 from tes_server.backends.kubernetes import names, placement, render
 from tes_server.backends.kubernetes.seen import Bounds
 from tes_server.backends.kubernetes.site import AKS_SPOT, Claim, Gpu, Identity, Pool, Share, Site, Taint
-from tes_server.control.service import Target
 from tes_server.filer.manifest import Access
-from tes_server.plan import parameters
+from tes_server.model.task import Executor, Task
+from tes_server.plan import compiler, parameters
 from tes_server.plan.compiler import GB
 from tes_server.plan.paths import below
-from tes_server.plan.policy import Capabilities, Policy, Values
+from tes_server.plan.policy import Capabilities, Policy, Target, Values
 from tes_server.runner.pod import PodSite
 from tes_server.settings import Settings
 from tes_server.settings_kubernetes import GpuSettings, KubernetesSettings
@@ -165,6 +166,13 @@ def site(settings: Settings) -> Site:
         node_patience=cluster.node_patience,
         ttl=cluster.ttl,
     )
+
+
+def trial(settings: Settings) -> Job:
+    """The smallest task, as the cluster would get it."""
+    whole = target(settings)
+    task = Task(executors=(Executor(image="busybox", command=("true",)),))
+    return render.render(compiler.compile_task(task, "trial", 1, "", whole.policy, whole.capabilities).plan, site(settings))
 
 
 def _claims(settings: Settings) -> tuple[Claim, ...]:

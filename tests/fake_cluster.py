@@ -23,6 +23,9 @@ Json = dict[str, Any]
 PATH = re.compile(r"/(?:api/v1|apis/batch/v1)/namespaces/tes/(jobs|pods|secrets|events)(?:/([^/]+))?(?:/(log))?")
 
 
+REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+
+
 class Fault(NamedTuple):
     """An answer in place of the cluster's. `after`: what was asked for is done nevertheless."""
 
@@ -45,6 +48,8 @@ class FakeCluster:
         self.requests: list[tuple[str, str]] = []
         """(method, kind) of each; a watch is WATCH, a list LIST"""
         self.queries: list[dict[str, str]] = []
+        self.denied: set[tuple[str, str]] = set()
+        """(verb, resource) that a review says no to"""
         self.bookmark = False
         self.silent = False
         self.garbage: list[bytes] = []
@@ -140,6 +145,8 @@ class FakeCluster:
     # -- the server -------------------------------------------------------------------------------------------------
 
     def _handle(self, request: Request) -> Response:
+        if request.path == REVIEWS:
+            return self._review(request)
         match = PATH.fullmatch(request.path)
         assert match, request.path
         kind, name, log = match.groups()
@@ -165,7 +172,7 @@ class FakeCluster:
             if method == "LIST":
                 return self._list(kind, query)
             if method == "POST":
-                return self._create(kind, json.loads(request.data))
+                return self._create(kind, json.loads(request.data), dry="dryRun" in query)
             thing = self.objects[kind].get(str(name))
             if thing is None:
                 return status(404, "NotFound", f'{kind} "{name}" not found')
@@ -177,10 +184,18 @@ class FakeCluster:
                 self.remove(kind, str(name))
             return answer(200, thing)
 
-    def _create(self, kind: str, thing: Json) -> Response:
+    def _review(self, request: Request) -> Response:
+        asked = json.loads(request.data)["spec"]["resourceAttributes"]
+        assert asked["namespace"] == "tes"
+        kind = f"{asked['resource']}/{asked['subresource']}" if asked["subresource"] else asked["resource"]
+        return answer(201, {"kind": "SelfSubjectAccessReview", "status": {"allowed": (asked["verb"], kind) not in self.denied}})
+
+    def _create(self, kind: str, thing: Json, *, dry: bool) -> Response:
         name = thing["metadata"]["name"]
         if name in self.objects[kind]:
             return status(409, "AlreadyExists", f'{kind} "{name}" already exists')
+        if dry:
+            return answer(201, thing)
         thing["metadata"].update(uid=f"uid-of-{name}", creationTimestamp=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         kept = self._keep(kind, "ADDED", thing)
         if kind == "jobs":

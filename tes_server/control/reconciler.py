@@ -27,12 +27,12 @@ from tes_server.control.decide import Need, Rules
 from tes_server.control.places import Standing
 from tes_server.control.retention import Retention
 from tes_server.control.saves import Settle
-from tes_server.control.service import Target
 from tes_server.model import record as model
 from tes_server.model import run
 from tes_server.model.record import Change, Lane, Record
 from tes_server.model.run import Handle
 from tes_server.model.states import ENDS
+from tes_server.plan.policy import Target
 from tes_server.store.base import Store
 
 logger = logging.getLogger(__name__)

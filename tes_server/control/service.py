@@ -22,8 +22,9 @@ from tes_server.model.principal import ALL, Principal, Scope
 from tes_server.model.record import Brief, Detail, Lane, Query, Record, StateFilter, Status, View
 from tes_server.model.states import ENDS, LIVE, State
 from tes_server.model.task import Task
-from tes_server.plan import compiler, route
-from tes_server.plan.policy import Capabilities, Policy
+from tes_server.plan import placing
+from tes_server.plan.policy import Target
+from tes_server.plan.route import Rule
 from tes_server.store.base import Store
 
 MOST_TAGS = 100
@@ -48,13 +49,6 @@ class ListRequest(msgspec.Struct, frozen=True, kw_only=True):
     tag_value: tuple[str, ...] = ()
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """A backend as the control plane sees it before anything runs: what tasks are checked against."""
-
-    policy: Policy
-    capabilities: Capabilities
-
-
 class About(msgspec.Struct, frozen=True, kw_only=True):
     """What service-info tells. `description` says in words which engine and limits hold."""
 
@@ -75,7 +69,7 @@ class Service:
         self,
         store: Store,
         targets: Mapping[str, Target],
-        rules: Sequence[route.Rule],
+        rules: Sequence[Rule],
         about: About,
         compat: str,
         clock: Callable[[], datetime.datetime],
@@ -84,7 +78,6 @@ class Service:
         self.compat = compat
         self._store = store
         self._targets = targets
-        self._sites = {name: target.policy.sites for name, target in targets.items()}
         self._rules = rules
         self._about = about
         self._clock = clock
@@ -100,10 +93,9 @@ class Service:
         another task fails the future with Conflict.
         """
         now = self._clock()
-        chosen = route.route(task, principal.owner, self._rules, self._sites)
         task_id = key_id(principal.owner, idempotency_key) if idempotency_key else new_id(now)
-        target = self._targets[chosen.backend]
-        compiled = compiler.compile_task(views.with_types(task), task_id, 1, principal.owner, target.policy, target.capabilities)
+        placed = placing.place(views.with_types(task), task_id, principal.owner, self._rules, self._targets)
+        backend, compiled = placed.route.backend, placed.compiled
         record = Record(
             id=task_id,
             owner=principal.owner,
@@ -112,9 +104,9 @@ class Service:
             lane=Lane.WAITING,
             due=now,
             status=Status(
-                backend=chosen.backend,
-                rule=chosen.rule,
-                waiting=self._waiting[chosen.backend],
+                backend=backend,
+                rule=placed.route.rule,
+                waiting=self._waiting[backend],
             ),
             task=compiled.task,
             detail=Detail(compiled.warnings) if compiled.warnings else None,

@@ -19,13 +19,13 @@ from tes_server import errors, telemetry
 from tes_server.backends.base import Backend, Job
 from tes_server.control import admission, congestion, decide, saves
 from tes_server.control.decide import Need, Rules
-from tes_server.control.service import Target
 from tes_server.control.upkeep import Upkeep
 from tes_server.model import record as model
 from tes_server.model import run
 from tes_server.model.record import Change, Lane, Record
 from tes_server.model.run import Handle
 from tes_server.plan import compiler, parameters
+from tes_server.plan.policy import Target
 from tes_server.plan.steps import Plan
 from tes_server.store.base import Store
 from tes_server.telemetry import Code

@@ -32,7 +32,7 @@ SURVEY_INTERVAL = datetime.timedelta(minutes=10)
 """Orphans cost money but no correctness: they are looked for rarely."""
 
 SURVEY_AGAIN = datetime.timedelta(seconds=15)
-"""After orphans were ended: what still ran could not be cleaned up yet."""
+"""After orphans were ended, for what still ran could not be cleaned up yet; and after a platform could not tell."""
 
 EPOCH = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 
@@ -48,7 +48,7 @@ class Upkeep:
         self._census_interval = CENSUS_INTERVAL_PAID if store.blocking else CENSUS_INTERVAL
         self._told = True
         self._none_live = False
-        self._ended = False
+        self._again = False
         self.watching = False
         """somebody reads the output of a running task of ours"""
 
@@ -107,13 +107,14 @@ class Upkeep:
 
     def survey(self, now: datetime.datetime, shards: frozenset[int], *, away: bool = False) -> None:
         """End compute that no record owns. At once if this process was `away` for so long that others may have given up what it has."""
-        if abs(now - self._surveyed) < (SURVEY_AGAIN if self._ended else SURVEY_INTERVAL) and not away:
+        if abs(now - self._surveyed) < (SURVEY_AGAIN if self._again else SURVEY_INTERVAL) and not away:
             return
-        self._surveyed, self._ended = now, False
+        self._surveyed, self._again = now, False
         for backend in self._backends.values():
             try:
                 self.end_orphans(backend, [handle for handle in backend.survey() if _ours(handle, backend, shards)])
             except errors.TesServerError as cause:
+                self._again = True
                 telemetry.log(logger, logging.WARNING, "backend.call.failed", backend=backend.name, call="survey", error=str(cause))
 
     def end_orphans(self, backend: Backend, there: Sequence[Handle]) -> None:
@@ -124,7 +125,7 @@ class Upkeep:
         orphans = [handle for handle in there if not _owned(handle, records.get(run.task_of(handle.name)))]
         if orphans:
             telemetry.log(logger, logging.WARNING, "orphans.ended", backend=backend.name, names=[handle.name for handle in orphans[:20]], count=len(orphans))
-            self._ended = True
+            self._again = True
             backend.cancel(orphans)
             backend.release(orphans)
 

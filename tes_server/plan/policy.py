@@ -46,3 +46,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     default_max_runtime: float = 0.0
     max_files: int = 100_000
     """inputs, outputs and volumes that one task may name, together"""
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """A backend as tasks are checked against it before anything runs."""
+
+    policy: Policy
+    capabilities: Capabilities

@@ -38,6 +38,8 @@ class Route(msgspec.Struct, frozen=True):
 
     backend: str
     rule: str
+    default: bool = False
+    """nothing decided: it is the first"""
 
 
 def route(task: Task, owner: str, rules: Sequence[Rule], backends: Mapping[str, Sites]) -> Route:
@@ -54,7 +56,7 @@ def route(task: Task, owner: str, rules: Sequence[Rule], backends: Mapping[str, 
     for number, rule in enumerate(rules):
         if _holds(rule, task, owner, given, backends[rule.backend]):
             return Route(rule.backend, f"routes[{number}]: {rule.words()}")
-    return Route(next(iter(backends)), "default: the first backend")
+    return Route(next(iter(backends)), "default: the first backend", default=True)
 
 
 def _holds(rule: Rule, task: Task, owner: str, given: dict[str, str], sites: Sites) -> bool:

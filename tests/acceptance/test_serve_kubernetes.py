@@ -145,8 +145,12 @@ def test_plan_and_doctor_tell(site: Site, tmp_path: pathlib.Path) -> None:
     shown = json.loads(planned.stdout)
     assert (shown["backend"], shown["rule"]) == ("kubernetes", "routes[0]: tags={'where': 'cloud'}")
     well = subprocess.run([*run, "doctor", *options], capture_output=True, text=True, check=False, timeout=60)
-    assert "ok    cluster, namespace tes" in well.stdout
-    site.cluster.fail("GET", "events", 403, 'User "u" cannot list resource "events"')
+    assert "ok    cluster, namespace tes: takes tasks" in well.stdout
+    assert site.cluster.objects["jobs"] == {}
+    site.cluster.denied |= {("watch", "events"), ("create", "secrets"), ("delete", "secrets"), ("get", "pods/log")}
     badly = subprocess.run([*run, "doctor", *options], capture_output=True, text=True, check=False, timeout=60)
-    assert "no    cluster, namespace tes" in badly.stdout
-    assert 'cannot list resource "events"' in badly.stdout
+    assert "no    cluster, namespace tes: this server may not get pods/log; watch events; create, delete secrets: " in badly.stdout
+    site.cluster.denied.clear()
+    site.cluster.fail("POST", "jobs", 404, 'namespaces "tes" not found')
+    badly = subprocess.run([*run, "doctor", *options], capture_output=True, text=True, check=False, timeout=60)
+    assert 'no    cluster, namespace tes: no task\'s Job can be made there: namespaces "tes" not found' in badly.stdout

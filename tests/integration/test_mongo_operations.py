@@ -8,13 +8,13 @@ import pytest
 
 from benchmarks.operations import Operations, counted
 from tes_server.control.reconciler import Pace, Reconciler
-from tes_server.control.service import Service, Target
+from tes_server.control.service import Service
 from tes_server.model import record as model
 from tes_server.model import task
 from tes_server.model.principal import ALL, Principal
 from tes_server.model.run import Observation, Phase
 from tes_server.model.states import ENDS, State
-from tes_server.plan.policy import Policy
+from tes_server.plan.policy import Policy, Target
 from tes_server.store import mongo
 from tes_server.store.mongo_account import Account
 from tests.contract.store_contract import NOW, a_record, a_task

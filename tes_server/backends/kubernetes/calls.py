@@ -107,9 +107,9 @@ class Calls:
         """Read an object or a list."""
         return self._call("GET", path, query)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+    def post(self, path: str, body: Mapping[str, Any], **query: str) -> Answer:
         """Make an object."""
-        return self._call("POST", path, {"fieldManager": "tes-server"}, body)
+        return self._call("POST", path, {"fieldManager": "tes-server", **query}, body)
 
     def patch(self, path: str, body: Mapping[str, Any]) -> Answer:
         """Merge into an object (RFC 7386)."""
@@ -204,6 +204,15 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError) as cause:
-        raise NotSent(f"the cluster cannot be reached: {type(cause).__name__}") from cause
+        raise NotSent(f"the cluster cannot be reached: {_why(cause)}") from cause
     except (urllib3.exceptions.HTTPError, ApiException, OSError) as cause:
-        raise errors.Unavailable(f"the cluster does not answer: {type(cause).__name__}") from cause
+        raise errors.Unavailable(f"the cluster does not answer: {_why(cause)}") from cause
+
+
+def _why(cause: BaseException) -> str:
+    """The words of the system's own error below the libraries', which speak of their objects; else what kind of error it is."""
+    kind = type(cause).__name__
+    while cause.__cause__ is not None or cause.__context__ is not None:
+        cause = cause.__cause__ or cause.__context__ or cause
+    words = cause.strerror if isinstance(cause, OSError) else ""
+    return words or kind

@@ -101,6 +101,12 @@ class KubernetesBackend:
         for watch in (self._job_watch, self._pod_watch, self._event_watch):
             watch.start()
 
+    def wait(self, seconds: float) -> None:
+        """Until all is listed, so that what is asked first has an answer; no longer than this, for the cluster may be away."""
+        until = time.monotonic() + seconds
+        for watch in (self._job_watch, self._pod_watch):
+            watch.wait(max(0.0, until - time.monotonic()))
+
     def close(self) -> None:
         """Stop threads and connections."""
         for watch in (self._job_watch, self._pod_watch, self._event_watch):

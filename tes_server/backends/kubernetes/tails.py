@@ -20,7 +20,7 @@ def read(server: Calls, pods: str, pod: PodObject) -> Tails | None:
     """The output up to now of a pod below `pods` (the path of a namespace's pods); None if none was told yet."""
     path = f"{pods}/{calls.part(pod.metadata.name)}/log"
     answer = server.get(path, container=names.STAGE_OUT, tailLines=str(LINES))
-    if answer.status in (400, 404):  # it does not run yet, or is gone
+    if answer.status in (204, 400, 404):  # no node has taken it, it does not run yet, or is gone
         return None
     if answer.status != 200:
         calls.refuse(answer, f"the log of {pod.metadata.name} cannot be read")

@@ -9,9 +9,9 @@ import pytest
 
 from tes_server.control.decide import Rules
 from tes_server.control.reconciler import Pace, Reconciler
-from tes_server.control.service import About, Service, Target
+from tes_server.control.service import About, Service
 from tes_server.model.run import Reason
-from tes_server.plan.policy import Policy
+from tes_server.plan.policy import Policy, Target
 from tes_server.store.base import Store
 from tes_server.store.sqlite import SqliteStore
 from tests.scripted import Clock, Platform, ScriptedBackend

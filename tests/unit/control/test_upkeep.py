@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import datetime
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from tes_server import app
-from tes_server.control import reconciler
-from tes_server.control.service import Target
+from tes_server import app, errors
+from tes_server.control import reconciler, upkeep
 from tes_server.model.principal import ANONYMOUS
 from tes_server.model.record import View
+from tes_server.model.run import Handle
 from tes_server.model.task import Executor, Task
-from tes_server.plan.policy import Policy
+from tes_server.plan.policy import Policy, Target
 from tes_server.store.base import Store
+from tests.clock import utc
 from tests.scripted import ScriptedBackend
 from tests.unit.control.conftest import RULES, World
 
@@ -73,3 +75,26 @@ def test_a_new_task_is_seen_at_once_and_looked_after(world: World, store: Counti
     held, due = store.calls["hold"], store.calls["due"]
     comes(lambda: store.calls["hold"] >= held + 50)
     assert store.calls["due"] >= due + 2 * 45, "with a live task each poll is a whole pass"
+
+
+class LateBackend(ScriptedBackend):
+    """Cannot tell at first what there is."""
+
+    surveys = 0
+
+    def survey(self) -> Iterator[Handle]:
+        self.surveys += 1
+        if self.surveys == 1:
+            raise errors.Unavailable("not yet")
+        return super().survey()
+
+
+def test_a_platform_that_could_not_tell_what_there_is_is_asked_again_soon(world: World) -> None:
+    backend = LateBackend(world.platform)
+    keeper = upkeep.Upkeep(world.store, {"local": backend})
+    now = utc()
+    for later in (datetime.timedelta(), upkeep.SURVEY_AGAIN, 2 * upkeep.SURVEY_AGAIN, upkeep.SURVEY_INTERVAL):
+        keeper.survey(now + later, frozenset({0}))
+    assert backend.surveys == 2
+    keeper.survey(now + 2 * upkeep.SURVEY_INTERVAL, frozenset({0}))
+    assert backend.surveys == 3
