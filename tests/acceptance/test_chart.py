@@ -75,11 +75,18 @@ class Release:
     def pods(self, component: str) -> list[str]:
         return self.cluster.names(f"/api/v1/namespaces/{self.namespace}/pods", labelSelector=f"app.kubernetes.io/component={component}")
 
+    def kubectl(self, *words: str) -> str:
+        done = subprocess.run([*self._kubectl(), *words], check=False, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+
+    def _kubectl(self) -> list[str]:
+        return [str(pathlib.Path(helm.program()).with_name("kubectl")), "--kubeconfig", str(self.cluster.kubeconfig), "--namespace", self.namespace]
+
     @contextlib.contextmanager
     def forwarded(self) -> Iterator[Shell]:
         """As NOTES.txt says."""
-        kubectl = pathlib.Path(helm.program()).with_name("kubectl")
-        command = [str(kubectl), "--kubeconfig", str(self.cluster.kubeconfig), "-n", self.namespace, "port-forward", f"service/{RELEASE}", ":80"]
+        command = [*self._kubectl(), "port-forward", f"service/{RELEASE}", ":80"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout is not None
@@ -119,42 +126,72 @@ def may(cluster: Cluster, account: str, namespace: str, verb: str, what: str) ->
     return bool(cluster.make("/apis/authorization.k8s.io/v1/subjectaccessreviews", review)["status"]["allowed"])
 
 
-def test_one_pod_with_sqlite(cluster: Cluster, space: str, tmp_path: pathlib.Path) -> None:
+@pytest.fixture
+def volume(cluster: Cluster, space: str, tmp_path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path]]:
+    """A storage class of one volume, and the directory that this is."""
     kept = tmp_path / "kept"
     kept.mkdir()
-    kept.chmod(0o777)  # no storage class gives it to the pod's group here
-    tmp_path.chmod(0o711)
-    with clusters.claim(cluster, space, kept) as claim:
-        release = Release(cluster, space, f"persistence.existingClaim={claim}")
+    kept.chmod(0o777)  # nobody gives a hostPath to the pod's group
+    spec: dict[str, Any] = {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "20Gi"}, "storageClassName": space}
+    body = {"metadata": {"name": space}, "spec": {**spec, "hostPath": {"path": str(kept)}, "persistentVolumeReclaimPolicy": "Retain"}}
+    cluster.make("/api/v1/persistentvolumes", body)
+    try:
+        yield space, kept
+    finally:
+        cluster.delete(f"/api/v1/persistentvolumes/{space}")
+
+
+def of_tasks(left: set[str]) -> set[str]:
+    """By design what has ended stays for `kubernetes.ttl`, so that its name is not taken twice."""
+    return {each for each in left if re.fullmatch(r"(Job|Pod)/[a-z0-9]{26}-1(-\w+)?", each)}
+
+
+def test_one_pod_with_sqlite(cluster: Cluster, space: str, volume: tuple[str, pathlib.Path]) -> None:
+    storage_class, kept = volume
+    release = Release(cluster, space, f"persistence.storageClass={storage_class}")
+    release.put("install")
+    release.run("test")
+    assert f"ok    cluster, namespace {space}" in release.kubectl("exec", f"{RELEASE}-0", "--", "tes-server", "doctor")
+    with release.forwarded() as shell:
+        assert shell.tes("run", "--image", BUSYBOX, "--cpu", "0.1", "--", "echo", "hi") == "hi\n"
+        status, refused = shell.ask("/v1/tasks", headers={"Host": "elsewhere.example"})
+        assert status == 403, refused
+        assert shell.ask("/v1/tasks", headers={"Host": f"{RELEASE}.{space}.svc.cluster.local"})[0] == 200
+        task = shell.create({"image": BUSYBOX, "command": ["sleep", "6"]}, resources=SMALL)
+        shell.until(task, "RUNNING")
+    # A running task outlives the server, and the server finds it again.
+    release.put("upgrade", "settings.log.level=debug")
+    with release.forwarded() as shell:
+        ended = shell.until(task)
+        assert ended["state"] == "COMPLETE", ended
+        assert len(ended["logs"]) == 1
+    release.run("uninstall", "--wait", "--cascade", "foreground")
+    left = release.left()
+    assert left - of_tasks(left) == {f"PersistentVolumeClaim/{RELEASE}-data"}
+    assert len([each for each in left if each.startswith("Job/")]) == 3
+    assert (kept / "tasks.sqlite").exists()
+    # The volume that was kept is taken up again.
+    release.put("install")
+    with release.forwarded() as shell:
+        assert set(shell.states().values()) == {"COMPLETE"}
+        assert len(shell.states()) == 3
+
+
+def test_the_server_may_do_what_is_listed_and_nothing_else(cluster: Cluster) -> None:
+    """In a namespace that takes nobody with powers, as any user, with an empty volume."""
+    helm.program()
+    with clusters.namespace(cluster, **{"pod-security.kubernetes.io/enforce": "restricted"}) as space:
+        user = "podSecurityContext.runAsUser=23456,podSecurityContext.runAsGroup=23456,podSecurityContext.fsGroup=23456"
+        release = Release(cluster, space, "persistence.enabled=false,settings.kubernetes.profile=restricted", user)
         release.put("install")
         release.run("test")
-        with release.forwarded() as shell:
-            assert shell.tes("run", "--image", BUSYBOX, "--cpu", "0.1", "--", "echo", "hi") == "hi\n"
-            status, refused = shell.ask("/v1/tasks", headers={"Host": "elsewhere.example"})
-            assert status == 403, refused
-            assert shell.ask("/v1/tasks", headers={"Host": f"{RELEASE}.{space}.svc.cluster.local"})[0] == 200
-            task = shell.create({"image": BUSYBOX, "command": ["sleep", "6"]}, resources=SMALL)
-            shell.until(task, "RUNNING")
-        [pod] = release.pods("server")
-        # A running task outlives the server, and the server finds it again.
-        release.put("upgrade", "settings.log.level=debug")
-        with release.forwarded() as shell:
-            ended = shell.until(task)
-            assert ended["state"] == "COMPLETE", ended
-            assert len(ended["logs"]) == 1
-            assert len(shell.states()) == 3
-        assert release.pods("server") == [pod], "a StatefulSet's pods keep their name"
-        assert (kept / "tasks.sqlite").exists()
+        _look_at_rights(cluster, space)
         release.run("uninstall", "--wait", "--cascade", "foreground")
-        left = release.left() - {f"PersistentVolumeClaim/{claim}"}
-        # By design: what has ended stays for `kubernetes.ttl`, so that its name is not taken twice.
-        assert {each for each in left if not re.fullmatch(r"(Job|Pod)/[a-z0-9]{26}-1(-\w+)?", each)} == set()
-        assert len([each for each in left if each.startswith("Job/")]) == 3
+        left = release.left()
+        assert left == of_tasks(left)
 
 
-def test_the_server_may_do_what_is_listed_and_nothing_else(cluster: Cluster, space: str) -> None:
-    release = Release(cluster, space, "persistence.enabled=false")
-    release.put("install")
+def _look_at_rights(cluster: Cluster, space: str) -> None:
     server, tasks = (f"system:serviceaccount:{space}:{name}" for name in (RELEASE, f"{RELEASE}-tasks"))
     for what in (*ROLE, *OTHERS):
         allowed = {verb for verb in VERBS if may(cluster, server, space, verb, what)}
@@ -162,8 +199,6 @@ def test_the_server_may_do_what_is_listed_and_nothing_else(cluster: Cluster, spa
         assert not {verb for verb in VERBS if may(cluster, tasks, space, verb, what)}, what
     for what in ROLE:
         assert not {verb for verb in VERBS if may(cluster, server, "default", verb, what)}, what
-    release.run("uninstall", "--wait", "--cascade", "foreground")
-    assert release.left() == set()
 
 
 @pytest.mark.mongo
@@ -179,7 +214,7 @@ def test_api_pods_and_reconcilers_on_one_database(cluster: Cluster, space: str) 
             _use(release)
             release.run("uninstall", "--wait", "--cascade", "foreground")
             left = release.left()
-            assert {each for each in left if not re.fullmatch(r"(Job|Pod)/[a-z0-9]{26}-1(-\w+)?", each)} == set()
+            assert left == of_tasks(left)
         finally:
             relay.close()
 

@@ -206,6 +206,18 @@ def test_the_role_is_what_the_documentation_says(name: str) -> None:
     assert not [each for each in of(name) if each["kind"].startswith("Cluster")]
 
 
+def test_the_values_of_the_documentation_are_taken(tmp_path: pathlib.Path) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (HOME / "docs" / "aks.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    words = []
+    for number, block in enumerate(blocks):
+        (tmp_path / f"{number}.yaml").write_text(block)
+        words += ["--values", str(tmp_path / f"{number}.yaml")]
+    objects = template(*words)
+    assert only(objects, "Ingress")
+    assert server_settings(objects, tmp_path).kubernetes.identity_client_id == "CLIENT"
+
+
 def test_the_chart_is_of_this_version() -> None:
     chart = yaml.safe_load((helm.CHART / "Chart.yaml").read_text())
     assert (chart["version"], chart["appVersion"]) == (tes_server.__version__, tes_server.__version__)
