@@ -22,6 +22,7 @@ NARROWER: dict[str, dict[str, Any]] = {
     "image.digest": {"pattern": "^(sha256:[0-9a-f]{64})?$"},
     "image.pullPolicy": {"enum": ["IfNotPresent", "Always", "Never"]},
     "reconciler.disruptionBudget.maxUnavailable": {"type": ["integer", "string"]},
+    "service.externalTrafficPolicy": {"enum": ["", "Cluster", "Local"]},
     "service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
 }
 """What a default does not tell of its value."""

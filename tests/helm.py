@@ -1,4 +1,4 @@
-"""The program `helm`, and the chart of this checkout."""
+"""The programs `helm` and `kubectl`, and the chart of this checkout."""
 
 from __future__ import annotations
 
@@ -10,21 +10,30 @@ import subprocess
 from tests.integration.conftest import unreachable
 
 CHART = pathlib.Path(__file__).parents[1] / "charts" / "tes-server"
-USUAL = pathlib.Path("~/.cache/tes-cluster/current/helm")
+USUAL = pathlib.Path("~/.cache/tes-cluster/current")
 
 
 @functools.cache
-def program() -> str:
+def program(name: str) -> str:
     """Its path; skips, or fails, where it is not there."""
-    usual = USUAL.expanduser()
-    found = shutil.which("helm") or (str(usual) if usual.is_file() else "")
+    usual = USUAL.expanduser() / name
+    found = shutil.which(name) or (str(usual) if usual.is_file() else "")
     if not found:
-        unreachable("helm", "there is no such program (../shared/cluster/up makes it)")
+        unreachable(name, "there is no such program (../shared/cluster/up makes it)")
     return found
 
 
-def run(*words: str, check: bool = True, patience: float = 300.0) -> subprocess.CompletedProcess[str]:
+def run(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """`helm WORDS`. Where it fails and `check` is set, its words are the error."""
-    done = subprocess.run([program(), *words], capture_output=True, text=True, check=False, timeout=patience)
-    assert not check or done.returncode == 0, f"helm {' '.join(words)}: {done.stderr}{done.stdout}"
+    return _run("helm", words, "", check)
+
+
+def kubectl(*words: str, given: str = "") -> str:
+    """What `kubectl WORDS` prints."""
+    return _run("kubectl", words, given, check=True).stdout
+
+
+def _run(name: str, words: tuple[str, ...], given: str, check: bool) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([program(name), *words], input=given, capture_output=True, text=True, check=False, timeout=300)
+    assert not check or done.returncode == 0, f"{name} {' '.join(words)}: {done.stderr}{done.stdout}"
     return done

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from tests import cluster as clusters
 from tests import helm, mongo_server
@@ -65,8 +66,7 @@ class Release:
         self._values = (f"image.repository={repository},image.tag={tag or 'latest'},image.pullPolicy=Never,tests.image={BUSYBOX}", *values)
 
     def run(self, command: str, *words: str) -> str:
-        where = ["--kubeconfig", str(self.cluster.kubeconfig), "--namespace", self.namespace, "--timeout", "180s"]
-        return helm.run(*command.split(), RELEASE, *words, *where).stdout
+        return helm.run(*command.split(), RELEASE, *words, *self._where, "--timeout", "180s").stdout
 
     def put(self, command: str, *values: str) -> None:
         given = [part for value in (*self._values, *values) for part in ("--set", value)]
@@ -75,18 +75,17 @@ class Release:
     def pods(self, component: str) -> list[str]:
         return self.cluster.names(f"/api/v1/namespaces/{self.namespace}/pods", labelSelector=f"app.kubernetes.io/component={component}")
 
-    def kubectl(self, *words: str) -> str:
-        done = subprocess.run([*self._kubectl(), *words], check=False, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr + done.stdout
-        return done.stdout
+    def kubectl(self, *words: str, given: str = "") -> str:
+        return helm.kubectl(*self._where, *words, given=given)
 
-    def _kubectl(self) -> list[str]:
-        return [str(pathlib.Path(helm.program()).with_name("kubectl")), "--kubeconfig", str(self.cluster.kubeconfig), "--namespace", self.namespace]
+    @property
+    def _where(self) -> tuple[str, ...]:
+        return ("--kubeconfig", str(self.cluster.kubeconfig), "--namespace", self.namespace)
 
     @contextlib.contextmanager
     def forwarded(self) -> Iterator[Shell]:
         """As NOTES.txt says."""
-        command = [*self._kubectl(), "port-forward", f"service/{RELEASE}", ":80"]
+        command = [helm.program("kubectl"), *self._where, "port-forward", f"service/{RELEASE}", ":80"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout is not None
@@ -112,7 +111,7 @@ class Release:
 
 @pytest.fixture
 def space(cluster: Cluster) -> Iterator[str]:
-    helm.program()
+    helm.program("helm")
     with clusters.namespace(cluster) as name:
         yield name
 
@@ -124,6 +123,16 @@ def may(cluster: Cluster, account: str, namespace: str, verb: str, what: str) ->
     asked = {"namespace": namespace, "verb": verb, "group": group, "resource": resource, "subresource": part}
     review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {"user": account, "resourceAttributes": asked}}
     return bool(cluster.make("/apis/authorization.k8s.io/v1/subjectaccessreviews", review)["status"]["allowed"])
+
+
+def test_the_cluster_takes_every_object_of_the_golden_files(cluster: Cluster, space: str) -> None:
+    release = Release(cluster, space)
+    for file in sorted((pathlib.Path(__file__).parents[1] / "golden" / "chart").glob("*.objects.yaml")):
+        # Of other people's kinds only the operator knows.
+        objects = [each for each in yaml.safe_load_all(file.read_text()) if each["kind"] != "ServiceMonitor"]
+        for each in objects:
+            each["metadata"]["namespace"] = space
+        release.kubectl("apply", "--dry-run=server", "--validate=strict", "--filename", "-", given=yaml.safe_dump_all(objects))
 
 
 @pytest.fixture
@@ -179,7 +188,7 @@ def test_one_pod_with_sqlite(cluster: Cluster, space: str, volume: tuple[str, pa
 
 def test_the_server_may_do_what_is_listed_and_nothing_else(cluster: Cluster) -> None:
     """In a namespace that takes nobody with powers, as any user, with an empty volume."""
-    helm.program()
+    helm.program("helm")
     with clusters.namespace(cluster, **{"pod-security.kubernetes.io/enforce": "restricted"}) as space:
         user = "podSecurityContext.runAsUser=23456,podSecurityContext.runAsGroup=23456,podSecurityContext.fsGroup=23456"
         release = Release(cluster, space, "persistence.enabled=false,settings.kubernetes.profile=restricted", user)

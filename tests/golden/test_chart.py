@@ -206,16 +206,19 @@ def test_the_role_is_what_the_documentation_says(name: str) -> None:
     assert not [each for each in of(name) if each["kind"].startswith("Cluster")]
 
 
-def test_the_values_of_the_documentation_are_taken(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(("number", "kind"), [(1, "Service"), (2, "Ingress")])
+def test_the_values_of_the_documentation_are_taken(number: int, kind: str, tmp_path: pathlib.Path) -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", (HOME / "docs" / "aks.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     words = []
-    for number, block in enumerate(blocks):
-        (tmp_path / f"{number}.yaml").write_text(block)
-        words += ["--values", str(tmp_path / f"{number}.yaml")]
+    for name in (0, number):
+        (tmp_path / f"{name}.yaml").write_text(blocks[name])
+        words += ["--values", str(tmp_path / f"{name}.yaml")]
     objects = template(*words)
-    assert only(objects, "Ingress")
-    assert server_settings(objects, tmp_path).kubernetes.identity_client_id == "CLIENT"
+    assert [each for each in objects if each["kind"] == kind]
+    told = server_settings(objects, tmp_path)
+    assert "tes.example.org" in told.auth.hosts
+    assert told.kubernetes.identity_client_id == "CLIENT"
 
 
 def test_the_chart_is_of_this_version() -> None:
