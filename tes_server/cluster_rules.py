@@ -11,7 +11,7 @@ import msgspec
 
 from tes_server import errors, site_rules
 from tes_server.backends.base import Job
-from tes_server.backends.kubernetes import names, placement, render
+from tes_server.backends.kubernetes import names, placement, program, render
 from tes_server.backends.kubernetes.seen import Bounds
 from tes_server.backends.kubernetes.site import AKS_SPOT, Claim, Gpu, Identity, Pool, Share, Site, Taint
 from tes_server.filer.manifest import Access
@@ -163,6 +163,7 @@ def site(settings: Settings) -> Site:
         # What is not saved by then is not waited for: who was ended from outside only has to report.
         pod_grace=cluster.grace + 20.0,
         save_seconds=cluster.save_seconds,
+        program=program.of_this_server() if cluster.one_container else None,
         node_patience=cluster.node_patience,
         ttl=cluster.ttl,
     )

@@ -58,6 +58,9 @@ class KubernetesSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=
     """Further environment variables there."""
     stage_ram_gb: Pause = 2.0
     """Most memory (10^9 bytes) for moving inputs and outputs of one task."""
+    one_container: bool = True
+    """Tasks of one executor with no inputs, outputs or redirects run as pods of one container, where there is no `spool.url`: on nodes with this server's
+    own processor architecture, and with the right to get and create ConfigMaps."""
     claims: tuple[ClaimSettings, ...] = ()
     """Shared volumes, e.g. `[[kubernetes.claims]]` tables with `name` and `path`."""
     storage_class: str = ""

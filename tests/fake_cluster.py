@@ -20,7 +20,7 @@ from werkzeug import Request, Response
 
 Json = dict[str, Any]
 
-PATH = re.compile(r"/(?:api/v1|apis/batch/v1)/namespaces/tes/(jobs|pods|secrets|events)(?:/([^/]+))?(?:/(log))?")
+PATH = re.compile(r"/(?:api/v1|apis/batch/v1)/namespaces/tes/(jobs|pods|secrets|configmaps|events)(?:/([^/]+))?(?:/(log))?")
 
 
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"

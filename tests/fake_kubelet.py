@@ -87,6 +87,7 @@ class _Pod:
                 "uid": f"pod-{self.job}",
                 "creationTimestamp": _now(),
                 "labels": {**job["spec"]["template"]["metadata"]["labels"], "batch.kubernetes.io/job-name": self.job},
+                "annotations": job["spec"]["template"]["metadata"].get("annotations", {}),
             },
             "spec": {**self.spec, "nodeName": "here"},
             "status": {"phase": "Pending", "startTime": _now(), "conditions": [{"type": "PodScheduled", "status": "True"}]},
@@ -112,7 +113,7 @@ class _Pod:
         for name in ("volumes", "logs", "messages"):
             (self.directory / name).mkdir(parents=True)
         volumes = {volume["name"]: self._volume(volume) for volume in self.spec["volumes"]}
-        failed = self._run_together(self.spec["initContainers"], volumes) or self._stopping.is_set()
+        failed = self._run_together(self.spec.get("initContainers", []), volumes) or self._stopping.is_set()
         if not failed:
             failed = self._run_together(self.spec["containers"], volumes)
         self._tell("Failed" if failed else "Succeeded")
@@ -157,7 +158,7 @@ class _Pod:
     def _tell(self, phase: str) -> None:
         status = self._object["status"]
         status["phase"] = phase
-        for field, specs in (("initContainerStatuses", self.spec["initContainers"]), ("containerStatuses", self.spec["containers"])):
+        for field, specs in (("initContainerStatuses", self.spec.get("initContainers", [])), ("containerStatuses", self.spec["containers"])):
             status[field] = [
                 {
                     "name": spec["name"],
@@ -175,6 +176,11 @@ class _Pod:
         path = self.directory / "volumes" / str(volume["name"])
         path.mkdir()
         path.chmod(0o777)
+        if "configMap" in volume:
+            data = self.cluster.objects["configmaps"][volume["configMap"]["name"]]["binaryData"]
+            for name, text in data.items():
+                (path / name).write_bytes(base64.b64decode(text))
+                (path / name).chmod(volume["configMap"]["defaultMode"])
         for source in volume.get("projected", {}).get("sources", ()):
             name = source["secret"]["name"]
             self.cluster.until(lambda name=name: name in self.cluster.objects["secrets"])  # type: ignore[misc]

@@ -8,7 +8,7 @@ from tes_server import telemetry
 from tes_server.errors import StagingError
 from tes_server.filer.manifest import Collected
 from tes_server.model.run import Reason
-from tes_server.plan.steps import Execute, Plan
+from tes_server.plan.steps import Execute, Limits
 from tes_server.runner.engine import Exit
 from tes_server.telemetry import Code
 
@@ -27,9 +27,14 @@ def of_staging(cause: StagingError) -> Failure:
     return Failure(Reason.STAGING, cause.code, cause.public, cause.transient)
 
 
-def of_time(plan: Plan) -> Failure:
+def of_time(limits: Limits) -> Failure:
     """max_runtime is over."""
-    return Failure(Reason.TIMEOUT, Code.TIMEOUT, f"stopped after max_runtime of {plan.limits.max_runtime:g} s")
+    return Failure(Reason.TIMEOUT, Code.TIMEOUT, f"stopped after max_runtime of {limits.max_runtime:g} s")
+
+
+def from_outside(during: str) -> Failure:
+    """TERM from the platform, which knows why: `backends.kubernetes.classify` says it."""
+    return Failure(Reason.LOST, Code.LOST, f"stopped from outside while {during}", transient=True)
 
 
 def of_nothing(step: Execute) -> Failure:

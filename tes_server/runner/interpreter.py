@@ -313,7 +313,7 @@ class Interpreter:
 
     def _halted(self) -> Failure:
         if self._halt.reason is Reason.TIMEOUT:
-            return failure.of_time(self.plan)
+            return failure.of_time(self.plan.limits)
         return Failure(Reason.CANCELED, Code.CANCELED, "stopped")
 
     def _log(self, cell: Cell, ended: Exit) -> ExecutorLog:

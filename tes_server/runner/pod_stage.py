@@ -25,9 +25,10 @@ from tes_server.filer.manifest import Collected
 from tes_server.model.run import Reason, Report
 from tes_server.model.task import ExecutorLog, OutputFileLog
 from tes_server.plan.steps import Execute, Plan
-from tes_server.runner import failure, pod, pod_report, records, site
+from tes_server.runner import failure, pod, pod_end, pod_report, records, site
 from tes_server.runner.failure import Failure
 from tes_server.runner.pod import Order
+from tes_server.runner.pod_end import Ending
 from tes_server.runner.pod_tails import Teller
 from tes_server.runner.site import Site
 from tes_server.telemetry import Code
@@ -74,7 +75,7 @@ def stage_in(order: Order, places: Places, stopped: Callable[[], bool], clock: C
         notices = transfer.stage_in(plan.stage_in, places.volume, order.site.access, lambda: stopped() or time.monotonic() >= end)
         (places.control / pod.STAGED).write_bytes(msgspec.json.encode(Staged(began, notices)))
     except errors.Canceled:
-        found = _from_outside("its inputs were fetched") if stopped() else failure.of_time(plan)
+        found = failure.from_outside("its inputs were fetched") if stopped() else failure.of_time(plan.limits)
     except errors.StagingError as cause:
         found = failure.of_staging(cause)
     except errors.EngineError as cause:
@@ -152,7 +153,7 @@ def _await_executors(order: Order, places: Places, stopped: Callable[[], bool]) 
     for executor in order.plan.executors:
         record = places.step(executor.index)
         if not _await_lock(record, stopped):
-            return logs, _from_outside(f"executor {executor.index} was still to be started")
+            return logs, failure.from_outside(f"executor {executor.index} was still to be started")
         records.await_end(record)
         try:
             log, found = _ended(order, executor, record)
@@ -176,27 +177,24 @@ def _await_lock(record: pathlib.Path, stopped: Callable[[], bool]) -> bool:
 
 
 def _ended(order: Order, executor: Execute, record: pathlib.Path) -> tuple[ExecutorLog | None, Failure | None]:
-    """The log of an executor, None if it was not run; and what is wrong, None if the next one may run. As tes-step decides (turn.c)."""
+    """See `pod_end.judge`; of one that was skipped there is no log."""
     plan = order.plan
     if records.skipped(record):
-        return None, failure.of_time(plan) if records.late(record) else _from_outside(f"executor {executor.index} waited for its turn")
+        return None, failure.of_time(plan.limits) if records.late(record) else failure.from_outside(f"executor {executor.index} waited for its turn")
     began, ended = records.start(record), records.ended(record)
     out, err = records.streams(record, order.site.tail_bytes)
-    log = ExecutorLog(start_time=began.time if began else None, stdout=out, stderr=err)
-    if ended is None:
-        # With ignore_error the next one has run: what killed this one, only the platform can tell.
-        return log, None if executor.ignore_error else failure.of_nothing(executor)
-    ended = msgspec.structs.replace(ended, oom=ended.code != 0 and records.out_of_memory(record))
-    log = msgspec.structs.replace(log, start_time=ended.start_time, end_time=ended.end_time, exit_code=ended.code)
-    if records.late(record):
-        return log, failure.of_time(plan)
-    if records.cut(record) and not ended.oom:
-        return log, _from_outside(f"executor {executor.index} ran")
-    if records.failed(record):
-        return None, Failure(Reason.BACKEND, Code.ENGINE_ERROR, f"executor {executor.index} was not started: {err.strip()}", transient=True)
-    if ended.code != 0 and not executor.ignore_error:
-        return log, failure.of_command(executor, plan.limits.ram_bytes, ended)
-    return log, None
+    if ended is not None:
+        ended = msgspec.structs.replace(ended, oom=ended.code != 0 and records.out_of_memory(record))
+    seen = Ending(
+        stdout=out,
+        stderr=err,
+        start_time=began.time if began else None,
+        ended=ended,
+        failed=records.failed(record),
+        cut=records.cut(record),
+        late=records.late(record),
+    )
+    return pod_end.judge(executor, plan.limits, seen)
 
 
 def _collect(
@@ -207,17 +205,12 @@ def _collect(
         collected = transfer.stage_out(plan.stage_out, places.volume, order.site.access, stopped, shared)
     except errors.Canceled:
         if found is None:
-            return (), _from_outside("its outputs were taken"), ()
+            return (), failure.from_outside("its outputs were taken"), ()
         return (), found, (telemetry.line(Code.OUTPUT_ERROR, "stopped before all outputs were taken"),)
     except errors.StagingError as cause:
         collected = Collected(outputs=(), notices=(), error=cause)
     found, notices = failure.after_stage_out(collected, found, ran=ran)
     return collected.outputs, found, notices
-
-
-def _from_outside(during: str) -> Failure:
-    """TERM from the platform, which knows why: `backends.kubernetes.classify` says it."""
-    return Failure(Reason.LOST, Code.LOST, f"stopped from outside while {during}", transient=True)
 
 
 def _report(found: Failure | None, began: datetime.datetime, now: datetime.datetime) -> Report:

@@ -40,7 +40,7 @@ class Start(msgspec.Struct, frozen=True):
 def start(record: pathlib.Path) -> Start | None:
     """The start record, or None: the command never ran. `errors.EngineError` if it is damaged."""
     numbers = _numbers(record, "start", 3)
-    return Start(numbers[0], numbers[1], _time(numbers[2])) if numbers else None
+    return Start(numbers[0], numbers[1], time_of(numbers[2])) if numbers else None
 
 
 def ended(record: pathlib.Path) -> Exit | None:
@@ -51,7 +51,7 @@ def ended(record: pathlib.Path) -> Exit | None:
     code, number, began, finished = numbers
     if code > 255 or number > 64:
         raise _damaged("exit")
-    return Exit(code=code, signal=number, start_time=_time(began), end_time=_time(finished))
+    return Exit(code=code, signal=number, start_time=time_of(began), end_time=time_of(finished))
 
 
 def failed(record: pathlib.Path) -> bool:
@@ -184,6 +184,11 @@ def streams(record: pathlib.Path, keep: int) -> tuple[str, str]:
     return _stream(record, "stdout", keep), _stream(record, "stderr", keep)
 
 
+def gap(left_out: int) -> str:
+    """What stands between head and tail of a stream of which so many bytes are not kept."""
+    return f"\n... {left_out} bytes left out ...\n" if left_out > 0 else ""
+
+
 def _stream(record: pathlib.Path, name: str, keep: int) -> str:
     keep = min(keep, _KEEP_MAX)
     data = _read(record, name, _COUNT + 2 * keep)
@@ -195,8 +200,7 @@ def _stream(record: pathlib.Path, name: str, keep: int) -> str:
     turn = (total - keep) % keep if tail_bytes and tail_bytes == keep else 0
     tail = ring[turn:tail_bytes] + ring[:turn]
     left_out = total - len(head) - len(tail)
-    gap = f"\n... {left_out} bytes left out ...\n".encode() if left_out > 0 else b""
-    return (head + gap + tail).decode("utf-8", "replace")
+    return (head + gap(left_out).encode() + tail).decode("utf-8", "replace")
 
 
 def _numbers(record: pathlib.Path, name: str, count: int) -> list[int]:
@@ -209,8 +213,8 @@ def _numbers(record: pathlib.Path, name: str, count: int) -> list[int]:
     return [int(word) for word in data.split()]
 
 
-def _time(nanoseconds: int) -> datetime.datetime:
-    """Microseconds are all that a datetime holds; integers all the way, since a float would invent some."""
+def time_of(nanoseconds: int) -> datetime.datetime:
+    """Since 1970. Microseconds are all that a datetime holds; integers all the way, since a float would invent some."""
     try:
         return datetime.datetime.fromtimestamp(0, datetime.UTC) + datetime.timedelta(microseconds=nanoseconds // 1000)
     except OverflowError as cause:

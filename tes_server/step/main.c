@@ -25,6 +25,9 @@
  *   --hold               make and hold the lock of the record ourselves (turn.c)
  *   --after DIR          run once the step with that record has ended well, else write `skipped`; --after-any: once it has ended
  *   --until P            end the command, as TERM does, and write `late` when CLOCK_MONOTONIC is what P holds (nanoseconds)
+ *   --time S             the same when it has run for so many seconds
+ *   --env K=V            one more variable
+ *   --tell P             tell how it does in lines of our own stdout, seldom and only what is new, and how it ended in P (tell.c)
  *   --exit-zero          exit with 0 whatever the command did, once its record is safe
  *
  * A sandbox takes two: `tes-step --inner FD ... -- bwrap ... -- tes-step --report FD ... -- argv`. The outer one writes the record, the
@@ -163,6 +166,7 @@ static int take_text(struct options *options, const char *name, char **values)
         {"--stderr", &options->stderr_path},  {"--workdir", &options->workdir},      {"--env-file", &options->env_file},
         {"--argv-file", &options->argv_file}, {"--wipe", &options->wipe},           {"--after", &options->after},
         {"--after-any", &options->after_any}, {"--until", &options->until},          {"--env-add", &options->env_add},
+        {"--tell", &options->tell},
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (strcmp(name, texts[i].name) == 0) {
@@ -179,6 +183,8 @@ static int take_text(struct options *options, const char *name, char **values)
         add(&options->opens, values[0]);
     else if (strcmp(name, "--own") == 0)
         add(&options->owns, values[0]);
+    else if (strcmp(name, "--env") == 0)
+        add(&options->variables, values[0]);
     else
         return -1;
     return 1;
@@ -196,6 +202,8 @@ static int take_number(struct options *options, const char *name, char **values)
         options->tail = (size_t)number(name, values[0], 1 << 30);
     else if (strcmp(name, "--grace") == 0)
         options->grace_ns = seconds(name, values[0]);
+    else if (strcmp(name, "--time") == 0)
+        options->time_ns = seconds(name, values[0]);
     else if (strcmp(name, "--rlimit-data") == 0)
         options->rlimit_data = number(name, values[0], INT64_MAX);
     else if (strcmp(name, "--rlimit-nproc") == 0)
@@ -276,14 +284,21 @@ static void parse(struct options *options, int argc, char **argv)
         refuse("--", "a command must follow");
     if (options->record == NULL && (options->hold || options->after != NULL || options->after_any != NULL || options->until != NULL))
         refuse("--hold, --after, --until", "need --record");
+    if (options->tell != NULL && (options->record == NULL || options->tee))
+        refuse("--tell", "needs --record, and takes the place of --tee");
+}
+
+static void add_variable(const char *option, const char *entry)
+{
+    if (strchr(entry, '=') == NULL || putenv((char *)(uintptr_t)entry) != 0) /* the string is the environment's from now on */
+        refuse(option, "not NAME=VALUE");
 }
 
 static void add_environment(const char *path)
 {
     char **list = read_list(path);
     for (char **entry = list; *entry != NULL; entry++)
-        if (strchr(*entry, '=') == NULL || putenv(*entry) != 0) /* the strings are the environment's from now on, the list is not */
-            refuse("--env-add", "not NAME=VALUE");
+        add_variable("--env-add", *entry);
     free(list);
 }
 
@@ -328,5 +343,7 @@ int main(int argc, char **argv)
         environ = read_list(options.env_file);
     if (options.env_add != NULL)
         add_environment(options.env_add);
+    for (size_t i = 0; i < options.variables.count; i++)
+        add_variable("--env", options.variables.at[i]);
     return run(&options);
 }

@@ -22,6 +22,7 @@ static const uint64_t NEVER = UINT64_MAX;
 static const uint64_t RESEND_NS = 100000000; /* see stop_command */
 static const uint64_t DISK_WAIT_S = 1;
 static const uint64_t MEMORY_NS = 100000000; /* between two counts: a tenth of a millisecond of work each */
+static const uint64_t TELL_LEAST_NS = 500000000, TELL_MOST_NS = 5000000000; /* between two lines that tell: the longer it runs, the rarer */
 
 struct supervisor {
     const struct options *options;
@@ -36,6 +37,9 @@ struct supervisor {
     bool late;                 /* its time was over */
     int status;                /* from waitpid */
     uint64_t kill_at, resend_at, count_at, until; /* monotonic */
+    uint64_t tell_at, told_at, begun_at;
+    uint64_t begun;            /* since 1970 */
+    struct stream log;         /* our own stdout, for what is told */
 };
 
 /* Files */
@@ -180,6 +184,11 @@ static void keep_time(struct supervisor *self)
         self->resend_at = now + RESEND_NS;
         signal_command(self, SIGTERM);
     }
+    if (now >= self->tell_at) {
+        self->tell_at = NEVER;
+        self->told_at = now;
+        tell_log(&self->log, self->record, self->streams, &(struct ending){.start_ns = self->begun});
+    }
     if (now >= self->count_at) {
         self->count_at = now + MEMORY_NS;
         if (hold_memory(self->proc, self->options->memory))
@@ -192,12 +201,23 @@ static int time_left_ms(const struct supervisor *self)
     uint64_t next = self->kill_at < self->resend_at ? self->kill_at : self->resend_at, now = clock_ns(CLOCK_MONOTONIC);
     if (self->count_at < next)
         next = self->count_at;
+    if (self->tell_at < next)
+        next = self->tell_at;
     if (self->until < next)
         next = self->until;
     if (next == NEVER)
         return -1;
     uint64_t left = next <= now ? 0 : (next - now) / 1000000 + 1;
     return left > 60000 ? 60000 : (int)left;
+}
+
+/* Something is new: it will be told. */
+static void wish_to_tell(struct supervisor *self)
+{
+    if (self->options->tell == NULL || self->tell_at != NEVER)
+        return;
+    uint64_t pause = (clock_ns(CLOCK_MONOTONIC) - self->begun_at) / 20;
+    self->tell_at = self->told_at + (pause < TELL_LEAST_NS ? TELL_LEAST_NS : pause > TELL_MOST_NS ? TELL_MOST_NS : pause);
 }
 
 static void take_signals(struct supervisor *self)
@@ -225,11 +245,16 @@ static void watch(struct supervisor *self)
         if (poll(polled, 3, time_left_ms(self)) < 0 && errno != EINTR)
             break;
         keep_time(self);
-        for (int i = 0; i < 2; i++)
-            if (polled[1 + i].revents != 0 && !stream_pump(&self->streams[i], SIZE_MAX)) {
+        for (int i = 0; i < 2; i++) {
+            if (polled[1 + i].revents == 0)
+                continue;
+            if (stream_pump(&self->streams[i], SIZE_MAX)) {
+                wish_to_tell(self);
+            } else {
                 close(self->streams[i].source);
                 self->streams[i].source = -1;
             }
+        }
         if (polled[0].revents != 0)
             take_signals(self);
     }
@@ -331,6 +356,11 @@ static int write_ending(struct supervisor *self, const struct ending *ending)
         }
         sleep(DISK_WAIT_S); /* holding the lock: late is better than lost */
     }
+    bool whole = true;
+    if (self->options->tell != NULL && tell_end(self->options->tell, self->record, self->streams, ending, &whole) < 0)
+        say("%s: %s", self->options->tell, strerror(errno));
+    if (!whole)
+        tell_log(&self->log, self->record, self->streams, ending);
     if (self->options->report >= 0)
         dprintf(self->options->report, "%d %d %" PRIu64 " %" PRIu64 " %d\n", ending->code, ending->signal, ending->start_ns, ending->end_ns,
                 ending->out_of_memory);
@@ -403,7 +433,7 @@ static int skip(struct supervisor *self)
 int run(const struct options *options)
 {
     struct supervisor self = {.options = options, .record = -1, .reported = -1, .proc = -1, .kill_at = NEVER, .resend_at = NEVER, .count_at = NEVER,
-                              .until = NEVER};
+                              .until = NEVER, .tell_at = NEVER, .log = {.tee = 1}};
     bool prepared = prepare(&self) == 0;
     if (prepared && self.record >= 0) {
         int skipped = skip(&self);
@@ -411,6 +441,10 @@ int run(const struct options *options)
             return skipped;
     }
     struct ending ending = {.start_ns = clock_ns(CLOCK_REALTIME)};
+    self.begun = ending.start_ns;
+    self.begun_at = self.told_at = clock_ns(CLOCK_MONOTONIC);
+    if (options->time_ns != 0 && self.begun_at + options->time_ns < self.until)
+        self.until = self.begun_at + options->time_ns;
     if (!prepared || (self.record >= 0 && record_start(self.record, ending.start_ns) < 0)) {
         say("%s: %s", options->record != NULL ? options->record : "start", strerror(errno));
         return FAILED;

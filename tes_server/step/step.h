@@ -32,21 +32,21 @@ struct pairs {
 struct options {
     const char *record, *workdir, *stdin_path, *env_file, *argv_file, *wipe;
     const char *stdout_path, *stderr_path;
-    const char *after, *after_any, *until, *env_add;
+    const char *after, *after_any, *until, *env_add, *tell;
     bool tee, hold, exit_zero;
     int lock;           /* -1: none */
     int inner, report;  /* -1: none; see main.c */
     int keep[16];
     size_t keeps;
     size_t tail;
-    uint64_t grace_ns;
+    uint64_t grace_ns, time_ns; /* time: 0 = as long as it takes */
     uint64_t rlimit_data, rlimit_nproc; /* 0: none */
     uint64_t memory;        /* of all processes together; 0: not counted */
     bool alone, changes_user;
     uid_t uid;
     gid_t gid;
     uint64_t ids_base, ids_count; /* count 0: no user namespace */
-    struct strings cgroups, counters, groups, opens, owns;
+    struct strings cgroups, counters, groups, opens, owns, variables;
     struct pairs copies, moves, stages;
     char **argv;
 };
@@ -99,6 +99,12 @@ uint64_t turn_until(const char *path);
 void stream_put(struct stream *stream, const char *bytes, size_t length);
 void stream_say(struct stream *stream, const char *subject, const char *what);
 bool stream_pump(struct stream *stream, size_t limit); /* false: end of file */
+void stream_tee(struct stream *stream, const char *bytes, size_t length);
+size_t stream_kept(const struct stream *stream, uint64_t from, char *bytes, size_t length); /* how many of them; 0: none */
+
+/* tell.c */
+void tell_log(struct stream *log, int record, const struct stream *streams, const struct ending *ending); /* `end_ns` 0: it runs */
+int tell_end(const char *path, int record, const struct stream *streams, const struct ending *ending, bool *whole); /* 0, or -1 with errno */
 
 /* child.c: never returns. `outputs` become the child's stdout and stderr. */
 struct birth {

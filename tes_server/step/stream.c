@@ -70,9 +70,9 @@ static void put_file(struct stream *stream, const char *bytes, size_t length)
     }
 }
 
-static void put_tee(struct stream *stream, const char *bytes, size_t length)
+void stream_tee(struct stream *stream, const char *bytes, size_t length)
 {
-    while (length > 0) {
+    while (length > 0 && stream->tee >= 0) {
         struct pollfd ready = {.fd = stream->tee, .events = POLLOUT};
         int found = poll(&ready, 1, stream->patient ? -1 : TEE_PATIENCE);
         if (found < 0 && errno == EINTR)
@@ -97,7 +97,17 @@ void stream_put(struct stream *stream, const char *bytes, size_t length)
     if (stream->file >= 0 && stream->error == 0)
         put_file(stream, bytes, length);
     if (stream->tee >= 0)
-        put_tee(stream, bytes, length);
+        stream_tee(stream, bytes, length);
+}
+
+/* From byte number `from` on, as far as the ring has them in one piece. */
+size_t stream_kept(const struct stream *stream, uint64_t from, char *bytes, size_t length)
+{
+    uint64_t keep = stream->keep, at = from < keep ? from : keep + (from - keep) % keep, end = from < keep ? keep : 2 * keep;
+    if (length > end - at)
+        length = (size_t)(end - at);
+    ssize_t done = pread(stream->ring, bytes, length, (off_t)(8 + at));
+    return done < 0 ? 0 : (size_t)done;
 }
 
 void stream_say(struct stream *stream, const char *subject, const char *what)

@@ -86,7 +86,7 @@ def test_tasks_run_where_they_are_routed_to(site: Site) -> None:
         assert server.until(here)["logs"][0]["logs"][0]["stdout"] == "here\n"
         failed = server.until(server.create({"image": "busybox", "command": ["/bin/sh", "-c", "exit 7"]}, resources=CLOUD))
         assert (failed["state"], failed["logs"][0]["logs"][0]["exit_code"]) == ("EXECUTOR_ERROR", 7)
-        assert site.cluster.writes == 2, "one create a task"
+        assert (site.cluster.count("POST", "configmaps"), site.cluster.writes) == (1, 3), "one create a task, and once tes-step"
         status, answer = server.ask("/v1/tasks", {"executors": [HELLO], "resources": CLOUD, "inputs": [{"content": "x" * 8_000_000, "path": "/work/in"}]})
         assert status == 413, answer
         assert "/inputs" in json.dumps(answer)

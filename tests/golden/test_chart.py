@@ -201,7 +201,7 @@ def test_no_password_leaves_its_secret() -> None:
 def test_the_role_is_what_the_documentation_says(name: str) -> None:
     table = re.findall(r"^\| `([a-z/]+)` (?:\(`(\w+)`\) )?\| ([a-z, ]+) \|", (HOME / "docs" / "kubernetes.md").read_text(), re.MULTILINE)
     documented = [{"apiGroups": [group], "resources": [resource], "verbs": verbs.split(", ")} for resource, group, verbs in table]
-    assert len(documented) == 5
+    assert len(documented) == 6
     assert only(of(name), "Role")["rules"] == documented
     assert not [each for each in of(name) if each["kind"].startswith("Cluster")]
 

@@ -16,14 +16,14 @@ import msgspec
 import pytest
 from pytest_httpserver import HTTPServer
 
-from tes_server import errors
-from tes_server.backends.kubernetes import calls, names, watch
+from tes_server import errors, step
+from tes_server.backends.kubernetes import calls, names, program, watch
 from tes_server.backends.kubernetes.board import Board
 from tes_server.backends.kubernetes.calls import Calls
 from tes_server.backends.kubernetes.driver import KubernetesBackend
 from tes_server.backends.kubernetes.objects import PodObject
 from tes_server.backends.kubernetes.seen import Bounds
-from tes_server.backends.kubernetes.site import Site
+from tes_server.backends.kubernetes.site import Program, Site
 from tes_server.backends.kubernetes.watch import Watch
 from tes_server.filer import spool_place
 from tes_server.filer.manifest import Access
@@ -646,3 +646,49 @@ class TestWatch:
         backend.close()
         backend.close()
         assert not {thread.name for thread in threading.enumerate() if thread.name.startswith(("watch ", "kubernetes"))} - before
+
+
+class TestProgram:
+    """tes-step for pods of one container."""
+
+    PROGRAM = Program(name="tes-step-x", architecture="amd64")
+
+    def test_is_there_before_the_first_task_and_made_once(self, cluster: FakeCluster, make: Make) -> None:
+        backend = make(watching=False, program=self.PROGRAM)
+        jobs = [backend.render(plan(task(number))) for number in range(20)]
+        assert all(isinstance(answer, Handle) for answer in backend.submit(jobs).values())
+        assert (cluster.count("GET", "configmaps"), cluster.count("POST", "configmaps"), cluster.count("POST", "jobs")) == (1, 1, 20)
+        assert cluster.requests.index(("POST", "configmaps")) < cluster.requests.index(("POST", "jobs"))
+        made = cluster.objects["configmaps"]["tes-step-x"]
+        assert base64.b64decode(made["binaryData"]["tes-step"]) == step.path().read_bytes()
+        assert made["immutable"] is True
+
+    def test_one_that_is_there_is_not_made_again(self, cluster: FakeCluster, make: Make) -> None:
+        cluster.set("configmaps", program.config_map(self.PROGRAM, "tes"))
+        backend = make(watching=False, program=self.PROGRAM)
+        backend.submit([backend.render(plan())])
+        assert (cluster.count("POST", "configmaps"), cluster.writes) == (0, 1)
+
+    def test_one_that_was_deleted_comes_back(self, cluster: FakeCluster, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(program, "SURE", 0.0)
+        backend = make(watching=False, program=self.PROGRAM)
+        backend.submit([backend.render(plan(task(1)))])
+        cluster.remove("configmaps", "tes-step-x")
+        backend.submit([backend.render(plan(task(2)))])
+        assert "tes-step-x" in cluster.objects["configmaps"]
+
+    @pytest.mark.parametrize("status", [403, 500, 0])
+    def test_without_it_nothing_is_started(self, cluster: FakeCluster, make: Make, status: int) -> None:
+        cluster.fail("POST", "configmaps", status, "cannot create resource configmaps")
+        backend = make(watching=False, program=self.PROGRAM)
+        job = backend.render(plan())
+        answer = backend.submit([job])[job.name]
+        assert isinstance(answer, Later)
+        assert answer.code == "WAITING_BACKEND"
+        assert cluster.count("POST", "jobs") == 0
+        assert isinstance(backend.submit([job])[job.name], Handle)
+
+    def test_tasks_with_stage_steps_do_without(self, cluster: FakeCluster, make: Make) -> None:
+        backend = make(watching=False)
+        backend.submit([backend.render(plan())])
+        assert cluster.count("GET", "configmaps") == 0

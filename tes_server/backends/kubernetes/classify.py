@@ -10,7 +10,8 @@ import datetime
 
 import msgspec
 
-from tes_server.backends.kubernetes import names, waiting
+from tes_server.backends.kubernetes import alone, names, waiting
+from tes_server.backends.kubernetes.alone import Alone
 from tes_server.backends.kubernetes.objects import ContainerStatus, PodObject, Terminated
 from tes_server.backends.kubernetes.seen import Bounds, Look, Seen, Stop
 from tes_server.model.run import Observation, Phase, Reason, Report
@@ -81,6 +82,9 @@ def _over(pod: PodObject) -> bool:
 
 
 def _ended(seen: Seen, pod: PodObject) -> Look:
+    single = alone.of(pod)
+    if single is not None:
+        return _alone(seen, pod, single)
     report: Report | Elsewhere | None = seen.report
     teller = ""
     if report is None:
@@ -89,6 +93,12 @@ def _ended(seen: Seen, pod: PodObject) -> Look:
         lost = Observation(phase=Phase.ENDED, reason=Reason.LOST, code=Code.LOST, message="its report could not be fetched", transient=True)
         return Look(observation=lost, elsewhere=report, container=teller)
     return Look(observation=_reported(seen, pod, report) if report else _unreported(seen, pod))
+
+
+def _alone(seen: Seen, pod: PodObject, single: Alone) -> Look:
+    report, more = alone.report(single, pod, seen.told)
+    observation = _reported(seen, pod, report) if report else _unreported(seen, pod)
+    return Look(observation=observation, container=names.executor(single.executor.index) if more else "")
 
 
 def _report(pod: PodObject) -> tuple[Report | Elsewhere | None, str]:
@@ -150,6 +160,9 @@ def _unreported(seen: Seen, pod: PodObject) -> Observation:
     outside = _outside(pod)
     if outside is not None:
         return outside
+    not_started = waiting.not_started(pod)
+    if not_started is not None:
+        return not_started
     for name in (names.STAGE_IN, names.STAGE_OUT):
         ended = _terminated(pod.statuses.get(name))
         if ended is None or (name == names.STAGE_IN and ended.exit_code == 0):

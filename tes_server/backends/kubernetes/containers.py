@@ -1,4 +1,4 @@
-"""The containers of a task's pod: stage-in, the executors, stage-out. Pure.
+"""The containers of a task's pod: stage-in, the executors, stage-out; or one alone. Pure.
 
 An executor runs a stranger's program: it must never get a token, a Secret, the order, or a volume that is not the task's.
 """
@@ -53,14 +53,30 @@ def executor(plan: Plan, step: Execute, site: Site) -> Container:
         mounts.append(_of_volume(plan, site, pod.VOLUME_MOUNT, ""))
     mounts += [_mount(mount, plan, site) for mount in plan.mounts]
     return {
-        "name": names.executor(step.index),
-        "image": step.image,
-        "imagePullPolicy": site.pull_policy,
+        **_executor(plan, step, site, mounts),
         "command": [f"{pod.BIN_MOUNT}/tes-step"],
         "args": [literal(argument) for argument in _arguments(plan, step, site)],
-        "resources": _executor_resources(plan.limits, first=step.index == 0, site=site),
-        "securityContext": _security(site),
-        "volumeMounts": mounts,
+    }
+
+
+def alone(plan: Plan, step: Execute, site: Site) -> Container:
+    """The only container of a task that needs no more: tes-step has everything as arguments, and its last words are the report."""
+    mounts: list[dict[str, Any]] = [
+        {"name": names.PROGRAM, "mountPath": pod.BIN_MOUNT, "readOnly": True},
+        {"name": names.CONTROL, "mountPath": pod.STEP_MOUNT},
+        *({"name": names.root(number), "mountPath": mount.path} for number, mount in enumerate(plan.mounts)),
+    ]
+    arguments = ["--record", pod.STEP_MOUNT, "--tell", pod.MESSAGE, *_manner(site)]
+    if plan.limits.max_runtime:
+        arguments += ["--time", f"{plan.limits.max_runtime:.3f}"]
+    if step.workdir:
+        arguments += ["--workdir", step.workdir]
+    for name, value in step.env.items():
+        arguments += ["--env", f"{name}={value}"]
+    return {
+        **_executor(plan, step, site, mounts),
+        "command": [f"{pod.BIN_MOUNT}/{names.PROGRAM}"],
+        "args": [literal(argument) for argument in (*arguments, "--", *step.argv)],
     }
 
 
@@ -69,15 +85,32 @@ def literal(text: str) -> str:
     return text.replace("$", "$$")
 
 
+def _executor(plan: Plan, step: Execute, site: Site, mounts: list[dict[str, Any]]) -> Container:
+    return {
+        "name": names.executor(step.index),
+        "image": step.image,
+        "imagePullPolicy": site.pull_policy,
+        "resources": _executor_resources(plan.limits, first=step.index == 0, site=site),
+        "securityContext": _security(site),
+        "volumeMounts": mounts,
+    }
+
+
+def _manner(site: Site) -> list[str]:
+    """What is the same for all executors of a site."""
+    arguments = ["--exit-zero", "--tail", str(site.shared.tail_bytes), "--grace", f"{site.grace:g}"]
+    for counter in OOM_COUNTERS:
+        arguments += ["--oom", counter]
+    return arguments
+
+
 def _arguments(plan: Plan, step: Execute, site: Site) -> list[str]:
-    arguments = ["--record", pod.STEP_MOUNT, "--hold", "--exit-zero", "--tee", "--tail", str(site.shared.tail_bytes), "--grace", f"{site.grace:g}"]
+    arguments = ["--record", pod.STEP_MOUNT, "--hold", "--tee", *_manner(site)]
     if step.index:
         before = plan.executors[step.index - 1]
         arguments += ["--after-any" if before.ignore_error else "--after", pod.BEFORE_MOUNT]
     if plan.limits.max_runtime:
         arguments += ["--until", f"{pod.BIN_MOUNT}/{pod.UNTIL}"]
-    for counter in OOM_COUNTERS:
-        arguments += ["--oom", counter]
     arguments += ["--argv-file", f"{pod.STEP_MOUNT}/{pod.ARGV}", "--env-add", f"{pod.STEP_MOUNT}/{pod.ENV}"]
     for option, path in (("--workdir", step.workdir), ("--stdin", step.stdin), ("--stdout", step.stdout), ("--stderr", step.stderr)):
         if path:

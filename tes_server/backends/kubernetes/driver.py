@@ -23,6 +23,7 @@ from tes_server.backends.kubernetes.board import Board
 from tes_server.backends.kubernetes.calls import Calls
 from tes_server.backends.kubernetes.classify import classify
 from tes_server.backends.kubernetes.objects import EventObject, JobObject, Metadata, PodObject
+from tes_server.backends.kubernetes.program import Keeper
 from tes_server.backends.kubernetes.seen import Bounds, Look, Seen, Stop
 from tes_server.backends.kubernetes.site import Site
 from tes_server.backends.kubernetes.submit import Submission, stopped
@@ -88,6 +89,7 @@ class KubernetesBackend:
         self._job_watch = Watch(server, self._jobs, JobObject, self._board.put_job, self._board.drop_job, self._listed, labelSelector=ours)
         self._pod_watch = Watch(server, self._pods, PodObject, self._board.put_pod, self._board.drop_pod, self._board.replace_pods, labelSelector=ours)
         self._event_watch = Watch(server, f"{core}/events", EventObject, self._board.put_event, lambda _: None, self._warned, fieldSelector="type=Warning")
+        self._program = Keeper(server, site.namespace, site.program) if site.program else None
         self._pool = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="kubernetes")
         self._sent: dict[str, float] = {}
         self._released: collections.OrderedDict[str, None] = collections.OrderedDict()
@@ -133,7 +135,7 @@ class KubernetesBackend:
         """One create for each, and one for each Secret of a long order."""
         # No call begins that might not end within the window.
         until = time.monotonic() + self.capabilities.submit_window - calls.CONNECT - calls.READ
-        submission = Submission(self._calls, self._site.namespace, self.name, lambda: time.monotonic() < until)
+        submission = Submission(self._calls, self._site.namespace, self.name, lambda: time.monotonic() < until, self._program)
         now = time.monotonic()
         self._sent = {name: sent for name, sent in self._sent.items() if now - sent < YOUNG} | {job.name: now for job in jobs}
         answers = dict(zip((job.name for job in jobs), self._each(submission.send, jobs), strict=True))
@@ -159,7 +161,7 @@ class KubernetesBackend:
         return {handle: look.observation for handle, look in zip(handles, looks, strict=True) if look is not None}
 
     def tail(self, handles: Sequence[Handle]) -> Mapping[Handle, Tails]:
-        """From the logs of the pods' stage-out, one read each."""
+        """From the logs of the pods, one read each."""
         pods = {handle: seen.pod for handle in handles if (seen := self._board.seen(handle.name)) and seen.pod and not seen.gone}
         read = self._each(lambda pod: tails.read(self._calls, self._pods, pod), pods.values())
         return {handle: tail for handle, tail in zip(pods, read, strict=True) if tail is not None}
@@ -222,9 +224,7 @@ class KubernetesBackend:
             if look.stop is not None:
                 self._stop(name, look.stop)
             if self._lacks_report(look):
-                report = self._fetch(name, seen.pod, look)
-                if report is not None:
-                    look = classify(msgspec.structs.replace(seen, report=report), now, self._bounds)
+                look = classify(self._with_report(name, seen, look), now, self._bounds)
         except errors.TesServerError as cause:
             telemetry.log(logger, logging.WARNING, "kubernetes.look.failed", attempt=name, error=str(cause))
             return None
@@ -233,10 +233,15 @@ class KubernetesBackend:
     def _lacks_report(self, look: Look) -> bool:
         seen = look.observation
         lost = seen.phase is Phase.GONE or (seen.phase is Phase.ENDED and seen.report is None)
-        return look.elsewhere is not None or (self._spool is not None and lost)
+        return look.elsewhere is not None or bool(look.container) or (self._spool is not None and lost)
+
+    def _with_report(self, name: str, seen: Seen, look: Look) -> Seen:
+        """With what could be had of a report that is not, or not all, in the pod's status."""
+        if look.container and look.elsewhere is None and seen.pod is not None:
+            return msgspec.structs.replace(seen, told=tails.told(self._calls, self._pods, seen.pod, look.container))
+        return msgspec.structs.replace(seen, report=self._fetch(name, seen.pod, look))
 
     def _fetch(self, name: str, pod: PodObject | None, look: Look) -> Report | None:
-        """A report that is not in the pod's status."""
         if look.elsewhere is None or look.elsewhere.place == "spool":
             return self._spool.report(_attempt(name)) if self._spool else None
         return self._from_log(pod, look.container, look.elsewhere) if pod else None

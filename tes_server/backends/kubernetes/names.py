@@ -28,6 +28,12 @@ SECRETS = "tes-server/secrets"
 CLAIM = "tes-server/claim"
 """Annotation of a Job whose pod has a volume of its own class: given back with the pod."""
 
+ALONE = "tes-server/alone"
+"""Annotation of a pod of one container: how its end is judged, as JSON (`alone.Alone`)."""
+
+ARCHITECTURE = "kubernetes.io/arch"
+"""Label of nodes."""
+
 QUEUE = "kueue.x-k8s.io/queue-name"
 
 JOB_NAME = "batch.kubernetes.io/job-name"
@@ -40,6 +46,8 @@ CONTROL = "control"
 TASK_VOLUME = "task"
 IDENTITY = "identity"
 ORDER = "order"
+PROGRAM = "tes-step"
+"""A volume, and the one file in it."""
 
 LONGEST_LABEL = 63
 
@@ -56,6 +64,11 @@ def index_of(container: str) -> int | None:
     """The inverse of `executor`; None for other containers."""
     match = re.fullmatch(r"executor-(\d{1,6})", container)
     return int(match[1]) if match else None
+
+
+def root(number: int) -> str:
+    """The volume of mount `number` of a pod of one container."""
+    return f"root-{number}"
 
 
 def claim(number: int) -> str:

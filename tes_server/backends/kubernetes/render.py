@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from tes_server.backends.base import Job
-from tes_server.backends.kubernetes import containers, names, placement
+from tes_server.backends.kubernetes import alone, containers, names, placement
 from tes_server.backends.kubernetes.site import Site
 from tes_server.model import run
 from tes_server.plan.steps import Plan
@@ -37,19 +37,25 @@ class Rendered(msgspec.Struct, frozen=True):
 
     job: Object
     secrets: tuple[Object, ...] = ()
+    alone: bool = False
+    """its pod is of one container"""
 
 
 def render(plan: Plan, site: Site) -> Job:
     """The objects of one attempt."""
     name = run.job_name(plan.task_id, plan.attempt)
     order = pod.encode(Order(plan, site.shared))
+    if len(order) <= INLINE and alone.fits(plan, site):
+        job = _job(plan, site, name, _pod_alone(plan, site), {names.ALONE: alone.annotation(plan)})
+        return Job(name, msgspec.json.encode(Rendered(job, alone=True), order="sorted"))
     parts = [] if len(order) <= INLINE else [order[at : at + PART] for at in range(0, len(order), PART)]
     secrets = tuple(_secret(plan, site, name, number, part) for number, part in enumerate(parts))
-    rendered = Rendered(_job(plan, site, name, order, len(parts)), secrets)
+    rendered = Rendered(_job(plan, site, name, _pod(plan, site, name, order, len(parts)), {}, len(parts)), secrets)
     return Job(name, msgspec.json.encode(rendered, order="sorted"))
 
 
-def _job(plan: Plan, site: Site, name: str, order: bytes, parts: int) -> Object:
+def _job(plan: Plan, site: Site, name: str, spec: Object, notes: dict[str, str], parts: int = 0) -> Object:
+    """Of a pod of that spec, with annotations `notes` of its own."""
     queue = {names.QUEUE: site.queue} if site.queue else {}
     annotations = {names.OWNER: plan.owner}
     if parts:
@@ -69,14 +75,44 @@ def _job(plan: Plan, site: Site, name: str, order: bytes, parts: int) -> Object:
             "ttlSecondsAfterFinished": site.ttl,
             **({"suspend": True} if site.queue else {}),
             "template": {
-                "metadata": {"labels": {**_labels(plan, site), **_costs(plan, site)}},
-                "spec": _pod(plan, site, name, order, parts),
+                "metadata": {"labels": {**_labels(plan, site), **_costs(plan, site)}, **({"annotations": notes} if notes else {})},
+                "spec": spec,
             },
         },
     }
 
 
 def _pod(plan: Plan, site: Site, name: str, order: bytes, parts: int) -> Object:
+    """Stage-in, the executors, stage-out."""
+    return {
+        **_spec(plan, site),
+        "initContainers": [containers.stage_in(plan, site, order, parts)],
+        "containers": [*(containers.executor(plan, step, site) for step in plan.executors), containers.stage_out(plan, site)],
+        "volumes": _volumes(plan, site, name, len(order), parts),
+    }
+
+
+def _pod_alone(plan: Plan, site: Site) -> Object:
+    """One container. A root of the plan is a volume by itself: nobody is there to make directories in one."""
+    if site.program is None:
+        raise TypeError("a site without tes-step has no such pods")
+    [step] = plan.executors
+    spec = _spec(plan, site)
+    disk = {"sizeLimit": str(plan.limits.disk_bytes)} if plan.limits.disk_bytes else {}
+    return {
+        **spec,
+        "nodeSelector": {**spec.get("nodeSelector", {}), names.ARCHITECTURE: site.program.architecture},
+        "containers": [containers.alone(plan, step, site)],
+        "volumes": [
+            {"name": names.PROGRAM, "configMap": {"name": site.program.name, "defaultMode": 0o555}},
+            {"name": names.CONTROL, "emptyDir": {"sizeLimit": f"{_control(plan, site, 0)}Mi"}},
+            *({"name": names.root(number), "emptyDir": disk} for number in range(len(plan.mounts))),
+        ],
+    }
+
+
+def _spec(plan: Plan, site: Site) -> Object:
+    """What every pod has but containers and volumes."""
     runtime = plan.limits.max_runtime
     security: Object = {"seccompProfile": {"type": "RuntimeDefault"}}
     if site.restricted:
@@ -87,9 +123,6 @@ def _pod(plan: Plan, site: Site, name: str, order: bytes, parts: int) -> Object:
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": math.ceil(site.pod_grace),
         "securityContext": security,
-        "initContainers": [containers.stage_in(plan, site, order, parts)],
-        "containers": [*(containers.executor(plan, step, site) for step in plan.executors), containers.stage_out(plan, site)],
-        "volumes": _volumes(plan, site, name, len(order), parts),
         **placement.of(plan, site),
     }
     if runtime:
@@ -105,10 +138,8 @@ def _pod(plan: Plan, site: Site, name: str, order: bytes, parts: int) -> Object:
 
 
 def _volumes(plan: Plan, site: Site, name: str, order_bytes: int, parts: int) -> list[Object]:
-    # Of each executor head and tail of two streams, argv and environment (the order has them too); the order; tes-step.
-    control = 8 + math.ceil((len(plan.executors) * 4 * site.shared.tail_bytes + 2 * order_bytes) / (1 << 20))
     volumes: list[Object] = [
-        {"name": names.CONTROL, "emptyDir": {"sizeLimit": f"{control}Mi"}},
+        {"name": names.CONTROL, "emptyDir": {"sizeLimit": f"{_control(plan, site, order_bytes)}Mi"}},
         {"name": names.TASK_VOLUME, **_task_volume(plan, site)},
     ]
     if parts:
@@ -120,6 +151,11 @@ def _volumes(plan: Plan, site: Site, name: str, order_bytes: int, parts: int) ->
     for number, claim in enumerate(site.claims):
         volumes.append({"name": names.claim(number), "persistentVolumeClaim": {"claimName": claim.name, **({"readOnly": True} if claim.read_only else {})}})
     return volumes
+
+
+def _control(plan: Plan, site: Site, order_bytes: int) -> int:
+    """MiB: of each executor head and tail of two streams, argv and environment (the order has them too); the order; tes-step."""
+    return 8 + math.ceil((len(plan.executors) * 4 * site.shared.tail_bytes + 2 * order_bytes) / (1 << 20))
 
 
 def _task_volume(plan: Plan, site: Site) -> Object:

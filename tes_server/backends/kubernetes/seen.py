@@ -10,6 +10,7 @@ from tes_server.backends.kubernetes import names
 from tes_server.backends.kubernetes.objects import EventObject, JobObject, PodObject
 from tes_server.model.run import Observation, Reason, Report
 from tes_server.runner.pod_report import Elsewhere
+from tes_server.runner.pod_told import Told
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +47,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """Warnings about the Job or the pod, in any order"""
     report: Report | None = None
     """fetched from where a message said that it is"""
+    told: Told | None = None
+    """what the only container of a pod told last in its log"""
 
     @property
     def stop(self) -> Stop | None:
@@ -63,7 +66,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
-    """What was made of it. `stop`: a bound is over, end the attempt so. `elsewhere`: fetch the report of `container` first, and look again."""
+    """What was made of it. `stop`: a bound is over, end the attempt so. `elsewhere`: fetch the report of `container` first, and look again;
+    `container` without it: its log may have more of the report's streams."""
 
     observation: Observation
     stop: Stop | None = None

@@ -56,6 +56,13 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     authority: str = "https://login.microsoftonline.com/"
 
 
+class Program(msgspec.Struct, frozen=True, kw_only=True):
+    """tes-step in the cluster: the ConfigMap that holds it, and the nodes that it runs on."""
+
+    name: str
+    architecture: str
+
+
 AKS_SPOT = Pool(
     labels={"kubernetes.azure.com/scalesetpriority": "spot"},
     taints=(Taint(key="kubernetes.azure.com/scalesetpriority", value="spot"),),
@@ -113,6 +120,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     """between TERM and KILL of a pod: `grace` and the time for the report"""
     save_seconds: float = 3600.0
     """a pod is ended for good so long after its max_runtime: what stage-out has for the outputs"""
+    program: Program | None = None
+    """for pods of one container; None = there are none"""
     node_patience: float = 45.0
     """a node that does not answer keeps its pods so long"""
     ttl: int = 3600

@@ -11,6 +11,7 @@ from tes_server.backends.base import Job
 from tes_server.backends.kubernetes import calls, names
 from tes_server.backends.kubernetes.calls import Answer, Calls
 from tes_server.backends.kubernetes.objects import JobObject
+from tes_server.backends.kubernetes.program import Keeper
 from tes_server.backends.kubernetes.render import Object, Rendered
 from tes_server.backends.kubernetes.seen import Stop
 from tes_server.model.run import Handle, Later, Reason, Refusal
@@ -27,20 +28,23 @@ PAUSE = 5.0
 
 
 class Submission:
-    """Creates attempts. `time_left` tells whether another call may still begin within the submit window."""
+    """Creates attempts. `time_left` tells whether another call may still begin within the submit window; `program` keeps what pods of one container need."""
 
-    def __init__(self, server: Calls, namespace: str, name: str, time_left: Callable[[], bool]) -> None:
+    def __init__(self, server: Calls, namespace: str, name: str, time_left: Callable[[], bool], program: Keeper | None = None) -> None:
         self._calls = server
         self._jobs = f"/apis/batch/v1/namespaces/{calls.part(namespace)}/jobs"
         self._secrets = f"/api/v1/namespaces/{calls.part(namespace)}/secrets"
         self._backend = name
         self._time_left = time_left
+        self._program = program
 
     def send(self, job: Job) -> Handle | Refusal | Later | None:
         """None: nobody knows whether it is there."""
         if not self._time_left():
             return Later(Code.WAITING_BACKEND, "the cluster answers too slowly for all that are to start", PAUSE)
         rendered = msgspec.json.decode(job.body, type=Rendered)
+        if rendered.alone and (later := self._without_program()) is not None:
+            return later
         try:
             answer = self._create(self._jobs, rendered.job)
         except calls.NotSent as cause:
@@ -56,6 +60,16 @@ class Submission:
         if rendered.secrets:
             self._keep_order(rendered, calls.decoded(answer, JobObject))
         return Handle(self._backend, job.name)
+
+    def _without_program(self) -> Later | None:
+        """A pod that could not mount its ConfigMap would only wait."""
+        try:
+            refused = self._program.refusal() if self._program else None
+        except errors.Unavailable as cause:
+            return Later(Code.WAITING_BACKEND, cause.public, PAUSE)
+        if refused is None:
+            return None
+        return Later(Code.WAITING_BACKEND, f"the ConfigMap with tes-step cannot be made: {refused.words}", refused.retry_after or PAUSE)
 
     def _create(self, path: str, body: Object) -> Answer | None:
         """What the server said; None if nobody knows what came of it. NotSent if nothing did."""

@@ -1,4 +1,5 @@
-"""Live output of a pod's executors: what stage-out writes of it into its log. Only for readers: nothing of a task depends on it.
+"""Live output of a pod's executors: what stage-out writes of it into its log, or tes-step where it is alone. For readers, and for the last words of a
+command that did not fit into its message: nothing else of a task depends on it.
 
 The logs of the executors themselves mix stdout and stderr; a cluster keeps them apart only behind a feature gate (PodLogsQuerySplitStreams, alpha).
 """
@@ -7,10 +8,13 @@ from __future__ import annotations
 
 import msgspec
 
-from tes_server.backends.kubernetes import calls, names
+from tes_server.backends.kubernetes import alone, calls, names
 from tes_server.backends.kubernetes.calls import Calls
 from tes_server.backends.kubernetes.objects import PodObject
 from tes_server.model.run import Tails
+from tes_server.model.task import ExecutorLog
+from tes_server.runner import pod_told
+from tes_server.runner.pod_told import Told
 
 LINES = 32
 """Lines that are asked for, from the end: container runtimes keep a long one in pieces of 16 KiB, which count."""
@@ -18,13 +22,33 @@ LINES = 32
 
 def read(server: Calls, pods: str, pod: PodObject) -> Tails | None:
     """The output up to now of a pod below `pods` (the path of a namespace's pods); None if none was told yet."""
-    path = f"{pods}/{calls.part(pod.metadata.name)}/log"
-    answer = server.get(path, container=names.STAGE_OUT, tailLines=str(LINES))
-    if answer.status in (204, 400, 404):  # no node has taken it, it does not run yet, or is gone
+    single = alone.of(pod)
+    if single is None:
+        return _last(_log(server, pods, pod, names.STAGE_OUT))
+    seen = told(server, pods, pod, names.executor(single.executor.index))
+    attempt = pod.metadata.labels.get(names.ATTEMPT, "")
+    if seen is None or not attempt.isdecimal():
         return None
+    return Tails(int(attempt), (ExecutorLog(stdout=seen.stdout.text, stderr=seen.stderr.text),))
+
+
+def told(server: Calls, pods: str, pod: PodObject, container: str) -> Told | None:
+    """What tes-step told last in a container's log; None if nothing, or if the log is gone."""
+    return pod_told.last(_log(server, pods, pod, container))
+
+
+def _log(server: Calls, pods: str, pod: PodObject, container: str) -> bytes:
+    """The end of a log; b"" where there is none (yet, or any more)."""
+    answer = server.get(f"{pods}/{calls.part(pod.metadata.name)}/log", container=container, tailLines=str(LINES))
+    if answer.status in (204, 400, 404):  # no node has taken it, it does not run yet, or is gone
+        return b""
     if answer.status != 200:
         calls.refuse(answer, f"the log of {pod.metadata.name} cannot be read")
-    for line in reversed(answer.body.splitlines()):
+    return answer.body
+
+
+def _last(log: bytes) -> Tails | None:
+    for line in reversed(log.splitlines()):
         try:
             return msgspec.json.decode(line, type=Tails)
         except (msgspec.MsgspecError, UnicodeDecodeError):  # half a line, a report, a warning

@@ -6,7 +6,7 @@ import datetime
 import re
 
 from tes_server.backends.kubernetes import names
-from tes_server.backends.kubernetes.objects import ContainerStatus, JobObject, PodObject
+from tes_server.backends.kubernetes.objects import ContainerStatus, JobObject, PodObject, Terminated
 from tes_server.backends.kubernetes.seen import Bounds, Look, Seen, Stop
 from tes_server.model.run import Observation, Phase, Reason
 from tes_server.telemetry import Code
@@ -77,6 +77,15 @@ def with_pod(seen: Seen, pod: PodObject, now: datetime.datetime, bounds: Bounds)
     return Look(observation=Observation(phase=phase))
 
 
+def not_started(pod: PodObject) -> Observation | None:
+    """How a pod ended whose executor was never run; None for others."""
+    for status in pod.statuses.values():
+        ended, index = status.state.terminated, names.index_of(status.name)
+        if index is not None and ended is not None and ended.reason in NO_START:
+            return Observation(phase=Phase.ENDED, reason=Reason.IMAGE, code=Code.IMAGE_ERROR, message=_no_start(f"executor {index}", ended))
+    return None
+
+
 def image_code(words: str) -> Code:
     """What the words of a container runtime about an image come to."""
     text = words.lower()
@@ -106,8 +115,7 @@ def _container(status: ContainerStatus, pod: PodObject, phase: Phase, now: datet
     since = _could_start(status, pod) or now
     ended, waiting = status.state.terminated, status.state.waiting
     if ended is not None and ended.reason in NO_START:
-        message = f"{what} could not be started: {_words(ended.message)}"
-        return _waits(phase, Code.IMAGE_ERROR, message, now, now, 0.0, Reason.BACKEND if index is None else Reason.IMAGE)
+        return _waits(phase, Code.IMAGE_ERROR, _no_start(what, ended), now, now, 0.0, Reason.BACKEND if index is None else Reason.IMAGE)
     if waiting is None:
         return None
     words = _words(waiting.message or waiting.reason)
@@ -121,6 +129,10 @@ def _container(status: ContainerStatus, pod: PodObject, phase: Phase, now: datet
     if waiting.reason in CONFIG:
         return _waits(phase, Code.WAITING_BACKEND, f"{what}: {words}", since, now, bounds.config, Reason.REJECTED, end_code=Code.REJECTED)
     return None
+
+
+def _no_start(what: str, ended: Terminated) -> str:
+    return f"{what} could not be started: {_words(ended.message)}"
 
 
 def _could_start(status: ContainerStatus, pod: PodObject) -> datetime.datetime | None:
