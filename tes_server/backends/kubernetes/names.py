@@ -34,6 +34,9 @@ ALONE = "tes-server/alone"
 ARCHITECTURE = "kubernetes.io/arch"
 """Label of nodes."""
 
+UNDISTURBED = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+"""Annotations of pods: an autoscaler that wants their node gone waits until they have ended. What half a day has computed is worth more than a node."""
+
 QUEUE = "kueue.x-k8s.io/queue-name"
 
 JOB_NAME = "batch.kubernetes.io/job-name"

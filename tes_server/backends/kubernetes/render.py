@@ -75,7 +75,7 @@ def _job(plan: Plan, site: Site, name: str, spec: Object, notes: dict[str, str],
             "ttlSecondsAfterFinished": site.ttl,
             **({"suspend": True} if site.queue else {}),
             "template": {
-                "metadata": {"labels": {**_labels(plan, site), **_costs(plan, site)}, **({"annotations": notes} if notes else {})},
+                "metadata": {"labels": {**_labels(plan, site), **_costs(plan, site)}, "annotations": {**names.UNDISTURBED, **notes}},
                 "spec": spec,
             },
         },
