@@ -121,9 +121,9 @@ def namespace() -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def serving(data: pathlib.Path, cluster: Cluster, image: str, kubeconfig: str = "") -> Iterator[server.Server]:
-    """`tes-server serve` whose tasks all run in the cluster."""
-    settings = {"namespace": cluster.namespace, "kubeconfig": kubeconfig or cluster.kubeconfig, "image": image}
+def serving(data: pathlib.Path, cluster: Cluster, image: str, way: str = "") -> Iterator[server.Server]:
+    """`tes-server serve` whose tasks all run in the cluster; `way`: another kubeconfig that leads there."""
+    settings = {"namespace": cluster.namespace, "kubeconfig": way or cluster.kubeconfig, "image": image}
     tree = {f"kubernetes__{name}": value for name, value in settings.items()}
     with server.running(data, local__enabled="false", **tree) as ours:
         yield ours
@@ -134,6 +134,14 @@ def done(answer: Answer) -> Answer:
     if answer.status >= 300:
         raise SystemExit(f"the cluster answered with {answer.status}: {answer.words}")
     return answer
+
+
+def kubeconfig(path: pathlib.Path, url: str) -> str:
+    """A file that leads to an API server which asks nobody who they are; its path."""
+    found = {"clusters": [{"name": "c", "cluster": {"server": url}}], "users": [{"name": "u", "user": {"token": "t"}}]}
+    whole = {"apiVersion": "v1", "kind": "Config", **found, "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}], "current-context": "c"}
+    path.write_text(json.dumps(whole))
+    return str(path)
 
 
 class Proxy(http.server.ThreadingHTTPServer):
@@ -148,12 +156,10 @@ class Proxy(http.server.ThreadingHTTPServer):
         self.ended: dict[str, float] = {}
         """task -> time (perf_counter)"""
 
-    def kubeconfig(self, path: pathlib.Path) -> str:
-        """A file by which clients come to it."""
-        found = {"clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.server_address[1]}"}}], "users": [{"name": "u", "user": {}}]}
-        whole = {"apiVersion": "v1", "kind": "Config", **found, "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}], "current-context": "c"}
-        path.write_text(json.dumps(whole))
-        return str(path)
+    @property
+    def url(self) -> str:
+        """Where clients come to it."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
 
 
 @contextlib.contextmanager
@@ -205,7 +211,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 *lines, rest = (rest + piece).split(b"\n")
                 for line in lines:
                     self.wfile.write(line + b"\n")
-                    if kind == "pods":
+                    if kind == "pods" and line:
                         self._note(json.loads(line)["object"])
                 self.wfile.flush()
 

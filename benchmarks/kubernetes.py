@@ -64,7 +64,7 @@ def rates(base: pathlib.Path, space: Cluster, image: str, tasks: int, rounds: in
 
 def calls(base: pathlib.Path, space: Cluster, image: str, active: int) -> list[figures.Figure]:
     """What `active` tasks at a time cost the API server, and how soon a client sees their ends."""
-    with cluster.proxy(space) as proxy, cluster.serving(base / "calls", space, image, proxy.kubeconfig(base / "kubeconfig")) as ours:
+    with cluster.proxy(space) as proxy, cluster.serving(base / "calls", space, image, cluster.kubeconfig(base / "kubeconfig", proxy.url)) as ours:
         ours.wait([ours.create(plain())], {"COMPLETE"})  # tes-step is there now
         before = proxy.counts.copy()
         ids = [ours.create(task) for task in (plain(), staged()) for _ in range(active // 2)]
