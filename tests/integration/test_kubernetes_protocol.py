@@ -17,7 +17,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from tes_server import errors, step
-from tes_server.backends.kubernetes import calls, names, program, watch
+from tes_server.backends.kubernetes import calls, driver, names, program, watch
 from tes_server.backends.kubernetes.board import Board
 from tes_server.backends.kubernetes.calls import Calls
 from tes_server.backends.kubernetes.driver import KubernetesBackend
@@ -35,7 +35,7 @@ from tes_server.plan.policy import Capabilities
 from tes_server.plan.steps import Execute, Limits, Plan, StageIn, StageOut
 from tes_server.runner import pod_report
 from tests.fake_cluster import FakeCluster
-from tests.unit.backends.cluster_objects import COMPLETE, FAILED, condition, ended, event_json, job_json, pod_json, running, told, waiting
+from tests.unit.backends.cluster_objects import COMPLETE, FAILED, alone_json, condition, ended, event_json, job_json, pod_json, running, told, waiting
 
 TASK = "0123456789abcdefghjkmnpqrs"
 NAME = f"{TASK}-1"
@@ -692,3 +692,18 @@ class TestProgram:
         backend = make(watching=False)
         backend.submit([backend.render(plan())])
         assert cluster.count("GET", "configmaps") == 0
+
+    @pytest.mark.parametrize(("age", "phase"), [(0.0, Phase.UNKNOWN), (driver.LOG_PATIENCE + 5, Phase.ENDED)])
+    def test_a_node_that_does_not_tell_the_rest_is_not_waited_for_without_end(self, cluster: FakeCluster, make: Make, age: float, phase: Phase) -> None:
+        cluster.set("jobs", job_json(COMPLETE))
+        end = int((time.time() - age) * 1e9)
+        streams = '"stdout":{"left_out":9,"head":"a","tail":"z"},"stderr":{"left_out":0,"head":"","tail":""}'
+        state = ended(message=f'{{"tes_step":1,"start":1,"end":{end},"code":3,{streams}}}')
+        cluster.set("pods", alone_json("Succeeded", state))
+        backend = make(program=self.PROGRAM)
+        cluster.fail("GET", "pods", 500, "dial tcp 10.0.0.7:10250: connect: no route to host", watches=False)
+        seen = look(backend)
+        assert seen.phase is phase
+        assert cluster.count("LOG", "pods") == 1
+        if seen.report is not None:
+            assert seen.report.executors[0].stdout == "a\n... 9 bytes left out ...\nz"

@@ -86,7 +86,12 @@ def report(alone: Alone, pod: PodObject, logged: Told | None) -> tuple[Report | 
     else:
         return None, False
     log, found = pod_end.judge(alone.executor, alone.limits, seen)
-    made = Report(executors=(log,) if log else (), start_time=ended.started_at, end_time=ended.finished_at)
+    # The command's own times: the kubelet's are cut to seconds, and would end before it.
+    made = Report(
+        executors=(log,) if log else (),
+        start_time=seen.start_time or ended.started_at,
+        end_time=seen.ended.end_time if seen.ended else ended.finished_at,
+    )
     if found is not None:
         made = msgspec.structs.replace(made, reason=found.reason, transient=found.transient, code=found.code, message=found.message)
     return made, not complete and logged is None

@@ -49,6 +49,9 @@ YOUNG = 20.0
 RELEASED = 50_000
 """Attempts that were released last and are remembered while their Jobs wait for their TTL."""
 
+LOG_PATIENCE = 120.0
+"""Seconds after the end of a pod in which its node has to tell the whole of a long output; the message has the ends of it."""
+
 LARGEST_LOG = 64 * 1024 * 1024
 """Bytes of a log that is read for a report: far above any."""
 
@@ -224,7 +227,7 @@ class KubernetesBackend:
             if look.stop is not None:
                 self._stop(name, look.stop)
             if self._lacks_report(look):
-                look = classify(self._with_report(name, seen, look), now, self._bounds)
+                look = classify(self._with_report(name, seen, look, now), now, self._bounds)
         except errors.TesServerError as cause:
             telemetry.log(logger, logging.WARNING, "kubernetes.look.failed", attempt=name, error=str(cause))
             return None
@@ -235,13 +238,20 @@ class KubernetesBackend:
         lost = seen.phase is Phase.GONE or (seen.phase is Phase.ENDED and seen.report is None)
         return look.elsewhere is not None or bool(look.container) or (self._spool is not None and lost)
 
-    def _with_report(self, name: str, seen: Seen, look: Look) -> Seen:
+    def _with_report(self, name: str, seen: Seen, look: Look, now: datetime.datetime) -> Seen:
         """With what could be had of a report that is not, or not all, in the pod's status."""
-        if look.container and look.elsewhere is None and seen.pod is not None:
-            return msgspec.structs.replace(seen, told=tails.told(self._calls, self._pods, seen.pod, look.container))
+        known = look.observation.report
+        if known is not None and known.end_time is not None and seen.pod is not None and look.container:
+            try:
+                return msgspec.structs.replace(seen, told=tails.told(self._calls, self._pods, seen.pod, look.container))
+            except errors.TesServerError:
+                if (now - known.end_time).total_seconds() < LOG_PATIENCE:
+                    raise
+                return seen
         return msgspec.structs.replace(seen, report=self._fetch(name, seen.pod, look))
 
     def _fetch(self, name: str, pod: PodObject | None, look: Look) -> Report | None:
+        """A report of which the pod's status has nothing."""
         if look.elsewhere is None or look.elsewhere.place == "spool":
             return self._spool.report(_attempt(name)) if self._spool else None
         return self._from_log(pod, look.container, look.elsewhere) if pod else None

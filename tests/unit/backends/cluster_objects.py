@@ -7,9 +7,12 @@ from typing import Any
 
 import msgspec
 
+from tes_server.backends.kubernetes import names
+from tes_server.backends.kubernetes.alone import Alone
 from tes_server.backends.kubernetes.objects import EventObject, JobObject, PodObject
 from tes_server.backends.kubernetes.seen import Stop
 from tes_server.model.run import Report
+from tes_server.plan.steps import Execute, Limits
 from tes_server.runner import pod_report
 
 NOW = datetime.datetime(2026, 11, 21, 12, 0, tzinfo=datetime.UTC)
@@ -151,6 +154,16 @@ def pod_json(
             **({"containerStatuses": statuses} if statuses else {}),
         },
     }
+
+
+def alone_json(phase: str, state: Json, *conditions: Json, ignore_error: bool = False, **fields: Any) -> Json:
+    """A pod of one container."""
+    made = pod_json(phase, None, [state], None, *conditions, **fields)
+    single = Alone(Execute(index=0, image="image-0:1", argv=("tool",), ignore_error=ignore_error), Limits(cpus=1, ram_bytes=2 * 10**9, max_runtime=60))
+    made["metadata"]["annotations"] = {names.ALONE: msgspec.json.encode(single).decode()}
+    made["spec"]["containers"] = made["spec"]["containers"][:1]
+    del made["spec"]["initContainers"]
+    return made
 
 
 def pod(phase: str, *parts: Any, **fields: Any) -> PodObject:

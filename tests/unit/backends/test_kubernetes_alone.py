@@ -7,15 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from tes_server.backends.kubernetes import names
-from tes_server.backends.kubernetes.alone import Alone
 from tes_server.backends.kubernetes.classify import classify
 from tes_server.backends.kubernetes.objects import PodObject
 from tes_server.backends.kubernetes.seen import Bounds, Look, Seen, Stop
 from tes_server.model.run import Phase, Reason, Report
-from tes_server.plan.steps import Execute, Limits
 from tes_server.runner.pod_told import Kept, Told
-from tests.unit.backends.cluster_objects import NOW, at, condition, ended, job, pod_json, running, waiting
+from tests.unit.backends.cluster_objects import NOW, alone_json, at, condition, ended, job, pod_json, running, waiting
 
 START = int(NOW.timestamp() * 1e9)
 NOTHING = Kept(0, "", "")
@@ -34,12 +31,7 @@ def words(*given: Any, **fields: Any) -> bytes:
 
 
 def pod(phase: str, state: dict[str, Any], *conditions: Any, ignore_error: bool = False, **fields: Any) -> PodObject:
-    made = pod_json(phase, None, [state], None, *conditions, **fields)
-    single = Alone(Execute(index=0, image="image-0:1", argv=("tool",), ignore_error=ignore_error), Limits(cpus=1, ram_bytes=2 * 10**9, max_runtime=60))
-    made["metadata"]["annotations"] = {names.ALONE: msgspec.json.encode(single).decode()}
-    made["spec"]["containers"] = made["spec"]["containers"][:1]
-    del made["spec"]["initContainers"]
-    return msgspec.convert(made, PodObject, strict=False)
+    return msgspec.convert(alone_json(phase, state, *conditions, ignore_error=ignore_error, **fields), PodObject, strict=False)
 
 
 def look(**seen: Any) -> Look:
@@ -80,8 +72,7 @@ def test_end(state: dict[str, Any], reason: Reason | None, code: str, exit_code:
     assert (found.reason, found.code) == (reason, code)
     assert [log.exit_code for log in found.executors] == [exit_code]
     assert found.images == {"image-0:1": f"registry.example/image-0@sha256:{'1' * 64}"}
-    assert found.start_time is not None
-    assert found.end_time is not None
+    assert [(log.start_time, log.end_time) for log in found.executors] == [(found.start_time, found.end_time)]
 
 
 def test_messages_name_the_command_and_its_bounds() -> None:
