@@ -1,4 +1,4 @@
-"""What stage-in and stage-out do in a task's pod: `python -m tes_server.runner.pod_stage in|out`.
+"""What stage-in and stage-out do in a task's pod (`pod_main` is their program).
 
 Stage-in prepares the volumes for containers that may run as any user; stage-out waits for the executors, takes the outputs and writes the
 report. Both end soon after TERM. This module must never trust what executors can write: records are read by `records`, outputs by the filer.
@@ -10,9 +10,7 @@ import datetime
 import os
 import pathlib
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
@@ -252,22 +250,20 @@ def read_order(environment: str | None, parts: pathlib.Path) -> Order:
     return msgspec.json.decode(b"".join(path.read_bytes() for path in names), type=Order)
 
 
-def main(direction: str, places: Places, environment: str | None) -> int:
+def run(direction: str, places: Places, stopped: Callable[[], bool]) -> int:
     """One stage step, from order to last words. The exit code: 1 where the attempt ends with a stage-in that failed."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
     def clock() -> datetime.datetime:
         return datetime.datetime.now(datetime.UTC)
 
     if direction == "out":
         try:
-            publish(*stage_out(places, stop.is_set, clock, say), places)
+            publish(*stage_out(places, stopped, clock, say), places)
         finally:
             _give_back(places)
         return 0
-    order = read_order(environment, places.parts)
-    report = stage_in(order, places, stop.is_set, clock)
+    order = read_order(os.environ.pop(pod.ORDER, None), places.parts)
+    report = stage_in(order, places, stopped, clock)
     if report is None:
         return 0
     publish(order, report, places)
@@ -275,6 +271,6 @@ def main(direction: str, places: Places, environment: str | None) -> int:
     return 1
 
 
-if __name__ == "__main__":
-    where = Places(volume=pathlib.Path(pod.SHARED, sys.argv[2]), shared=True) if len(sys.argv) > 2 else Places()
-    sys.exit(main(sys.argv[1], where, os.environ.pop(pod.ORDER, None)))
+def places(directory: str = "") -> Places:
+    """Those of a pod; `directory`: of the shared volume that stands in for one of its own."""
+    return Places(volume=pathlib.Path(pod.SHARED, directory), shared=True) if directory else Places()

@@ -21,7 +21,7 @@ TOKEN_DIRECTORY = "/var/run/secrets/azure/tokens"  # noqa: S105
 OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 """Where a container sees its own kills for memory: version 2 and 1 of cgroups."""
 
-STAGE = ("python", "-m", "tes_server.runner.pod_stage")
+STAGE = ("python", "-m", "tes_server.runner.pod_main")
 
 Container = dict[str, Any]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import datetime
 import json
+import os
 import pathlib
 import random
 import subprocess
@@ -290,11 +291,12 @@ class TestContainer:
 
     def main(self, made: Pod, direction: str, environment: str | None) -> subprocess.CompletedProcess[bytes]:
         script = (
-            "import json, pathlib, sys; from tes_server.runner import pod_stage; direction, places, environment = json.loads(sys.argv[1]);"
-            "sys.exit(pod_stage.main(direction, pod_stage.Places(*map(pathlib.Path, places[:4]), places[4]), environment))"
+            "import json, pathlib, sys; from tes_server.runner import pod_main, pod_stage; direction, places = json.loads(sys.argv[1]);"
+            "pod_stage.places = lambda: pod_stage.Places(*map(pathlib.Path, places[:4]), places[4]); sys.exit(pod_main.main([direction]))"
         )
-        argument = json.dumps([direction, [*map(str, made.places[:4]), made.places.shared], environment])
-        return subprocess.run([sys.executable, "-c", script, argument], capture_output=True, check=False, timeout=60)
+        argument = json.dumps([direction, [*map(str, made.places[:4]), made.places.shared]])
+        variables = os.environ if environment is None else {**os.environ, pod.ORDER: environment}
+        return subprocess.run([sys.executable, "-c", script, argument], capture_output=True, check=False, timeout=60, env=variables)
 
     def test_in_and_out(self, made: Pod) -> None:
         plan = made.plan(shell("echo hi"))
@@ -306,6 +308,20 @@ class TestContainer:
         assert isinstance(report, Report)
         assert report.executors[0].stdout == "hi\n"
         assert msgspec.json.decode(done.stdout.splitlines()[-1], type=Report) == report
+
+    def test_term_is_heard_before_anything_is_loaded(self) -> None:
+        """As the first process of a container it would be lost: there the default is to pass it over."""
+        script = (
+            "import os, signal, sys; from tes_server.runner import pod_main; before = set(sys.modules)\n"
+            "class Told:\n"
+            "    def find_spec(self, name, *_):\n"
+            "        if name == 'tes_server.runner.pod_stage':\n"
+            "            os.kill(os.getpid(), signal.SIGTERM); print(sorted(m for m in set(sys.modules) - before), flush=True)\n"
+            "sys.meta_path.insert(0, Told()); pod_main.main(['in'])"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=60, text=True)
+        assert done.stdout == "[]\n", done
+        assert "Traceback" in done.stderr, "it went on, and found no order"
 
     def test_a_failed_stage_in_has_last_words(self, made: Pod) -> None:
         plan = made.plan(shell("true"), inputs=[{"path": "/work/in", "url": f"{made.directory}/site/none"}])
