@@ -249,6 +249,8 @@ class FakeCluster:
 
     def _log(self, pod: str, query: dict[str, str]) -> Response:
         container = query["container"]
+        if pod in self.objects["pods"] and not self.objects["pods"][pod]["spec"].get("nodeName"):
+            return Response(status=204)  # tried: no node has it yet
         text = self.logs.get((pod, container)) or self.read_log(pod, container)
         return status(404, "NotFound", "no such log") if text is None else Response(text, mimetype="text/plain")
 

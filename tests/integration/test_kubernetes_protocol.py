@@ -335,6 +335,12 @@ class TestLife:
         del cluster.logs[f"{NAME}-x7k2p", "stage-out"]
         assert backend.tail([HANDLE]) == {}
 
+    def test_no_live_output_before_a_node_has_the_pod(self, cluster: FakeCluster, make: Make) -> None:
+        cluster.set("jobs", job_json())
+        cluster.set("pods", pod_json("Pending", node=""))
+        assert make().tail([HANDLE]) == {}
+        assert cluster.count("LOG", "pods") == 1
+
 
 class TestReports:
     LONG = Report(executors=(ExecutorLog(exit_code=0, stdout=random.Random(3).randbytes(20_000).hex()),))
@@ -421,6 +427,14 @@ class TestStops:
         backend.cancel([HANDLE])
         assert cluster.writes == before, "what has ended needs no cancel"
         assert backend.submit([backend.render(plan())]) == {NAME: HANDLE}, "the name stays taken"
+
+    def test_cancel_of_a_pod_whose_job_was_deleted_without_it(self, cluster: FakeCluster, make: Make) -> None:
+        cluster.set("pods", pod_json("Running", ended(), [running()], running()))
+        backend = make()
+        backend.cancel([HANDLE])
+        cluster.until(lambda: look(backend).phase is Phase.GONE)
+        assert cluster.objects["pods"] == {}
+        backend.cancel([HANDLE])
 
     def test_cancel_that_does_not_reach_the_cluster_is_told(self, cluster: FakeCluster, make: Make) -> None:
         backend = make()

@@ -163,16 +163,19 @@ def _unreported(seen: Seen, pod: PodObject) -> Observation:
     not_started = waiting.not_started(pod)
     if not_started is not None:
         return not_started
+    deleted = seen.gone or pod.metadata.deletion_timestamp is not None
     for name in (names.STAGE_IN, names.STAGE_OUT):
         ended = _terminated(pod.statuses.get(name))
         if ended is None or (name == names.STAGE_IN and ended.exit_code == 0):
             continue
         if ended.reason == "OOMKilled":
             message = f"{name} was killed: it used more memory than the site gives it"
+        elif deleted:  # what it was killed by, or why it was never started
+            continue
         else:
             message = f"{name} ended with exit code {ended.exit_code} and without a report ({ended.reason or 'no reason given'})"
         return _lost(Reason.BACKEND, Code.ENGINE_ERROR, message, transient=True)
-    return _lost(Reason.LOST, Code.LOST, "its pod was deleted" if seen.gone else "its pod ended without a report", transient=True)
+    return _lost(Reason.LOST, Code.LOST, "its pod was deleted" if deleted else "its pod ended without a report", transient=True)
 
 
 def _outside(pod: PodObject | None) -> Observation | None:

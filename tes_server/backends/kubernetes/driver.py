@@ -258,7 +258,7 @@ class KubernetesBackend:
 
     def _from_log(self, pod: PodObject, container: str, elsewhere: Elsewhere) -> Report | None:
         answer = self._calls.get(f"{self._pods}/{calls.part(pod.metadata.name)}/log", container=container, limitBytes=str(LARGEST_LOG))
-        if answer.status in (400, 404):  # the pod, or its log, is gone
+        if answer.status in (204, 400, 404):  # the pod, or its log, is gone
             return None
         if answer.status != 200:
             calls.refuse(answer, f"the log of {container} of {pod.metadata.name} cannot be read")
@@ -287,6 +287,9 @@ class KubernetesBackend:
             return
         answer = self._calls.patch(f"{self._jobs}/{calls.part(name)}", stopped(stop))
         if answer.status == 404:
+            # Deleted by somebody, who may have left the pod without its Job.
+            if seen is not None and seen.pod is not None and not seen.gone:
+                self._delete(f"{self._pods}/{calls.part(seen.pod.metadata.name)}")
             return
         if answer.status != 200:
             calls.refuse(answer, f"Job {name} cannot be stopped")

@@ -27,6 +27,9 @@ CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunCo
 NO_START = frozenset({"StartError", "ContainerCannotRun"})
 """Terminated reasons of a container whose first program was never run: it leaves neither lock nor record."""
 
+NEW_NAME = re.compile(r'pods "[^"]*"')
+"""The pod in the words of a refusal: each try makes another name, and what differs is written into the task's record."""
+
 MOUNTS = ("FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox", "ProvisioningFailed")
 """Warnings about a pod that explain why its containers are not made."""
 
@@ -43,7 +46,7 @@ def without_pod(seen: Seen, job: JobObject, now: datetime.datetime, bounds: Boun
             return Look(observation=Observation(phase=Phase.PENDING))
         message = "the cluster has made no pod for the Job yet"
         return _waits(Phase.PENDING, Code.WAITING_BACKEND, message, since, now, bounds.start, Reason.BACKEND, transient=True)
-    words = _words(refused.message)
+    words = _words(NEW_NAME.sub("its pod", refused.message))
     if _waits_for_quota(refused.message):
         return _waits(Phase.PENDING, Code.WAITING_CAPACITY, words, since, now, bounds.capacity)
     return _waits(Phase.PENDING, Code.WAITING_BACKEND, words, since, now, bounds.config, Reason.REJECTED, end_code=Code.REJECTED)

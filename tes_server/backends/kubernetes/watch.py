@@ -186,6 +186,8 @@ class Watch(Generic[Kind]):
                 self._heard = time.monotonic()
                 heard = False
                 for line in _lines(response):
+                    if self._stopped.is_set():  # what a TLS connection yields after its shutdown is not what was said
+                        return True
                     self._heard = time.monotonic()
                     heard = True
                     self._take(line)

@@ -236,6 +236,11 @@ class TestWaits:
         events = (event("Job", "FailedCreate", QUOTA, since=60), event("Job", "FailedCreate", FORBIDDEN, since=20))
         assert look(job=job(), events=events).observation.code == "WAITING_CAPACITY"
 
+    def test_the_same_refusal_of_another_try_is_no_news(self) -> None:
+        """Each try of the Job controller has a pod name of its own in its words, and what differs is written down."""
+        again = QUOTA.replace("-abcde", "-x7k2p")
+        assert look(job=job(), events=(event("Job", "FailedCreate", QUOTA),)) == look(job=job(), events=(event("Job", "FailedCreate", again),))
+
     def test_what_is_being_stopped_is_not_stopped_again(self) -> None:
         found = look(later=1000, job=job(stop=STOP), pod=executor_waits("ImagePullBackOff", MISSING))
         assert (found.observation.phase, found.stop) == (Phase.STAGING, None)
@@ -359,6 +364,10 @@ class TestEndedWithReport:
         assert look(pod=pod("Failed", ended(), [forged], ended(1))).observation.report is None
 
 
+NOT_THERE = ended(137, "ContainerStatusUnknown", "The container could not be located when the pod was terminated")
+"""What the kubelet says of a container that was still to be started when its pod was deleted."""
+
+
 class TestEndedWithout:
     @pytest.mark.parametrize(
         ("seen", "reason", "code", "transient", "words"),
@@ -410,6 +419,15 @@ class TestEndedWithout:
             ({"pod": pod("Failed", ended(1), [waiting("PodInitializing")])}, Reason.BACKEND, "ENGINE_ERROR", True, "stage-in ended with exit code 1"),
             ({"pod": pod("Failed", ended(), [ended()], ended(137, "OOMKilled"))}, Reason.BACKEND, "ENGINE_ERROR", True, "stage-out was killed"),
             ({"job": job(FAILED), "pod": pod("Running", ended(), [running()], running()), "gone": True}, Reason.LOST, "LOST", True, "deleted"),
+            (
+                {"pod": pod("Failed", NOT_THERE, [waiting("PodInitializing")], waiting("PodInitializing"), deleting=120)},
+                Reason.LOST,
+                "LOST",
+                True,
+                "its pod was deleted",
+            ),
+            ({"pod": pod("Failed", ended(), [NOT_THERE], ended(137, "Error"), deleting=120)}, Reason.LOST, "LOST", True, "its pod was deleted"),
+            ({"pod": pod("Failed", ended(137, "OOMKilled"), [NOT_THERE], deleting=120)}, Reason.BACKEND, "ENGINE_ERROR", True, "stage-in was killed"),
             ({"job": job(FAILED)}, Reason.LOST, "LOST", False, "BackoffLimitExceeded"),
             ({"job": job(COMPLETE)}, Reason.LOST, "LOST", False, "its report with it"),
             ({"job": job(FAILED, stop=STOP)}, Reason.IMAGE, "IMAGE_NOT_FOUND", False, "not found"),
