@@ -17,11 +17,12 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from kubernetes import client, config
+
 from tes_server import errors
-from tes_server.backends.kubernetes import calls
 from tes_server.backends.kubernetes.calls import Answer, Calls
 from tests.integration.conftest import unreachable
 
@@ -46,6 +47,19 @@ print(hashlib.sha256(b"".join(name.encode() + (root / name).read_bytes() for nam
 """Prints a hash of the program that is installed."""
 
 
+class Counted(Calls):
+    """Connections as the backend has them, with its `writes`: method and path of each request that changes something."""
+
+    def __init__(self, configuration: Any) -> None:
+        super().__init__(configuration)
+        self.writes: list[str] = []
+
+    def _call(self, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None = None, kind: str = "application/json") -> Answer:
+        if method != "GET":
+            self.writes.append(f"{method} {path}")
+        return super()._call(method, path, query, body, kind)
+
+
 class Cluster:
     """`address`: this machine, as pods reach it. `server_image`: of stage containers and of servers."""
 
@@ -55,9 +69,11 @@ class Cluster:
         self.server_image = server_image
         self.calls = self.connect()
 
-    def connect(self) -> Calls:
-        """Connections as the backend has them; the caller closes them."""
-        return calls.connect(str(self.kubeconfig))
+    def connect(self) -> Counted:
+        """The caller closes them."""
+        configuration = client.Configuration()
+        config.load_kube_config(str(self.kubeconfig), client_configuration=configuration)
+        return Counted(configuration)
 
     # -- what tests do behind the backend's back
 
@@ -97,7 +113,7 @@ def find() -> Cluster:
     path = pathlib.Path(os.environ.get("KUBECONFIG") or USUAL).expanduser()
     try:
         found = Cluster(path, os.environ.get("CLUSTER_SERVER_IMAGE") or USUAL_SERVER)
-    except errors.SettingsError as why:
+    except (config.ConfigException, OSError) as why:
         unreachable("the cluster", f"{why} ({HOW})")
     with contextlib.ExitStack() as unless_it_works:
         unless_it_works.callback(found.calls.close)

@@ -39,12 +39,8 @@ class Driven:
         self.backend = backend
         self.policy = policy
         self.image = image
-        self._told = threading.Condition()
-        backend.listen(self._hear)
-
-    def _hear(self, _ids: Any) -> None:
-        with self._told:
-            self._told.notify_all()
+        self._told = threading.Event()
+        backend.listen(lambda _: self._told.set())  # from any thread, and while a call of ours is under way
 
     def executor(self, script: str, **fields: Any) -> dict[str, Any]:
         return {"image": self.image, "command": ["/bin/sh", "-c", script], **fields}
@@ -62,10 +58,10 @@ class Driven:
     def until(self, handle: Handle, holds: Callable[[Observation], bool]) -> Observation:
         """Look again at every piece of news, and every second for what was told before we listened."""
         deadline = utc().timestamp() + PATIENCE
-        with self._told:
-            while not holds(seen := self.backend.observe([handle])[handle]):
-                assert utc().timestamp() < deadline, f"still {seen}"
-                self._told.wait(0.5)
+        while not holds(seen := self.backend.observe([handle])[handle]):
+            assert utc().timestamp() < deadline, f"still {seen}"
+            self._told.wait(0.5)
+            self._told.clear()
         return seen
 
     def end(self, handle: Handle) -> Report:

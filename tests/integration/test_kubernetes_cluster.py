@@ -1,34 +1,30 @@
-"""The Kubernetes backend held to BackendContract on a real cluster: its scheduler, its kubelet, its container runtime, and the image of the server."""
+"""The Kubernetes backend held to BackendContract on a real cluster: its scheduler, its kubelet, its container runtime, and the image of the server.
+
+As servers have it by default: what one container can do runs in a pod of one, the rest between stage steps.
+"""
 
 from __future__ import annotations
 
 import pathlib
-import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tes_server.backends.kubernetes import program
 from tes_server.backends.kubernetes.driver import KubernetesBackend
-from tes_server.backends.kubernetes.site import Claim, Program, Site
-from tes_server.filer.manifest import Access
 from tes_server.model.run import Phase, Reason
-from tes_server.plan.policy import Capabilities
-from tes_server.runner.pod import PodSite
 from tests import cluster as clusters
-from tests.clock import utc
 from tests.cluster import Cluster
 from tests.contract.backend_contract import BackendContract, Driven
+from tests.integration import cluster_lab
+from tests.integration.cluster_lab import Lab
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 
 
 @pytest.fixture(scope="module")
-def shared(cluster: Cluster, namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Claim]:
-    """A directory of this machine that pods of the namespace see as a claim."""
-    directory = tmp_path_factory.mktemp("claim")
-    with clusters.claim(cluster, namespace, directory) as name:
-        yield Claim(name=name, path=str(directory))
+def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with cluster_lab.lab(cluster, tmp_path_factory.mktemp("claim")) as made:
+        yield made
 
 
 class TestKubernetesCluster(BackendContract):
@@ -41,62 +37,24 @@ class TestKubernetesCluster(BackendContract):
         return cluster.address
 
     @pytest.fixture
-    def site(self, shared: Claim) -> pathlib.Path:
-        path = pathlib.Path(shared.path) / uuid.uuid4().hex
-        path.mkdir()
-        return path
+    def site(self, lab: Lab) -> pathlib.Path:
+        return lab.site()
 
     @pytest.fixture
-    def alone(self) -> Program | None:
-        """Every task in a pod with stage steps."""
-        return None
+    def make(self, lab: Lab, site: pathlib.Path) -> Callable[[], KubernetesBackend]:
+        return lambda: lab.backend(site)
 
-    @pytest.fixture
-    def make(self, cluster: Cluster, namespace: str, shared: Claim, site: pathlib.Path, alone: Program | None) -> Callable[[], KubernetesBackend]:
-        def made() -> KubernetesBackend:
-            backend = KubernetesBackend(
-                cluster.connect(),
-                Site(
-                    namespace=namespace,
-                    server=site.name,
-                    image=cluster.server_image,
-                    shared=PodSite(access=Access(roots=(str(site),), closed=()), live_roots=(str(site / "live"),)),
-                    claims=(shared,),
-                    grace=2.0,
-                    pod_grace=20.0,
-                    program=alone,
-                ),
-                Capabilities(submit_window=60.0),
-                utc,
-            )
-            backend.resume()
-            cluster.until(lambda: backend.fresh, "the backend has listed what there is")
-            return backend
-
-        return made
-
-
-class TestKubernetesClusterAlone(TestKubernetesCluster):
-    """The same where tasks that need one container have one."""
-
-    @pytest.fixture
-    def alone(self) -> Program | None:
-        return program.of_this_server()
+    # -- pods of one container
 
     def test_killed_for_memory_it_tells_so(self, driven: Driven) -> None:
         script = "echo before; sleep 1; head -c 400000000 /dev/zero | tail > /dev/null"
         report = driven.run(driven.executor(script), resources={"cpu_cores": 0.5, "ram_gb": 0.05})
         assert (report.reason, report.executors[0].stdout) == (Reason.OOM, "before\n")
 
-    def test_deleted_pods_have_told_what_became_of_them(self, driven: Driven, cluster: Cluster, namespace: str) -> None:
+    def test_deleted_pods_have_told_what_became_of_them(self, driven: Driven, lab: Lab) -> None:
         handle = driven.start(driven.executor("echo up; exec sleep 1000"))
-        seen = driven.until(handle, lambda seen: seen.phase is Phase.RUNNING)
-        path = f"/api/v1/namespaces/{namespace}/pods/{seen.where['pod']}"
-        server = cluster.connect()
-        try:
-            assert server.delete(path).status == 200
-        finally:
-            server.close()
+        driven.until(handle, lambda seen: seen.phase is Phase.RUNNING)
+        lab.delete_pod(handle)
         report = driven.end(handle)
         assert (report.reason, report.executors[0].exit_code, report.executors[0].stdout) == (Reason.LOST, 143, "up\n")
 
