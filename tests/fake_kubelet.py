@@ -149,11 +149,15 @@ class _Pod:
                 if code:
                     logger.warning("%s: %s ended with %s: %s", self.job, name, code, self.log(name, "Stderr"))
                 ended = {"exitCode": code if code >= 0 else 128 - code, "reason": "Completed" if code == 0 else "Error", "finishedAt": _now()}
-                self._states[name] = {"terminated": {**ended, "message": container.message.read_text()[:4096]}}
+                self._states[name] = {"terminated": {**ended, "message": container.message.read_text()[: self._kept()]}}
                 if left:
                     self._tell("Running" if specs is self.spec["containers"] else "Pending")
             time.sleep(0.01)
         return any(codes)
+
+    def _kept(self) -> int:
+        """Bytes of each container's message: 12 KiB are divided among all that the pod has."""
+        return min(4096, 12 * 1024 // len([*self.spec.get("initContainers", []), *self.spec["containers"]]))
 
     def _tell(self, phase: str) -> None:
         status = self._object["status"]

@@ -31,6 +31,9 @@ MESSAGE = "/dev/termination-log"
 MESSAGE_BYTES = 4096
 """Bytes of a termination message that Kubernetes keeps."""
 
+MESSAGES_BYTES = 12 * 1024
+"""Bytes that all containers of a pod share for theirs: the kubelet cuts each off at its part, whether the others use theirs or not."""
+
 KEPT_ORDER = "order.json"
 """File at the top of the control volume: the order, for stage-out. No executor sees it."""
 
@@ -59,6 +62,11 @@ VOLUME_MOUNT = "/.tes/volume"
 def step(index: int) -> str:
     """The directory of executor `index` on the control volume, relative to it."""
     return f"steps/{index}"
+
+
+def message_bytes(executors: int) -> int:
+    """Bytes that are kept of a message in a pod of so many executors and two stage steps."""
+    return min(MESSAGE_BYTES, MESSAGES_BYTES // (executors + 2))
 
 
 def shared_directory(task_id: str, attempt: int) -> str:

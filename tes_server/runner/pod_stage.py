@@ -165,9 +165,9 @@ def _await_executors(order: Order, places: Places, stopped: Callable[[], bool]) 
 
 
 def _await_lock(record: pathlib.Path, stopped: Callable[[], bool]) -> bool:
-    """Wait until tes-step has begun; False if we are to end and it has not."""
+    """Wait until tes-step has begun; False if we are to end and it has not. An end that is written counts: the command may have removed the lock."""
     began = time.monotonic()
-    while not os.path.lexists(record / records.LOCK):
+    while not any(os.path.lexists(record / name) for name in (records.LOCK, "exit", "skipped")):
         if stopped():
             return False
         time.sleep(min(LONGEST, max(SHORTEST, (time.monotonic() - began) / 50)))
@@ -233,7 +233,7 @@ def publish(order: Order, report: Report, places: Places) -> None:
             print(f"the spool does not take the report: {cause.public}", file=sys.stderr)  # noqa: T201 - this container's log
     # Always: what people look at first, and the last line is what the server reads.
     say(pod_report.body(report) + b"\n")
-    places.message.write_bytes(pod_report.message(report, place))
+    places.message.write_bytes(pod_report.message(report, place, pod.message_bytes(len(order.plan.executors))))
 
 
 def say(line: bytes) -> None:

@@ -29,6 +29,11 @@ int turn_hold(int record)
     return 0;
 }
 
+static bool has(int directory, const char *name)
+{
+    return faccessat(directory, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 /* Sleeps until the step before has ended; false: a signal came. The one that waits longest looks least often. */
 static bool await_end(int before, int signals)
 {
@@ -40,6 +45,8 @@ static bool await_end(int before, int signals)
             close(lock);
             return true;
         }
+        if (lock < 0 && (has(before, "exit") || has(before, "skipped"))) /* its command has removed the lock */
+            return true;
         struct pollfd polled = {.fd = signals, .events = POLLIN};
         uint64_t part = (clock_ns(CLOCK_MONOTONIC) - begun) / PART_NS;
         if (poll(&polled, 1, part < SHORTEST_MS ? SHORTEST_MS : part > LONGEST_MS ? LONGEST_MS : (int)part) > 0) {
@@ -48,11 +55,6 @@ static bool await_end(int before, int signals)
             return false;
         }
     }
-}
-
-static bool has(int directory, const char *name)
-{
-    return faccessat(directory, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
 enum turn turn_await(const char *directory, bool any, int signals)

@@ -474,6 +474,18 @@ class TestStops:
         with pytest.raises(errors.Unavailable):
             list(make(watching=False).survey())
 
+    def test_jobs_that_people_made_of_ours_are_left_alone(self, cluster: FakeCluster, make: Make) -> None:
+        """Copied with their labels under another name, or changed by hand."""
+        for name in ("copy", f"copy-of-{NAME}", "a-b"):
+            cluster.set("jobs", job_json(name=name))
+        edited = job_json()
+        edited["metadata"]["annotations"] = {"tes-server/secrets": "many"}
+        cluster.set("jobs", edited)
+        backend = make()
+        assert list(backend.survey()) == [HANDLE]
+        backend.release([HANDLE])
+        assert list(backend.survey()) == []
+
 
 class TestReasons:
     def test_a_quota_that_is_full_is_shown_while_it_waits(self, cluster: FakeCluster, make: Make) -> None:

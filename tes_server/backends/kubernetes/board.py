@@ -6,7 +6,6 @@ Knows no socket and no clock. Events may come twice, late, or before the object 
 from __future__ import annotations
 
 import collections
-import re
 import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
@@ -28,8 +27,6 @@ WARNED = 10_000
 """Attempts whose warnings are kept: those warned of last."""
 
 Kind = TypeVar("Kind", JobObject, PodObject)
-
-_NAME = re.compile(r"[a-z0-9]{1,40}-[1-9][0-9]{0,8}")
 
 
 class _Entry:
@@ -131,7 +128,7 @@ class Board:
         """A warning about a Job or a pod of ours; others are passed over."""
         about = event.involved_object
         name = about.name if about.kind == "Job" else about.name.rpartition("-")[0] if about.kind == "Pod" else ""
-        if not _NAME.fullmatch(name):
+        if not names.ATTEMPT_NAME.fullmatch(name):
             return
         with self._lock:
             self._warnings.setdefault(name, {})[event.reason] = event

@@ -190,7 +190,8 @@ class KubernetesBackend:
         jobs = self._board.jobs()
         self._remove_stuck(jobs)
         for job in jobs:
-            if job.metadata.name not in self._released and job.metadata.uid not in former:
+            ours = names.ATTEMPT_NAME.fullmatch(job.metadata.name)  # a copy of one, under a name that somebody liked better, is not
+            if ours and job.metadata.name not in self._released and job.metadata.uid not in former:
                 yield Handle(self.name, job.metadata.name)
 
     def room(self) -> None:
@@ -302,7 +303,7 @@ class KubernetesBackend:
         if seen is None or seen.job is None:
             return
         notes = seen.job.metadata.annotations
-        for number in range(int(notes.get(names.SECRETS, "0"))):
+        for number in range(names.count(notes.get(names.SECRETS, ""))):
             self._delete(f"{self._secrets}/{calls.part(names.secret(name, number))}")
         if names.CLAIM in notes and seen.pod is not None and not seen.gone:
             self._delete(f"{self._pods}/{calls.part(seen.pod.metadata.name)}")

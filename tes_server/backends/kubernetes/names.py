@@ -58,6 +58,10 @@ LABEL_VALUE = r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?"
 """What Kubernetes takes as the value of a label."""
 
 
+ATTEMPT_NAME = re.compile(r"[a-z0-9]{1,40}-[1-9][0-9]{0,8}")
+"""Names of Jobs that are attempts (`run.job_name`)."""
+
+
 def executor(index: int) -> str:
     """The container of executor `index`."""
     return f"executor-{index}"
@@ -82,6 +86,11 @@ def claim(number: int) -> str:
 def secret(job: str, number: int) -> str:
     """The Secret with part `number` of a Job's order."""
     return f"{job}-{number}"
+
+
+def count(annotation: str) -> int:
+    """The number that `SECRETS` says; 0 where somebody has written something else."""
+    return int(annotation) if re.fullmatch(r"[0-9]{1,3}", annotation) else 0
 
 
 def label_value(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import random
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -13,7 +13,9 @@ from tes_server.backends.kubernetes.classify import classify
 from tes_server.backends.kubernetes.seen import Bounds, Look, Seen, Stop
 from tes_server.model.run import Phase, Reason, Report
 from tes_server.model.task import ExecutorLog
+from tes_server.runner import pod as podded
 from tes_server.runner import pod_report
+from tes_server.runner.pod_report import Elsewhere
 from tests.unit.backends.cluster_objects import (
     COMPLETE,
     FAILED,
@@ -257,6 +259,12 @@ class TestWaits:
 
 
 class TestEndedWithReport:
+    LONG = Report(
+        executors=(ExecutorLog(exit_code=0, stdout=random.Random(6).randbytes(20_000).hex()),),
+        start_time=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+        end_time=datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
+    )
+
     @pytest.mark.parametrize(
         ("condition_", "phase", "executors"),
         [
@@ -353,6 +361,37 @@ class TestEndedWithReport:
         assert second.elsewhere is None
         assert second.observation.report is not None
         assert second.observation.report.executors == long.executors
+
+    @pytest.mark.parametrize("executors", [1, 2, 10, 102])
+    def test_what_a_pod_of_many_containers_keeps_of_a_message(self, executors: int) -> None:
+        """12 KiB in all, each container its part."""
+        most = podded.message_bytes(executors)
+        assert most == min(4096, 12288 // (executors + 2))
+        message = pod_report.message(self.LONG, "log", most)
+        assert len(message) <= most
+        seen = pod("Succeeded", ended(), [ended()] * executors, ended(message=message))
+        first = look(pod=seen)
+        if first.elsewhere is not None:
+            assert first.container == "stage-out"
+            fetched = pod_report.read_body(pod_report.body(Report()) + b"\n" + pod_report.body(self.LONG) + b"\n", first.elsewhere)
+            first = look(pod=seen, report=fetched)
+        assert first.observation.report is not None
+        assert first.observation.report.executors == self.LONG.executors
+
+    @pytest.mark.parametrize("kept", [20, 100, 1000])
+    @pytest.mark.parametrize("place", ["log", "spool"])
+    def test_a_message_that_was_cut_off_since_others_put_containers_into_the_pod(self, kept: int, place: Literal["log", "spool"]) -> None:
+        for most in (100_000, 4096, 0):  # readable, packed, elsewhere
+            message = pod_report.message(self.LONG, place, most)
+            if len(message) <= kept:
+                continue
+            found = look(pod=pod("Succeeded", ended(), [ended()], ended(message=message[:kept])))
+            assert found.elsewhere == Elsewhere("log", "")
+            assert pod_report.read_body(b"noise\n" + pod_report.body(self.LONG) + b"\n", found.elsewhere) == self.LONG
+
+    @pytest.mark.parametrize("log", [b"", b"\n", b"oops", b"{}", b'{"attempt":1,"executors":[{"stdout":"x"}]}\n', b"\xff\n"])
+    def test_a_log_without_the_report_gives_none(self, log: bytes) -> None:
+        assert pod_report.read_body(log, Elsewhere("log", "")) is None
 
     @pytest.mark.parametrize("message", ["", "oops", '{"packed": "!"}', '{"packed": "VPaz"}', "[]", '{"report": 3}', "\ufffd"])
     def test_strange_messages_are_no_reports(self, message: str) -> None:

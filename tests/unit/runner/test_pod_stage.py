@@ -173,6 +173,16 @@ class TestWhole:
         assert made.run(plan).reason is None
         assert (made.places.volume / str(own).lstrip("/")).read_text() == "own\n"
 
+    def test_a_command_that_removes_its_lock_holds_nobody_up(self, made: Pod) -> None:
+        """Stage-out and the next executor may come to look only after it has ended."""
+        plan = made.plan(shell(f"rm {made.places.step(0)}/lock"), shell("echo next"))
+        assert made.stage_in(plan) is None
+        assert made.start(plan, 0).wait(30) == 0
+        assert made.start(plan, 1).wait(30) == 0
+        report = made.stage_out()
+        assert report.reason is None, report
+        assert [log.stdout for log in report.executors] == ["", "next\n"]
+
 
 class TestStageIn:
     def test_what_executors_find(self, made: Pod) -> None:
