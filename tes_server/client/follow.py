@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from tes_server.client import polling
-from tes_server.client.answers import Task
+from tes_server.client.answers import ExecutorLog, Task
 
 StreamName = Literal["stdout", "stderr"]
 Emit = Callable[[StreamName, str], None]
@@ -32,6 +32,11 @@ class Stream:
     def __init__(self) -> None:
         self._last = ""
         self._end = 0
+
+    def goes_on(self, text: str) -> bool:
+        """False if this snapshot cannot be of the same stream, as its beginning is another one."""
+        before, head = _head(self._last), _head(text)
+        return head.startswith(before) or (head != text and before.startswith(head))
 
     def news(self, text: str) -> tuple[int | None, str]:
         """What to show for this snapshot: bytes lost since the last one (0 = none, None = some, not known how many), then text."""
@@ -84,8 +89,10 @@ class Follower:
         """Emit what is new in this look; True if there was something."""
         log = task.last_log
         attempt = (len(task.logs or []), log.start_time)
-        if attempt[0] != self._attempt[0] or (self._attempt[1] and attempt[1] != self._attempt[1]):
+        if attempt[0] != self._attempt[0]:
             self._streams.clear()  # a new attempt writes its output from the start
+        elif self._attempt[1] and attempt[1] != self._attempt[1] and not self._goes_on(log.logs or []):
+            self._streams.clear()  # so does one that a server shows in place of the one before
         self._attempt = attempt
         shown = False
         for index, executor in enumerate(log.logs or []):
@@ -94,6 +101,11 @@ class Follower:
                 shown |= self._update(index, "stderr", executor.stderr)
         return shown
 
+    def _goes_on(self, logs: list[ExecutorLog]) -> bool:
+        """True if every stream begins as before: the same attempt, of which the server knows now when it really started."""
+        texts = {(index, name): getattr(executor, name) or "" for index, executor in enumerate(logs) for name in ("stdout", "stderr")}
+        return all(stream.goes_on(texts.get(place, "")) for place, stream in self._streams.items())
+
     def _update(self, index: int, name: StreamName, text: str | None) -> bool:
         lost, new = self._streams.setdefault((index, name), Stream()).news(text or "")
         if lost is None or lost > 0:
@@ -101,6 +113,12 @@ class Follower:
         if new:
             self._emit(name, new)
         return bool(new)
+
+
+def _head(text: str) -> str:
+    """What stands before the server's remark on what it left out."""
+    marker = _LEFT_OUT.search(text)
+    return text[: marker.start()] if marker else text
 
 
 def _common(one: str, other: str) -> int:

@@ -130,6 +130,25 @@ class TestConnection:
             calls.connect(kubeconfig)
         assert "kubeconfig" in str(caught.value)
 
+    @pytest.mark.parametrize(
+        ("content", "context", "where", "words"),
+        [
+            (None, "", "kubernetes.kubeconfig", "cannot be read: No such file or directory"),
+            ("root:x:0:0", "", "kubernetes.kubeconfig", "is no kubeconfig that can be used"),
+            ("a: [", "", "kubernetes.kubeconfig", "is no kubeconfig that can be used"),
+            ("", "", "kubernetes.kubeconfig", "is no kubeconfig that can be used"),
+            ('{"current-context": "c", "clusters": [], "users": [], "contexts": []}', "prod", "kubernetes.context", "there is no context 'prod' in"),
+        ],
+    )
+    def test_of_a_file_that_is_none_names_the_setting(self, tmp_path: pathlib.Path, content: str | None, context: str, where: str, words: str) -> None:
+        file = tmp_path / "config"
+        if content is not None:
+            file.write_text(content)
+        with pytest.raises(errors.SettingsError) as caught:
+            calls.connect(str(file), context)
+        assert caught.value.where == where
+        assert words in str(caught.value)
+
     def test_that_is_refused_is_unavailable(self) -> None:
         server = connected("http://127.0.0.1:1")
         with pytest.raises(errors.Unavailable):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import email.utils
+import pathlib
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -158,10 +159,21 @@ def connect(kubeconfig: str = "", context: str = "") -> Calls:
             config.load_kube_config(kubeconfig, context or None, configuration, persist_config=False)
         else:
             config.load_incluster_config(configuration)
-    except (config.ConfigException, OSError) as cause:
-        where = f"{kubeconfig} cannot be used" if kubeconfig else "this process runs in no pod with a service account; name a kubeconfig"
-        raise errors.SettingsError(f"{where}: {cause}", "kubernetes.kubeconfig") from cause
+    except Exception as cause:  # the library meets whatever a file holds with errors of any kind, and a missing one with words on its content
+        raise _no_connection(kubeconfig, context, cause) from cause
     return Calls(configuration)
+
+
+def _no_connection(kubeconfig: str, context: str, cause: Exception) -> errors.SettingsError:
+    if not kubeconfig:
+        return errors.SettingsError(f"this process runs in no pod with a service account; name a kubeconfig: {cause}", "kubernetes.kubeconfig")
+    try:
+        pathlib.Path(kubeconfig).open("rb").close()
+    except OSError as unread:
+        return errors.SettingsError(f"{kubeconfig} cannot be read: {unread.strerror}", "kubernetes.kubeconfig")
+    if context and f"name {context} in" in str(cause):
+        return errors.SettingsError(f"there is no context {context!r} in {kubeconfig}, or it names what is not there: {cause}", "kubernetes.context")
+    return errors.SettingsError(f"{kubeconfig} is no kubeconfig that can be used: {type(cause).__name__}: {cause}", "kubernetes.kubeconfig")
 
 
 def refuse(answer: Answer, what: str) -> NoReturn:

@@ -126,6 +126,14 @@ def test_a_new_attempt_starts_from_the_beginning() -> None:
     assert said == [("stdout", "hello"), ("stdout", "he"), ("stdout", "llo")]
 
 
+@pytest.mark.parametrize("long", ["", "x" * 3 * KEEP])
+def test_an_attempt_whose_start_is_told_better_at_its_end_is_the_same(long: str) -> None:
+    first, last = kept("hello " + long), kept("hello " + long + "world")
+    follower, said, _ = followed([log(ExecutorLog(stdout=first)), log(ExecutorLog(stdout=last, stderr="E"), start="2024-01-01T00:00:01Z", state="COMPLETE")])
+    follower.run()
+    assert said == [("stdout", first), ("stdout", "world"), ("stderr", "E")]
+
+
 def test_looks_grow_rare_and_come_back_with_news() -> None:
     quiet = [log(ExecutorLog(stdout="a"))] * 30
     follower, _, pauses = followed([*quiet, log(ExecutorLog(stdout="ab")), log(state="COMPLETE")])
