@@ -98,10 +98,18 @@ def test_a_directory_of_a_shared_volume(request: pytest.FixtureRequest) -> None:
     site = msgspec.structs.replace(PLAIN, storage_claim="scratch", storage_from=1)
     task = {
         "executors": [{"image": "i", "command": ["x"], "stdout": "/work/o"}],
-        "outputs": [{"path": "/root/own", "url": "/data/own"}],
+        "outputs": [{"path": "/work/o", "url": "/data/o"}],
         "resources": {"disk_gb": 5},
     }
     compare("shared-volume", render.render(plan_of(task, 3), site).body, request)
+
+
+def test_who_copies_out_of_an_image_is_not_on_the_shared_volume() -> None:
+    """It would have the whole of its directory there, and a link in place of a part leads the next mount to the files of others."""
+    site = msgspec.structs.replace(PLAIN, storage_claim="scratch", storage_from=1)
+    task = {"executors": [{"image": "i", "command": ["x"]}], "outputs": [{"path": "/root/own", "url": "/data/own"}], "resources": {"disk_gb": 5}}
+    spec = msgspec.json.decode(render.render(plan_of(task), site).body)["job"]["spec"]["template"]["spec"]
+    assert {"name": "task", "emptyDir": {"sizeLimit": "5000000000"}} in spec["volumes"]
 
 
 LONE: dict[str, Any] = {

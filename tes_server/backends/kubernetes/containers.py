@@ -12,7 +12,7 @@ from typing import Any
 from tes_server.backends.kubernetes import names
 from tes_server.backends.kubernetes.site import Share, Site
 from tes_server.plan.paths import below
-from tes_server.plan.steps import Execute, Limits, Mount, MountKind, Plan
+from tes_server.plan.steps import Execute, Mount, MountKind, Plan
 from tes_server.runner import pod
 
 TOKEN = "azure-identity-token"  # noqa: S105 - the name of a file
@@ -90,7 +90,7 @@ def _executor(plan: Plan, step: Execute, site: Site, mounts: list[dict[str, Any]
         "name": names.executor(step.index),
         "image": step.image,
         "imagePullPolicy": site.pull_policy,
-        "resources": _executor_resources(plan.limits, first=step.index == 0, site=site),
+        "resources": _executor_resources(plan, first=step.index == 0, site=site),
         "securityContext": _security(site),
         "volumeMounts": mounts,
     }
@@ -131,13 +131,13 @@ def _mount(mount: Mount, plan: Plan, site: Site) -> dict[str, Any]:
 
 def _of_volume(plan: Plan, site: Site, at: str, inner: str) -> dict[str, Any]:
     """The task's volume, or a part of it, at a path of an executor."""
-    own = pod.shared_directory(plan.task_id, plan.attempt) if site.shares_disk(plan.limits.disk_bytes) else ""
+    own = pod.shared_directory(plan.task_id, plan.attempt) if site.shares_disk(plan) else ""
     part = "/".join(filter(None, (own, inner)))
     return {"name": names.TASK_VOLUME, "mountPath": at, **({"subPath": part} if part else {})}
 
 
 def _stage(name: str, direction: str, plan: Plan, site: Site) -> Container:
-    shares = site.shares_disk(plan.limits.disk_bytes)
+    shares = site.shares_disk(plan)
     mounts: list[dict[str, Any]] = [
         {"name": names.CONTROL, "mountPath": pod.CONTROL},
         # Whole, also where it is shared: stage-in makes the task's directory there, stage-out removes it.
@@ -173,7 +173,8 @@ def _stage(name: str, direction: str, plan: Plan, site: Site) -> Container:
 # -- resources ------------------------------------------------------------------------------------------------------
 
 
-def _executor_resources(limits: Limits, *, first: bool, site: Site) -> dict[str, Any]:
+def _executor_resources(plan: Plan, *, first: bool, site: Site) -> dict[str, Any]:
+    limits = plan.limits
     share = Share(
         cpus=limits.cpus if first else min(site.token.cpus, limits.cpus),
         ram_bytes=limits.ram_bytes if first else min(site.token.ram_bytes, limits.ram_bytes),
@@ -181,7 +182,7 @@ def _executor_resources(limits: Limits, *, first: bool, site: Site) -> dict[str,
         most_ram_bytes=limits.ram_bytes,
     )
     resources = _resources(share)
-    if first and limits.disk_bytes and not site.claims_disk(limits.disk_bytes) and not site.shares_disk(limits.disk_bytes):
+    if first and limits.disk_bytes and not site.claims_disk(limits.disk_bytes) and not site.shares_disk(plan):
         resources["requests"]["ephemeral-storage"] = str(limits.disk_bytes)
     if limits.gpus:
         gpu = site.gpu_of(limits.gpu_type)

@@ -163,7 +163,7 @@ def _task_volume(plan: Plan, site: Site) -> Object:
     if site.claims_disk(disk):
         claim = {"accessModes": ["ReadWriteOnce"], "storageClassName": site.storage_class, "resources": {"requests": {"storage": str(disk)}}}
         return {"ephemeral": {"volumeClaimTemplate": {"metadata": {"labels": _labels(plan, site)}, "spec": claim}}}
-    if site.shares_disk(disk):
+    if site.shares_disk(plan):
         return {"persistentVolumeClaim": {"claimName": site.storage_claim}}
     return {"emptyDir": {"sizeLimit": str(disk)} if disk else {}}
 

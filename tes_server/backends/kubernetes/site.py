@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from tes_server.plan.steps import Plan
 from tes_server.runner.pod import PodSite
 
 MiB = 1024 * 1024
@@ -132,9 +133,13 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
         """True if a task that asks for so much disk gets a volume of its own."""
         return bool(self.storage_class) and disk_bytes >= self.storage_from
 
-    def shares_disk(self, disk_bytes: int) -> bool:
-        """True if a task that asks for so much disk gets a directory of the shared claim."""
-        return bool(self.storage_claim) and disk_bytes >= self.storage_from
+    def shares_disk(self, plan: Plan) -> bool:
+        """True if a task gets a directory of the shared claim.
+
+        None whose executors copy results out of their own images: they have the whole directory then, and a link put there in place of a part
+        would lead the next executor's mount of that part to the files of other tasks (the kubelet follows links within a volume).
+        """
+        return bool(self.storage_claim) and plan.limits.disk_bytes >= self.storage_from and not any(step.copies for step in plan.executors)
 
     def gpu_of(self, gpu_type: str) -> Gpu | None:
         """How GPUs of a type are had here; None for a type that nobody has."""
