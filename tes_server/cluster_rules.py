@@ -90,6 +90,7 @@ def target(settings: Settings) -> Target:
         parameters=_parameters(cluster),
         plan_bytes=render.PLAN_BYTES,
         submit_window=SUBMIT_WINDOW,
+        names_last=True,
     )
     return Target(policy=policy(settings), capabilities=capabilities)
 

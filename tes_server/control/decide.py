@@ -60,7 +60,9 @@ def need(record: Record) -> Need:
         return Need.CANCEL if record.canceling and not status.cancel_sent else Need.OBSERVE
     if status.submitting is not None:
         return Need.FIND
-    return Need.DROP if record.canceling else Need.SUBMIT
+    if record.canceling:
+        return Need.DROP if status.unsure is None else Need.FIND
+    return Need.SUBMIT
 
 
 # -- from the API ---------------------------------------------------------------------------------------------------
@@ -105,8 +107,10 @@ def submitted(record: Record, outcome: Handle | Refusal | Later, now: datetime.d
     settled = _settled(record)
     if isinstance(outcome, Refusal):
         return _end(settled, now, State.SYSTEM_ERROR, lines=(telemetry.line(outcome.code, outcome.message),))
-    if record.canceling:
+    if need(settled) is Need.DROP:
         return drop(settled, now)
+    if record.canceling:
+        return changes.change(settled, status=settled.status, lane=Lane.ACTIVE, due=now)
     later = now + datetime.timedelta(seconds=min(outcome.seconds, rules.longest_delay))
     return changes.change(settled, status=_waiting(settled.status, outcome.code, outcome.message), lane=Lane.WAITING, due=later)
 
@@ -119,12 +123,25 @@ def found(record: Record, handle: Handle | None, now: datetime.datetime, skew: d
     """
     if handle is not None:
         return _adopt(record, handle, now)
-    if record.status.submitting is not None and not record.status.place and now < record.status.submitting + skew:
+    until = record.status.submitting or record.status.unsure
+    if until is not None and not record.status.place and now < until + skew:
         return None
     settled = _settled(record)
+    settled = msgspec.structs.replace(settled, status=msgspec.structs.replace(settled.status, unsure=None))
     if record.canceling:
         return drop(settled, now)
     return changes.change(settled, status=settled.status, lane=Lane.WAITING, due=now)
+
+
+def sent_again(record: Record, now: datetime.datetime, rules: Rules, jitter: float) -> Change:
+    """The platform does not have an intent's name, and takes each name once (`Capabilities.names_last`): a submit that is still under way will find it
+    taken. Later, the more often it happened: what fails without a word fails again."""
+    settled = _settled(record)
+    misses = record.status.misses + 1
+    status = _waiting(settled.status, Code.WAITING_BACKEND, "the platform did not say whether it took the task, and does not have it: it is sent again")
+    due = now + _delay(misses, rules, jitter)
+    status = msgspec.structs.replace(status, misses=misses, unsure=record.status.submitting)
+    return changes.change(settled, status=status, lane=Lane.WAITING, due=due)
 
 
 def held_back(record: Record, code: Code, message: str) -> Change | None:
@@ -207,7 +224,7 @@ def lost(record: Record, place: str, now: datetime.datetime, rules: Rules, jitte
         return silent(record, place)
     if status.release:
         return released(record, now, tuple(handle for handle in status.release if handle.place == place))
-    gone = msgspec.structs.replace(record, status=msgspec.structs.replace(status, handle=None, submitting=None, place=""))
+    gone = msgspec.structs.replace(record, status=msgspec.structs.replace(status, handle=None, submitting=None, unsure=None, place=""))
     if record.canceling:
         return _end(gone, now, State.CANCELED, lines=(telemetry.line(Code.CANCELED, "while it ran"),))
     message = f"nothing was heard of {run.host_of(place)} for {rules.lost_after / 60:.3g} minutes"
@@ -223,10 +240,17 @@ def _heard(status: Status) -> Status:
     return msgspec.structs.replace(status, waiting="") if _told(status) else status
 
 
-def postponed(record: Record, now: datetime.datetime, rules: Rules, jitter: float) -> Change:
-    """A call for this record failed: try again later, exponentially."""
+def out_of_reach(record: Record, message: str) -> Change | None:
+    """Its platform does not answer, and the task waits for that: say so where clients see it. None if it is said."""
+    status = _waiting(record.status, Code.WAITING_BACKEND, message)
+    return None if status == record.status else changes.change(record, status=status, lane=record.lane, due=record.due)
+
+
+def postponed(record: Record, now: datetime.datetime, rules: Rules, jitter: float, message: str = "") -> Change:
+    """A call for this record failed: try again later, exponentially. `message`: why, where the task waits for it."""
     misses = record.status.misses + 1
-    status = msgspec.structs.replace(record.status, misses=misses)
+    status = _waiting(record.status, Code.WAITING_BACKEND, message) if message else record.status
+    status = msgspec.structs.replace(status, misses=misses)
     return changes.change(record, status=status, lane=record.lane, due=now + _delay(misses, rules, jitter))
 
 
@@ -243,7 +267,7 @@ def _waiting(status: Status, code: str, message: str) -> Status:
 
 
 def _adopt(record: Record, handle: Handle, now: datetime.datetime) -> Change:
-    status = msgspec.structs.replace(record.status, submitting=None, place="", handle=handle, waiting="", misses=0)
+    status = msgspec.structs.replace(record.status, submitting=None, unsure=None, place="", handle=handle, waiting="", misses=0)
     # A cancel that came in between is due at once; otherwise news or the sweep tell.
     return changes.change(record, status=status, lane=Lane.ACTIVE, due=now if record.canceling else None)
 
@@ -315,6 +339,7 @@ def _again(record: Record, report: Report, now: datetime.datetime, rules: Rules,
         attempt=status.attempt + 1,
         handle=None,
         submitting=None,
+        unsure=None,
         release=(*status.release, status.handle) if status.handle else status.release,
         failures={**status.failures, reason: spent + 1},
         not_before=now + _delay(spent + 1, rules, jitter),
@@ -339,6 +364,7 @@ def _end(record: Record, now: datetime.datetime, state: State, report: Report | 
     status = msgspec.structs.replace(
         status,
         submitting=None,
+        unsure=None,
         handle=None,
         release=(*status.release, status.handle) if status.handle else status.release,
         waiting="",

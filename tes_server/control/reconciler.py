@@ -240,7 +240,12 @@ class Reconciler:
         except errors.TesServerError as cause:
             outcome = "failed"
             telemetry.log(logger, logging.WARNING, "backend.call.failed", backend=backend.name, call=need.lower(), tasks=len(group), error=str(cause))
-            self._postpone([record for record in group if record.due is not None and record.due <= now], now)
+            words = cause.public if need in (Need.FIND, Need.CANCEL) else ""
+            late = [record for record in group if record.due is not None and record.due <= now]
+            self._postpone(late, now, words)
+            if words:
+                others = [record for record in group if record not in late]
+                self._saves.once([change for record in others if (change := decide.out_of_reach(record, words)) is not None])
         except Exception:
             if len(group) > 1:
                 for record in group:
@@ -251,8 +256,8 @@ class Reconciler:
             self._postpone(group, now)
         telemetry.BACKEND_CALLS.labels(backend.name, need.lower(), outcome).inc()
 
-    def _postpone(self, group: Sequence[Record], now: datetime.datetime) -> None:
-        self._saves.once([decide.postponed(record, now, self._rules, self._random()) for record in group])
+    def _postpone(self, group: Sequence[Record], now: datetime.datetime, words: str = "") -> None:
+        self._saves.once([decide.postponed(record, now, self._rules, self._random(), words) for record in group])
 
     def _release(self, backend: Backend, group: Sequence[Record], now: datetime.datetime) -> None:
         handles = tuple(handle for record in group for handle in record.status.release if handle.place in ("", self._here))
@@ -262,13 +267,16 @@ class Reconciler:
     def _find(self, backend: Backend, group: Sequence[Record], now: datetime.datetime) -> None:
         names = {record.id: run.job_name(record.id, record.status.attempt) for record in group}
         there = backend.find(list(names.values()))
-        changed = self._saves.commit([(record, functools.partial(self._found, names[record.id], there, now)) for record in group])
+        settle = functools.partial(self._found, backend.capabilities.names_last, there, now)
+        changed = self._saves.commit([(record, functools.partial(settle, names[record.id])) for record in group])
         self._starts.settled([names[task_id] for task_id in changed])
 
-    def _found(self, name: str, there: Mapping[str, Handle], now: datetime.datetime, record: Record) -> Change | None:
+    def _found(self, names_last: bool, there: Mapping[str, Handle], now: datetime.datetime, name: str, record: Record) -> Change | None:
         # Of a newer revision: the answer must still be about this attempt, and this place.
         if decide.need(record) is not Need.FIND or run.job_name(record.id, record.status.attempt) != name or record.status.place not in ("", self._here):
             return None
+        if name not in there and names_last and not record.canceling:
+            return decide.sent_again(record, now, self._rules, self._random())
         skew = datetime.timedelta() if self._starts.intended(name) else decide.SKEW
         return decide.found(record, there.get(name), now, skew)
 

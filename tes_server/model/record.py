@@ -68,6 +68,8 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     attempt: int = 1
     submitting: datetime.datetime | None = None
     """an intent to submit `attempt` was saved and its outcome is not known; no platform call of it can end after this"""
+    unsure: datetime.datetime | None = None
+    """until then an earlier submit of `attempt` may still be under way, though it was sent again"""
     place: str = ""
     """of that intent: where the attempt is to be (`Handle.place`)"""
     handle: Handle | None = None

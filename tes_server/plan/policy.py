@@ -33,6 +33,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """largest plan, as JSON, that it can carry to where the task runs"""
     submit_window: float = 30.0
     """seconds within which a submit call has ended, one way or the other"""
+    names_last: bool = False
+    """a name is taken once, and stays so for longer than a submit may be late: one whose outcome is not known may be sent again at once"""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

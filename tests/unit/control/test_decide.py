@@ -6,7 +6,7 @@ import datetime
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tes_server.control import changes, decide
@@ -16,6 +16,7 @@ from tes_server.model.record import Change, Detail, Lane, Record, Status
 from tes_server.model.run import Handle, Later, Observation, Phase, Reason, Refusal, Report, job_name
 from tes_server.model.states import ENDS, LIVE, State, may_follow
 from tes_server.model.task import ExecutorLog
+from tes_server.telemetry import Code
 from tests.scripted import T0
 
 RULES = Rules(budgets={Reason.LOST: 2, Reason.PREEMPTED: 1, Reason.STAGING: 1, Reason.BACKEND: 1})
@@ -38,6 +39,7 @@ def records(draw: st.DrawFn, facts: tuple[str, ...] = ("none", "intent", "handle
         rule="r",
         attempt=attempt,
         submitting=until if fact == "intent" else None,
+        unsure=until if not clean and fact != "handle" and state not in ENDS and draw(st.booleans()) else None,
         handle=Handle("local", job_name("t", attempt)) if fact == "handle" else None,
         release=old,
         cancel=NOW if canceling else None,
@@ -169,6 +171,39 @@ def test_found_nothing_waits_until_the_window_is_over(record: Record) -> None:
     assert (own is None) == (record.status.submitting > NOW)
 
 
+@given(records(("intent",), clean=True).filter(lambda record: not record.canceling))
+def test_sent_again_it_may_still_come_from_before(record: Record) -> None:
+    """Where names last it is not waited for; but whoever cancels it then must not hear that nothing is there."""
+    again = applied(record, decide.sent_again(record, NOW, RULES, 0.5))
+    assert decide.need(again) is Need.SUBMIT
+    assert (again.status.unsure, again.status.misses) == (record.status.submitting, record.status.misses + 1)
+    assert "sent again" in again.status.waiting
+    change = decide.cancel(again, NOW)
+    assert change is not None
+    asked = applied(again, change)
+    assert decide.need(asked) is Need.FIND
+    assert again.status.unsure is not None
+    over = again.status.unsure + decide.SKEW
+    assert decide.found(asked, None, over - datetime.timedelta(seconds=1)) is None
+    gone = decide.found(asked, None, over)
+    check(asked, gone)
+    assert gone is not None
+    assert gone.state is State.CANCELED
+    there = applied(asked, decide.found(asked, Handle("local", "t-1"), NOW) or change)
+    assert (decide.need(there), there.status.unsure) == (Need.CANCEL, None)
+
+
+@given(records(("intent",), clean=True), st.booleans())
+def test_why_it_is_out_of_reach_is_said_once(record: Record, late: bool) -> None:
+    words = "the cluster cannot be reached"
+    change = decide.postponed(record, NOW, RULES, 0.5, words) if late else decide.out_of_reach(record, words)
+    assert change is not None
+    told = applied(record, change)
+    assert told.status.waiting.startswith(f"{Code.WAITING_BACKEND}: {words}")
+    assert decide.need(told) is Need.FIND
+    assert decide.out_of_reach(told, words) is None
+
+
 @given(records().filter(lambda record: decide.need(record) is Need.RELEASE), st.data())
 def test_released(record: Record, data: st.DataObject) -> None:
     done = tuple(handle for handle in record.status.release if data.draw(st.booleans()))
@@ -183,12 +218,14 @@ def test_released(record: Record, data: st.DataObject) -> None:
 def elsewhere(draw: st.DrawFn) -> Record:
     """A record whose next step can be done at the place `p/1` only."""
     record = draw(records().filter(lambda record: decide.need(record) in (Need.FIND, Need.OBSERVE, Need.CANCEL, Need.RELEASE)))
+    assume(decide.need(record) is not Need.FIND or record.status.submitting is not None)
     status = record.status
     status = msgspec.structs.replace(
         status,
         handle=status.handle and msgspec.structs.replace(status.handle, place="p/1"),
         release=tuple(msgspec.structs.replace(handle, place="p/1") for handle in status.release),
         place="p/1" if status.submitting else "",
+        unsure=None,  # of platforms that are reached from everywhere
     )
     return msgspec.structs.replace(record, status=status)
 
