@@ -34,6 +34,9 @@ SURVEY_INTERVAL = datetime.timedelta(minutes=10)
 SURVEY_AGAIN = datetime.timedelta(seconds=15)
 """After orphans were ended, for what still ran could not be cleaned up yet; and after a platform could not tell."""
 
+REMIND = datetime.timedelta(minutes=1)
+"""After which the log has again that live output cannot be had."""
+
 EPOCH = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 
 
@@ -46,6 +49,7 @@ class Upkeep:
         self._retention = retention
         self._counted = self._surveyed = self._watched = EPOCH
         self._census_interval = CENSUS_INTERVAL_PAID if store.blocking else CENSUS_INTERVAL
+        self._untold: dict[str, datetime.datetime] = {}
         self._told = True
         self._none_live = False
         self._again = False
@@ -89,10 +93,17 @@ class Upkeep:
             try:
                 tails = backend.tail(handles)
             except errors.TesServerError as cause:
-                telemetry.log(logger, logging.WARNING, "backend.call.failed", backend=name, call="tail", tasks=len(handles), error=str(cause))
+                self._say_untold(name, str(cause), len(handles), now)
                 continue
             for handle, tail in tails.items():
                 self._store.tail(run.task_of(handle.name), tail)
+
+    def _say_untold(self, name: str, error: str, tasks: int, now: datetime.datetime) -> None:
+        """Not at each look, of which there are several a second while somebody reads."""
+        if abs(now - self._untold.get(name, EPOCH)) < REMIND:
+            return
+        self._untold[name] = now
+        telemetry.log(logger, logging.WARNING, "backend.call.failed", backend=name, call="tail", tasks=tasks, error=error)
 
     def count(self, now: datetime.datetime) -> None:
         """Publish how many tasks there are in each live state."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import pathlib
+import time
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import yaml
 
 from tests.acceptance.server import Client
-from tests.cluster import Cluster, Json
+from tests.cluster import PATIENCE, Cluster, Json
 from tests.relay import Relay
 
 SMALL = {"cpu_cores": 0.05, "ram_gb": 0.05}
@@ -82,14 +83,16 @@ def secrets(cluster: Cluster, namespace: str) -> list[str]:
     return cluster.names(f"/api/v1/namespaces/{namespace}/secrets", labelSelector="app.kubernetes.io/managed-by=tes-server")
 
 
-def until_said(server: Client, task_id: str, words: Iterable[str], cluster: Cluster) -> None:
+def until_said(server: Client, task_id: str, words: Collection[str]) -> None:
     """Until a line of system_logs has all of the words."""
-
-    def said() -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while True:
         logs = server.get(task_id).get("logs") or [{}]
-        return any(all(word in line for word in words) for line in logs[0].get("system_logs", []))
-
-    cluster.until(said, f"{words} in system_logs of {server.get(task_id)}")
+        lines = logs[0].get("system_logs", [])
+        if any(all(word in line for word in words) for line in lines):
+            return
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.1)
 
 
 def token_of(cluster: Cluster, namespace: str, account: str) -> str:

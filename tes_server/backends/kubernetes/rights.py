@@ -34,6 +34,9 @@ NEEDED = (
     Right("", "secrets", ("create", "delete")),
 )
 
+FOR_ALONE = Right("", "configmaps", ("get", "create"))
+"""Of pods of one container."""
+
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 """Answers whoever is signed in (the cluster role system:basic-user)."""
 
@@ -48,11 +51,13 @@ class _Review(msgspec.Struct, frozen=True):
 
 def check(server: Calls, namespace: str, job: Job) -> None:
     """Ask for each right, then for `job` in a dry run, which meets the namespace, quotas and admission. Raises Unavailable or EngineError with the fault."""
-    missing = [lacks for right in NEEDED if (lacks := Right(right.group, right.resource, _denied(server, namespace, right))).verbs]
+    rendered = msgspec.json.decode(job.body, type=Rendered)
+    needed = (*NEEDED, FOR_ALONE) if rendered.alone else NEEDED
+    missing = [lacks for right in needed if (lacks := Right(right.group, right.resource, _denied(server, namespace, right))).verbs]
     if missing:
         raise errors.Unavailable(f"this server may not {'; '.join(right.words for right in missing)}: docs/kubernetes.md has the Role that it needs")
     path = f"/apis/batch/v1/namespaces/{calls.part(namespace)}/jobs"
-    answer = server.post(path, msgspec.json.decode(job.body, type=Rendered).job, dryRun="All")
+    answer = server.post(path, rendered.job, dryRun="All")
     if answer.status != 201:
         calls.refuse(answer, "no task's Job can be made there")
 

@@ -125,7 +125,8 @@ def test_cancel(record: Record) -> None:
     change = decide.cancel(record, NOW)
     check(record, change)
     if change is not None:
-        nothing = record.status.handle is None and record.status.submitting is None and not record.status.release
+        status = record.status
+        nothing = status.handle is None and status.submitting is None and status.unsure is None and not status.release
         assert (change.state is State.CANCELED) == nothing, "CANCELED only when no compute can be left"
 
 
