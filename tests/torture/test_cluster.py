@@ -143,7 +143,7 @@ def test_the_cluster_is_away_for_two_minutes(field: Field, seconds: float, kind:
         counted = field.check(crowd)
         assert counted["attempts"] == {1: len(crowd.ids)}
         assert slowest < 2.0
-        # A frozen watch is known to be dead when nothing was heard for a while; a cut one is tried again after twenty seconds at most.
+        # A frozen watch is known to be dead when nothing was heard for a while; one that was refused is tried again after five seconds at most.
         assert seen < 60.0
         tell(away=round(away), ended_seen_after=round(seen, 1), slowest_answer=round(slowest, 2), **counted)
 
@@ -188,14 +188,14 @@ def test_kills_while_the_way_is_bad(field: Field, seconds: float, chance: random
 
 
 @pytest.mark.mongo
-def test_a_reconciler_sleeps_for_longer_than_its_lease_in_the_midst_of_a_submit(field: Field, tell: Tell) -> None:
+def test_a_reconciler_sleeps_for_longer_than_its_lease_in_the_midst_of_a_submit(field: Field, seconds: float, tell: Tell) -> None:
     """Another one takes over and runs the tasks; what the sleeper sent, and sends when it wakes, finds its names taken."""
     with mongo_server.database(mongo_server.url()) as account:
         environment = shared_store(account)
         with served(field.home / "api", *field.flags, "--api-only", environment=environment) as server, two(field, environment) as (first, second):
             crowd = field.crowd(server)
             rounds = 0
-            for asleep in (first, second, first):
+            for asleep in (first, second, first)[: 3 if seconds >= 100 else 2]:
                 with field.relay.frozen():
                     crowd.create([0.5] * 6)
                     time.sleep(1.0)  # for the creates to be sent: nobody can see that

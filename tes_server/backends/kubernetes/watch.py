@@ -34,7 +34,7 @@ STALE = 60.0
 PAGE = 500
 """Objects of one page of a list."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 """Seconds between two tries while the server does not answer, doubled each time, with jitter."""
 
 CHUNK = 1 << 16
