@@ -81,6 +81,8 @@ def check(settings: Settings) -> None:
         cluster_rules.check(settings)
         if importlib.util.find_spec("kubernetes") is None:
             raise errors.SettingsError("Kubernetes needs more: pip install 'tes-server[kubernetes]'", "kubernetes.namespace")
+    elif settings.kubernetes.image or settings.kubernetes.kubeconfig:
+        raise errors.SettingsError("must be named: without it no task runs in the cluster", "kubernetes.namespace")
     known = backend_names(settings)
     if not known:
         raise errors.SettingsError("no tasks can run: kubernetes.namespace names no other place for them", "local.enabled")

@@ -229,13 +229,12 @@ def doctor(**site: Any) -> None:
 
     settings = cli_options.settings(site)
     app.check(settings)
-    works = False
+    works = not settings.local.enabled
     data = app.data_directory(settings)
     click.echo(f"no    {_full(data)}" if _full(data) else f"ok    data directory {data}")
     stored, said = store_cli.condition(settings)
     click.echo(f"{'ok' if stored else 'no':5} tasks in {said}")
-    if settings.kubernetes.namespace:
-        works = _cluster_works(settings)
+    there = _cluster_works(settings) if settings.kubernetes.namespace else True
     for name in app.ENGINES if settings.local.enabled else ():
         wanted = settings.local.engine in ("auto", name)
         try:
@@ -259,7 +258,7 @@ def doctor(**site: Any) -> None:
         click.echo("note  no file roots: tasks cannot name files of this machine (--root DIR, files.roots)")
     for root in _absent(settings):
         click.echo(f"note  the file root {root} is not a directory")
-    sys.exit(0 if works and stored else 1)
+    sys.exit(0 if works and there and stored else 1)
 
 
 def _say_archive(settings: Settings) -> None:

@@ -51,4 +51,6 @@ def test_the_first_backend_is_the_default() -> None:
     app.check(alone)
     assert list(app.targets(alone)) == ["kubernetes"]
     assert app.about(alone).parameters[-1] == "node_pool"
+    with pytest.raises(errors.SettingsError, match=r"kubernetes\.namespace: must be named"):
+        app.check(configuration.load(None, {}, {"kubernetes.image": "i"}))
     assert "Kubernetes" in app.about(alone).description
