@@ -119,7 +119,7 @@ def _reported(seen: Seen, pod: PodObject | None, report: Report) -> Observation:
         report = msgspec.structs.replace(_with_memory(report, pod), images=_images(pod))
     if report.reason is Reason.LOST:  # ended from outside: the report does not know why
         stop = seen.stop
-        why = _stopped(stop) if stop else _outside(pod)
+        why = _stopped(stop) if stop else _outside(seen, pod) if pod else None
         if why is not None:
             report = msgspec.structs.replace(report, reason=why.reason, code=why.code, message=why.message, transient=why.transient)
     return Observation(phase=Phase.ENDED, report=report)
@@ -157,7 +157,7 @@ def _unreported(seen: Seen, pod: PodObject) -> Observation:
     stop = seen.stop
     if stop is not None:
         return _stopped(stop)
-    outside = _outside(pod)
+    outside = _outside(seen, pod)
     if outside is not None:
         return outside
     not_started = waiting.not_started(pod)
@@ -178,11 +178,12 @@ def _unreported(seen: Seen, pod: PodObject) -> Observation:
     return _lost(Reason.LOST, Code.LOST, "its pod was deleted" if deleted else "its pod ended without a report", transient=True)
 
 
-def _outside(pod: PodObject | None) -> Observation | None:
+def _outside(seen: Seen, pod: PodObject) -> Observation | None:
     """Why a pod was ended by somebody else; None if the platform has no word on it."""
-    if pod is None:
-        return None
-    reason, words = pod.status.reason, pod.status.message
+    reason, words = pod.status.reason, pod.status.message.strip()
+    evicted = seen.warning("Evicted")
+    if evicted is not None and not reason:  # where all containers end well on TERM the pod has Succeeded, and bears no word of it
+        reason, words = "Evicted", evicted.message.strip()
     if reason == "DeadlineExceeded":
         return _lost(Reason.TIMEOUT, Code.TIMEOUT, "stopped: max_runtime and the time for its outputs are over")
     if reason == "Evicted" and any(part in words for part in OWN_LIMITS):

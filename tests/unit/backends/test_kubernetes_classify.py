@@ -283,6 +283,15 @@ class TestEndedWithReport:
     def test_all_containers_ended_is_the_end(self) -> None:
         assert look(pod=pod("Running", ended(), [ended()], told(GOOD))).observation.phase is Phase.ENDED
 
+    def test_more_disk_than_was_asked_for_is_told_by_an_event_alone(self) -> None:
+        """Tried on 1.36: on TERM all containers end with 0, so the pod has Succeeded, without reason and condition."""
+        words = 'Usage of EmptyDir volume "task" exceeds the limit "10M". '
+        seen = look(pod=pod("Succeeded", ended(), [ended()], told(CUT)), events=(event("Pod", "Evicted", words),)).observation
+        assert seen.report is not None
+        assert (seen.report.reason, seen.report.code, seen.report.message) == (Reason.BACKEND, "DISK_FULL", words.strip())
+        assert [log.exit_code for log in seen.report.executors] == [143]
+        assert not seen.report.transient
+
     def test_images_that_ran(self) -> None:
         report = look(pod=pod("Succeeded", ended(), [ended(), ended()], told(GOOD))).observation.report
         assert report is not None
