@@ -148,6 +148,16 @@ def load(cluster: Cluster, *images: str) -> None:
 
 
 @contextlib.contextmanager
+def built(image: str, dockerfile: str) -> Iterator[None]:
+    """Docker has an image that was made without any other file, for as long as this lasts."""
+    _docker("build", "--quiet", "--tag", image, "-", text=dockerfile)
+    try:
+        yield
+    finally:
+        _docker("rmi", image)
+
+
+@contextlib.contextmanager
 def namespace(cluster: Cluster, **labels: str) -> Iterator[str]:
     """A namespace of its own, deleted with all that is in it; nobody waits for that."""
     name = f"tes-test-{uuid.uuid4().hex[:8]}"
@@ -203,9 +213,9 @@ def _check_code(image: str) -> None:
         unreachable("an image of this code", f"{image} has other code ({how})")
 
 
-def _docker(*words: str) -> str:
+def _docker(*words: str, text: str = "") -> str:
     try:
-        done = subprocess.run(["docker", *words], check=False, capture_output=True, text=True)
+        done = subprocess.run(["docker", *words], check=False, capture_output=True, text=True, input=text)
     except OSError as why:
         unreachable("Docker", why)
     if done.returncode:

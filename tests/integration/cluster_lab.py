@@ -104,6 +104,7 @@ class Lab:
 @contextlib.contextmanager
 def lab(cluster: Cluster, directory: pathlib.Path, **labels: str) -> Iterator[Lab]:
     """In a namespace of its own."""
+    directory.chmod(0o755)
     with clusters.namespace(cluster, **labels) as namespace, clusters.claim(cluster, namespace, directory) as claim:
         yield Lab(cluster, namespace, directory, claim)
 
@@ -113,11 +114,12 @@ def policy(site: pathlib.Path) -> Policy:
     return Policy(sites=Sites(roots=(str(site),), writable=WRITABLE), live_mounts=(str(site / "live"),))
 
 
-def writes(backend: KubernetesBackend) -> list[str]:
-    """The requests of a backend that change something."""
-    calls = backend._calls
+def writes(driven: Driven) -> list[str]:
+    """The requests of its backend that change something, beside tes-step for pods of one container, which is kept once for all."""
+    assert isinstance(driven.backend, KubernetesBackend)
+    calls = driven.backend._calls
     assert isinstance(calls, Counted)
-    return list(calls.writes)
+    return [write for write in calls.writes if not write.endswith("/configmaps")]
 
 
 def start(driven: Driven, *executors: dict[str, Any], **fields: Any) -> Handle:
