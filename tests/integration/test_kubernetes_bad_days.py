@@ -291,10 +291,9 @@ class TestCanceled:
 
 
 class TestMaxRuntime:
-    @pytest.mark.parametrize("inputs", [[], INPUT])
-    def test_of_a_command_that_does_not_listen(self, bench: Driven, inputs: list[Any]) -> None:
+    def test_of_a_command_that_does_not_listen(self, bench: Driven) -> None:
         resources = {**SMALL, "backend_parameters": {"max_runtime": "4s"}}
-        report = bench.end(start(bench, bench.executor(DEAF), resources=resources, inputs=inputs))
+        report = bench.end(start(bench, bench.executor(DEAF), resources=resources))
         assert (report.reason, [log.exit_code for log in report.executors]) == (Reason.TIMEOUT, [137])
 
     def test_and_then_outputs_that_hang(self, cluster: Cluster, lab: Lab) -> None:

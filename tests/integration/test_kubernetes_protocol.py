@@ -319,6 +319,14 @@ class TestLife:
         cluster.set("jobs", job_json(created=time.time()))
         assert look(backend).phase is Phase.PENDING, "there, though the watch has not told"
 
+    def test_a_young_job_that_was_deleted_is_gone_at_once(self, cluster: FakeCluster, make: Make) -> None:
+        backend = make()
+        backend.submit([backend.render(plan())])
+        cluster.until(lambda: backend._board.seen(NAME))
+        assert look(backend).phase is Phase.PENDING
+        cluster.remove("jobs", NAME)
+        cluster.until(lambda: look(backend).phase is Phase.GONE)
+
     def test_a_job_deleted_by_hand_is_gone_with_its_pod(self, cluster: FakeCluster, make: Make) -> None:
         cluster.set("jobs", job_json())
         cluster.set("pods", pod_json("Running", ended(), [running()], running()))

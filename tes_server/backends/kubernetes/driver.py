@@ -210,6 +210,7 @@ class KubernetesBackend:
             return Seen()
         seen = self._board.seen(name)
         if seen is not None:
+            self._sent.pop(name, None)  # what the watch has shown, and shows no more, is asked for
             return seen
         sent = self._sent.get(name)
         young = sent is not None and time.monotonic() - sent < YOUNG
