@@ -177,6 +177,8 @@ class TestRestart:
         running = [start(old, old.executor("echo up; until test -e /work/go; do sleep 0.1; done", workdir="/work"), inputs=inputs) for inputs in ([], INPUT)]
         for handle in running:
             old.until(handle, lambda seen: seen.phase is Phase.RUNNING)
+        job = f"{lab.jobs}/{over.name}"
+        lab.cluster.until(lambda: lab.cluster.get(job)["status"].get("completionTime"), "the Job ends a while after its pod")
         first.close()
         second = lab.backend(site)
         new = Driven(second, policy(site), clusters.BUSYBOX)
