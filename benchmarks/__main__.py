@@ -13,7 +13,24 @@ import subprocess
 import sys
 from typing import Any
 
-NAMES = ("api", "latency", "sandbox", "docker", "scale", "staging", "objects", "memory", "startup", "mongo", "reconcile", "ru", "kubernetes", "kubernetes_idle")
+NAMES = (
+    "api",
+    "latency",
+    "sandbox",
+    "docker",
+    "scale",
+    "staging",
+    "objects",
+    "memory",
+    "startup",
+    "mongo",
+    "reconcile",
+    "ru",
+    "kubernetes",
+    "kubernetes_idle",
+    "aws_batch",
+    "azure_batch",
+)
 
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 """Lines of a document between which its table stands."""

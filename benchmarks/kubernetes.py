@@ -21,6 +21,8 @@ IMAGE = "tes-test/busybox"
 
 WRITES = ("POST", "PATCH", "PUT", "DELETE")
 
+PARTS = ("calls", "stages", "alone")
+
 PAUSE = 0.25
 """Seconds between two GETs of a task: what the server answers here it cannot do for the tasks."""
 
@@ -45,21 +47,27 @@ def through(ours: Server, space: Cluster, task: dict[str, Any], count: int) -> f
     return count / taken
 
 
-def rates(base: pathlib.Path, space: Cluster, image: str, tasks: int, rounds: int) -> list[figures.Figure]:
-    """Both shapes against bare Jobs."""
-    with cluster.serving(base / "rates", space, image) as ours:
+def stages(base: pathlib.Path, space: Cluster, image: str, tasks: int, rounds: int) -> figures.Figure:
+    """Tasks with stage steps against bare Jobs of the same pod."""
+    with cluster.serving(base / "stages", space, image) as ours:
         first = ours.create(staged())
         ours.wait([first], {"COMPLETE"})
         same = space.job(f"{first}-1")
+        space.clear()
+        pairs = figures.interleaved(lambda: through(ours, space, staged(), tasks), lambda: space.rate(same, tasks), rounds)
+    what, baseline = "tasks with stage steps, as pods", "bare Jobs of the same pod"
+    return figures.compared(what, "a second", pairs, goal="ratio >= 0.9", baseline_is=baseline, tasks=tasks)
+
+
+def alone(base: pathlib.Path, space: Cluster, image: str, tasks: int, rounds: int) -> figures.Figure:
+    """Tasks that need no stage steps against bare Jobs of one container."""
+    with cluster.serving(base / "alone", space, image) as ours:
         ours.wait([ours.create(plain())], {"COMPLETE"})
         space.clear()
         single = cluster.one_container(IMAGE)
-        with_steps = figures.interleaved(lambda: through(ours, space, staged(), tasks), lambda: space.rate(same, tasks), rounds)
-        alone = figures.interleaved(lambda: through(ours, space, plain(), tasks), lambda: space.rate(single, tasks), rounds)
-    return [
-        figures.compared("tasks with stage steps, as pods", "a second", with_steps, goal="ratio >= 0.9", baseline_is="bare Jobs of the same pod", tasks=tasks),
-        figures.compared("tasks without, as pods", "a second", alone, goal="ratio >= 0.75", baseline_is="bare Jobs of one container", tasks=tasks),
-    ]
+        pairs = figures.interleaved(lambda: through(ours, space, plain(), tasks), lambda: space.rate(single, tasks), rounds)
+    what, baseline = "tasks without, as pods", "bare Jobs of one container"
+    return figures.compared(what, "a second", pairs, goal="ratio >= 0.75", baseline_is=baseline, tasks=tasks)
 
 
 def calls(base: pathlib.Path, space: Cluster, image: str, active: int) -> list[figures.Figure]:
@@ -110,14 +118,20 @@ def main() -> None:
     parser = figures.parser(__doc__)
     parser.add_argument("--tasks", type=int, default=500, help="tasks in one block")
     parser.add_argument("--active", type=int, default=200, help="tasks at a time while calls are counted")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure: all of it takes most of an hour")
     parser.add_argument("--image", default="tes-test/server", help="the server's image")
     chosen = parser.parse_args()
     where = figures.machine()
     with contextlib.ExitStack() as stack:
         base = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(dir=chosen.data)))
         space = stack.enter_context(cluster.namespace())
-        found = calls(base, space, chosen.image, chosen.active)
-        found += rates(base, space, chosen.image, chosen.tasks, chosen.rounds)
+        found: list[figures.Figure] = []
+        if "calls" in chosen.parts:
+            found += calls(base, space, chosen.image, chosen.active)
+        if "stages" in chosen.parts:
+            found.append(stages(base, space, chosen.image, chosen.tasks, chosen.rounds))
+        if "alone" in chosen.parts:
+            found.append(alone(base, space, chosen.image, chosen.tasks, chosen.rounds))
     figures.show("kubernetes", found, where, as_json=chosen.json)
 
 

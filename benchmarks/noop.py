@@ -1,10 +1,11 @@
-"""Tasks that do nothing, through a whole server and straight through Docker: what `docker` and `sandbox` compare."""
+"""Tasks that do nothing, through a whole server and straight through Docker: what `docker`, `sandbox`, `aws_batch` and `azure_batch` compare."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.server import Server, no_op
@@ -25,10 +26,12 @@ def through(server: Server, image: str, count: int) -> float:
 class BareDocker:
     """create + start + wait + remove by the daemon's own API, `AT_ONCE` at a time, with the network that the server gives its tasks."""
 
-    def __init__(self, image: str, network: str) -> None:
+    def __init__(self, image: str, network: str, entrypoint: Sequence[str] | None = None) -> None:
+        """`entrypoint` in place of the image's own, for one that would not run `true`."""
         import docker
 
         self._image = image
+        self._entrypoint = entrypoint
         self._network = network
         self._clients = [docker.APIClient(timeout=120) for _ in range(AT_ONCE)]
 
@@ -41,7 +44,8 @@ class BareDocker:
 
     def _some(self, client: Any, count: int) -> None:
         for _ in range(count):
-            made = client.create_container(self._image, ["true"], host_config=client.create_host_config(network_mode=self._network))["Id"]
+            host = client.create_host_config(network_mode=self._network)
+            made = client.create_container(self._image, ["true"], entrypoint=self._entrypoint, host_config=host)["Id"]
             client.start(made)
             if ended := client.wait(made)["StatusCode"]:
                 raise SystemExit(f"`true` ended with {ended}")

@@ -25,7 +25,7 @@ from pymongo import UpdateOne
 from benchmarks import figures, mongo_server
 from benchmarks.operations import Operations, counted, of_tasks
 from benchmarks.store import made
-from tes_server import app, telemetry
+from tes_server import app, signals, telemetry
 from tes_server.backends.base import Job
 from tes_server.control.decide import Rules
 from tes_server.control.reconciler import Pace, Reconciler
@@ -141,7 +141,7 @@ def worker(url: str, database: str, number: int) -> None:
     backend = Idle(f"benchmark-{number}")
     target = Target(policy=Policy(), capabilities=backend.capabilities)
     loop = Reconciler(store, {"local": backend}, {"local": target}, Rules(), Pace(batch=BATCH), backend.place, app.clock, random.random)
-    signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+    signals.hear(loop.stop, signal.SIGTERM)
     while not select.select([sys.stdin], [], [], 0.1)[0]:
         store.hold(backend.place, app.clock())
     operations.take()

@@ -56,27 +56,8 @@ def check(settings: Settings) -> None:
             raise errors.SettingsError("must be an absolute path below /", f"kubernetes.claims[{number}].path")
         if any(below(_directory(claim.path), taken) or below(taken, _directory(claim.path)) for taken in ("/tes", "/.tes", "/dev", "/proc", "/sys")):
             raise errors.SettingsError("is a place that the pods need themselves", f"kubernetes.claims[{number}].path")
-    _check_spool(settings)
-
-
-def _check_spool(settings: Settings) -> None:
-    """Tasks must not name what is in the spool: they could read the reports of others, and write their own."""
-    url = settings.spool.url
-    if not url:
-        return
-    if url.startswith("file:"):
-        raise errors.SettingsError("must be in an object store: what is on a shared volume, tasks may write to", "spool.url")
-    if site_rules.in_reach(url, settings):
-        raise errors.SettingsError("must be where tasks may not write: give its [[storage]] table tasks = false", "spool.url")
-    if not any(store.write for store in spool_access(settings).stores):
-        raise errors.SettingsError("must be at or below the url of a [[storage]] table with write = true and tasks = false", "spool.url")
-
-
-def spool_access(settings: Settings) -> Access:
-    """How the spool is reached: its store, and nothing else."""
-    whole = site_rules.access(settings, server=True)
-    store = whole.store_of(settings.spool.url) if settings.spool.url else None
-    return msgspec.structs.replace(whole, roots=(), stores=(store,) if store else ())
+    if settings.spool.url:
+        site_rules.check_spool(settings)
 
 
 def target(settings: Settings) -> Target:
@@ -136,7 +117,7 @@ def site(settings: Settings) -> Site:
             live_roots=_live_roots(settings),
             tail_bytes=settings.tasks.tail_bytes,
             spool=settings.spool.url,
-            spool_stores=spool_access(settings).stores,
+            spool_stores=site_rules.spool_access(settings).stores,
         ),
         pull_policy=cluster.pull_policy,
         pull_secrets=cluster.pull_secrets,

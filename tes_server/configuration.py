@@ -157,9 +157,9 @@ def fields(part: type[Part] = Settings, prefix: str = "") -> Iterator[Field]:
             continue
         default = None if field.default is msgspec.NODEFAULT else field.default
         yield Field(key, _type_name(field.type), default, texts.get(field.name, ""))
-        inner = getattr(field.type, "__args__", (None,))[0]
-        if isinstance(inner, type) and issubclass(inner, Part):
-            yield from fields(inner, f"{key}[].")
+        for inner in get_args(field.type):
+            if isinstance(inner, type) and issubclass(inner, Part):
+                yield from fields(inner, f"{key}.NAME." if get_origin(field.type) is dict else f"{key}[].")
 
 
 def _type_name(kind: Any) -> str:

@@ -91,12 +91,12 @@ def _whole(name: str, kept: Images) -> str:
 
 
 def _opened(given: dict[str, Any]) -> Images:
-    from tes_server import app, telemetry
+    from tes_server import app, machine, telemetry
 
     settings: Settings = cli_options.settings(given)
     app.check(settings)
     telemetry.set_up_logging("warning" if given["log_level"] is None else settings.log.level)
-    return app.images(settings)
+    return machine.images(settings)
 
 
 def _each(names: Sequence[str], kept: Images, do: Callable[[str, Images], None]) -> None:

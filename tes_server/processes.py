@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import gc
 import logging
@@ -21,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tes_server import app, errors, metrics_files, telemetry
+from tes_server import app, errors, metrics_files, signals, telemetry
 from tes_server.settings import Settings
 from tes_server.store.base import Store
 
@@ -37,7 +38,7 @@ RESPAWN = 1.0
 """Seconds between two starts of a child that keeps dying."""
 
 HANDOVER = 1.0
-"""Seconds for which the children of a server that was killed just now may still hold its data directory."""
+"""Seconds for which the children of a server that was killed just now may still hold its data directory and its port."""
 
 REMIND = 60.0
 """Seconds after which the log has again that another server bears our name."""
@@ -53,14 +54,19 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as cause:
-        listener.close()
-        why = cause.strerror if isinstance(cause, OSError) else "there are ports from 0 to 65535"
-        raise errors.SettingsError(f"cannot listen on {host} port {port}: {why} (0 takes a free port)", "server.port") from cause
-    listener.listen(2048)
-    return listener
+    until = time.monotonic() + HANDOVER
+    while True:
+        try:
+            listener.bind((host, port))
+        except (OSError, OverflowError) as cause:
+            if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE and time.monotonic() < until:
+                time.sleep(0.05)
+                continue
+            listener.close()
+            why = cause.strerror if isinstance(cause, OSError) else "there are ports from 0 to 65535"
+            raise errors.SettingsError(f"cannot listen on {host} port {port}: {why} (0 takes a free port)", "server.port") from cause
+        listener.listen(2048)
+        return listener
 
 
 def own(data: pathlib.Path, stand_by: Callable[[], None] | None = None) -> int:
@@ -79,6 +85,7 @@ def own(data: pathlib.Path, stand_by: Callable[[], None] | None = None) -> int:
         except OSError as cause:
             if stand_by is not None:
                 stand_by()
+                signals.heed()
                 fcntl.flock(held, fcntl.LOCK_EX)
                 return held
             if time.monotonic() > until:
@@ -89,8 +96,7 @@ def own(data: pathlib.Path, stand_by: Callable[[], None] | None = None) -> int:
             return held
 
 
-_ASKED = {signal.SIGTERM, signal.SIGINT}
-_WATCHED = _ASKED | {signal.SIGCHLD}
+_WATCHED = {*signals.ASKED, signal.SIGCHLD}
 
 
 def serve(settings: Settings, listener: socket.socket, *, api_only: bool, ready: Callable[[], None]) -> int:
@@ -100,12 +106,13 @@ def serve(settings: Settings, listener: socket.socket, *, api_only: bool, ready:
         parts["reconciler"] = lambda: reconcile(settings)
     # Blocked and awaited instead of handled: a handler could interrupt this process between any two lines.
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    signals.heed()
     children = {_spawn(name, run): name for name, run in parts.items()}
     started = dict.fromkeys(parts, time.monotonic())
     ready()
-    while signal.sigwait(_WATCHED) not in _ASKED:
+    while signal.sigwait(_WATCHED) not in signals.ASKED:
         for name in _reaped(children):
-            if signal.sigtimedwait(_ASKED, max(0.0, RESPAWN - (time.monotonic() - started[name]))) is not None:
+            if signal.sigtimedwait(signals.ASKED, max(0.0, RESPAWN - (time.monotonic() - started[name]))) is not None:
                 _end(children)
                 return 0
             started[name] = time.monotonic()
@@ -153,8 +160,7 @@ def _spawn(name: str, run: Callable[[], None]) -> int:
 
 def _is_child_of(parent: int) -> None:
     """KILL for this process when its parent ends, however that happens; TERM ends it until it has handlers of its own: the parent's could lose it."""
-    for number in _ASKED:
-        signal.signal(number, signal.SIG_DFL)
+    signals.forget(*signals.ASKED)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # it ended before we asked
@@ -181,11 +187,7 @@ def reconcile(settings: Settings) -> None:
     platforms = app.backends(settings)
     loop = app.reconciler(settings, kept, platforms)
 
-    def stop(_number: int, _frame: object) -> None:
-        loop.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    signals.hear(loop.stop, *signals.ASKED)
     _collect_rarely()
     telemetry.log(logger, logging.INFO, "reconciler.started", pid=os.getpid())
     loop.loop()
@@ -201,10 +203,9 @@ def metrics(settings: Settings) -> Iterator[None]:
         yield
         return
     import prometheus_client
-    from prometheus_client import multiprocess
 
     registry = prometheus_client.CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(metrics_files.Together())
     where = settings.server.host, settings.control.metrics_port
     try:
         server, thread = prometheus_client.start_http_server(where[1], where[0], registry)
@@ -228,6 +229,7 @@ def _be_the_only_one(settings: Settings, kept: Store) -> None:
             if time.monotonic() > told + REMIND:
                 told = time.monotonic()
                 telemetry.log(logger, logging.ERROR, "reconciler.name_taken", error=str(cause))
+            signals.heed()
             time.sleep(RESPAWN)
         except errors.Unavailable:
             return  # nobody can tell: what runs here is looked after whether or not the store is there

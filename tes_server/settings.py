@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from tes_server.settings_aws import AwsBatchSettings
+from tes_server.settings_azure import AzureBatchSettings
 from tes_server.settings_kubernetes import KubernetesSettings
 from tes_server.settings_parts import Amount, Count, Number, Part, Pause, Port
 
@@ -194,7 +196,7 @@ class SpoolSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     url: str = ""
     """`s3://…`, `az://…`, `gs://…` at or below a [[storage]] table with `write = true` and `tasks = false`. Empty = only short reports outlive
-    their pod."""
+    their pod; AWS Batch needs one."""
 
 
 class TaskSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -301,6 +303,8 @@ class Settings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     podman: PodmanSettings = PodmanSettings()
     sandbox: SandboxSettings = SandboxSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
+    aws_batch: AwsBatchSettings = AwsBatchSettings()
+    azure_batch: AzureBatchSettings = AzureBatchSettings()
     spool: SpoolSettings = SpoolSettings()
     tasks: TaskSettings = TaskSettings()
     retries: RetrySettings = RetrySettings()

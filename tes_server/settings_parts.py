@@ -15,3 +15,12 @@ Pause = Annotated[float, msgspec.Meta(gt=0)]
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of the configuration."""
+
+
+class HostMountSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A directory that every machine has on which tasks run: reference data on a shared file system (EFS, FSx for Lustre, Azure Files, NFS)."""
+
+    path: str
+    """Its absolute path on the machines, by which tasks name what is in it (`file://` urls)."""
+    read_only: bool = True
+    """Tasks may only read it."""

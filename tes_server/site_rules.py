@@ -137,6 +137,17 @@ def _check_mirror(mirror: MirrorSettings, where: str) -> None:
         raise errors.SettingsError("must be a registry or a part of one, e.g. docker.io", f"{where}.prefix")
 
 
+def check_spool(settings: Settings) -> None:
+    """A spool for tasks on other machines: they reach it, and may not name what is in it: they could read the reports of others, and write their own."""
+    url = settings.spool.url
+    if url.startswith("file:"):
+        raise errors.SettingsError("must be in an object store: what is on a shared volume, tasks may write to", "spool.url")
+    if in_reach(url, settings):
+        raise errors.SettingsError("must be where tasks may not write: give its [[storage]] table tasks = false", "spool.url")
+    if not any(store.write for store in spool_access(settings).stores):
+        raise errors.SettingsError("must be at or below the url of a [[storage]] table with write = true and tasks = false", "spool.url")
+
+
 # -- what tasks may do ------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +180,13 @@ def access(settings: Settings, *, server: bool = False) -> Access:
         uploads=files.uploads,
         stores=tuple(msgspec.convert(store, Storage, from_attributes=True) for store in settings.storage if store.tasks or server),
     )
+
+
+def spool_access(settings: Settings) -> Access:
+    """How the spool is reached: its store, and nothing else."""
+    whole = access(settings, server=True)
+    store = whole.store_of(settings.spool.url) if settings.spool.url else None
+    return msgspec.structs.replace(whole, roots=(), stores=(store,) if store else ())
 
 
 def live_roots(settings: Settings) -> tuple[str, ...]:

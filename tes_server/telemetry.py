@@ -34,6 +34,9 @@ class Code(enum.StrEnum):
     STORAGE_REGION = "STORAGE_REGION"
     STORAGE_CREDENTIALS = "STORAGE_CREDENTIALS"
     STORAGE_REQUESTER_PAYS = "STORAGE_REQUESTER_PAYS"
+    SECRET_NOT_FOUND = "SECRET_NOT_FOUND"
+    SECRET_DENIED = "SECRET_DENIED"
+    SECRET_ERROR = "SECRET_ERROR"
     DISK_FULL = "DISK_FULL"
     EXECUTOR_FAILED = "EXECUTOR_FAILED"
     COMMAND_NOT_FOUND = "COMMAND_NOT_FOUND"
@@ -70,6 +73,9 @@ ADVICE: dict[Code, str] = {
     Code.STORAGE_REGION: "ask who runs the server to name the region of the bucket",
     Code.STORAGE_CREDENTIALS: "ask who runs the server to mend its credentials",
     Code.STORAGE_REQUESTER_PAYS: "ask who runs the server whether it may pay",
+    Code.SECRET_NOT_FOUND: "check the name of the secret, or its key; ask who runs the server what it leads to",
+    Code.SECRET_DENIED: "ask who runs the server to let tasks' nodes read the secret",
+    Code.SECRET_ERROR: "read the words before; where the store of secrets did not answer, it is asked again",
     Code.DISK_FULL: "ask for more disk_gb, or ask who runs the server for a larger disk",
     Code.EXECUTOR_FAILED: "look at the command's stderr",
     Code.COMMAND_NOT_FOUND: "the command is run without a shell; check that its first word is in the image",
@@ -82,7 +88,7 @@ ADVICE: dict[Code, str] = {
     Code.ENGINE_UNAVAILABLE: "the engine does not answer; it is asked again",
     Code.WAITING_TURN: "tasks of one owner start oldest first, owners take turns",
     Code.WAITING_CAPACITY: "starts as soon as enough of the site is free",
-    Code.WAITING_BACKEND: "the platform does not answer; it is asked again",
+    Code.WAITING_BACKEND: "the platform does not take it now; it is asked again",
     Code.MACHINE_SILENT: "wait; if it does not come back the task is tried again elsewhere",
     Code.CANCELED: "canceled on request",
     Code.RETRY: "a new attempt was made",
@@ -115,6 +121,10 @@ class JsonLines(logging.Formatter):
         return json.dumps(fields, default=str)
 
 
+SDKS = ("boto3", "botocore", "azure", "msal")
+"""Loggers whose words are no events of ours; at DEBUG they would tell headers and bodies of requests."""
+
+
 def set_up_logging(level: str, stream: TextIO = sys.stderr) -> None:
     """JSON lines on `stream` at `level` and above."""
     import time
@@ -126,6 +136,8 @@ def set_up_logging(level: str, stream: TextIO = sys.stderr) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    for name in SDKS:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def log(logger: logging.Logger, level: int, event: str, **fields: object) -> None:

@@ -13,7 +13,6 @@ import pathlib
 import re
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -24,6 +23,7 @@ from kubernetes import client, config
 
 from tes_server import errors
 from tes_server.backends.kubernetes.calls import Answer, Calls
+from tests import server_image
 from tests.integration.conftest import unreachable
 
 Json = dict[str, Any]
@@ -34,17 +34,8 @@ USUAL = pathlib.Path("~/.cache/tes-cluster/kubeconfig")
 HOW = "../shared/cluster/up starts one, KUBECONFIG names it"
 
 BUSYBOX, STATIC = "tes-test/busybox", "tes-test/static"
-USUAL_SERVER = "tes-test/server"
 
 PATIENCE = 60.0
-
-CODE = """
-import hashlib, pathlib, tes_server
-root = pathlib.Path(tes_server.__file__).parent
-found = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.suffix in (".py", ".c", ".h"))
-print(hashlib.sha256(b"".join(name.encode() + (root / name).read_bytes() for name in found)).hexdigest())
-"""
-"""Prints a hash of the program that is installed."""
 
 
 class Counted(Calls):
@@ -112,7 +103,7 @@ def find() -> Cluster:
     """The cluster, with the images; skips, or fails, where there is none or it is not a test's to use."""
     path = pathlib.Path(os.environ.get("KUBECONFIG") or USUAL).expanduser()
     try:
-        found = Cluster(path, os.environ.get("CLUSTER_SERVER_IMAGE") or USUAL_SERVER)
+        found = Cluster(path, server_image.find())
     except (config.ConfigException, OSError) as why:
         unreachable("the cluster", f"{why} ({HOW})")
     with contextlib.ExitStack() as unless_it_works:
@@ -124,7 +115,6 @@ def find() -> Cluster:
         found.address = next((each["address"] for node in nodes for each in node["status"]["addresses"] if each["type"] == "InternalIP"), "")
         if len(nodes) != 1 or not _is_ours(found.address):
             unreachable("the cluster", f"{path} leads to one whose node is not this machine")
-        _check_code(found.server_image)
         load(found, BUSYBOX, STATIC, found.server_image)
         unless_it_works.pop_all()
     return found
@@ -134,13 +124,13 @@ def load(cluster: Cluster, *images: str) -> None:
     """Docker's images onto the node, as far as it has not got them: an annotation tells which version of each was loaded last."""
     node = cluster.get("/api/v1/nodes")["items"][0]
     given = node["metadata"].get("annotations", {})
-    wanted = {f"images.tes-test/{re.sub(r'[/:]', '_', image)}": _docker("image", "inspect", "--format", "{{.Id}}", image).strip() for image in images}
+    wanted = {f"images.tes-test/{re.sub(r'[/:]', '_', image)}": server_image.run("image", "inspect", "--format", "{{.Id}}", image).strip() for image in images}
     missing = {image: key for image, key in zip(images, wanted, strict=True) if given.get(key) != wanted[key]}
     if not missing:
         return
     with tempfile.TemporaryDirectory() as directory:
         archive = f"{directory}/images.tar"
-        _docker("save", "--output", archive, *missing)
+        server_image.run("save", "--output", archive, *missing)
         done = subprocess.run([LOAD, archive], check=False, capture_output=True, text=True) if LOAD.exists() else None
     if done is None or done.returncode:
         unreachable("the cluster's image store", done.stderr if done else f"there is no {LOAD}")
@@ -150,11 +140,11 @@ def load(cluster: Cluster, *images: str) -> None:
 @contextlib.contextmanager
 def built(image: str, dockerfile: str) -> Iterator[None]:
     """Docker has an image that was made without any other file, for as long as this lasts."""
-    _docker("build", "--quiet", "--tag", image, "-", text=dockerfile)
+    server_image.run("build", "--quiet", "--tag", image, "-", text=dockerfile)
     try:
         yield
     finally:
-        _docker("rmi", image)
+        server_image.run("rmi", image)
 
 
 @contextlib.contextmanager
@@ -202,22 +192,3 @@ def _is_ours(address: str) -> bool:
     except OSError:
         return False
     return bool(address)
-
-
-def _check_code(image: str) -> None:
-    """Stage steps of another version than the server's would be what is tested."""
-    there = _docker("run", "--rm", "--entrypoint", "python", image, "-c", CODE).strip()
-    here = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
-    if there != here:
-        how = f"make image BASE=tes-test/python IMAGE={USUAL_SERVER} makes one, CLUSTER_SERVER_IMAGE names another"
-        unreachable("an image of this code", f"{image} has other code ({how})")
-
-
-def _docker(*words: str, text: str = "") -> str:
-    try:
-        done = subprocess.run(["docker", *words], check=False, capture_output=True, text=True, input=text)
-    except OSError as why:
-        unreachable("Docker", why)
-    if done.returncode:
-        unreachable(f"docker {words[0]}", done.stderr.strip())
-    return done.stdout

@@ -15,18 +15,15 @@ import anyio.to_thread
 import msgspec
 import prometheus_client
 import swagger_ui_bundle
-from prometheus_client import multiprocess
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
+from tes_server import metrics_files
 from tes_server.control.service import Service
 from tes_server.store import base
 
 HERE = pathlib.Path(__file__).parent
-
-MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
-"""prometheus_client's own variable: the directory in which the processes of one server gather their figures."""
 
 PROBE_THREADS = 4
 """Looks at the store at once, and counts of the metrics at once."""
@@ -73,9 +70,9 @@ def probes(service: Service) -> list[Route]:
 
 def figures() -> bytes:
     """Metrics of this process; of all processes of the server where they share a directory."""
-    if os.environ.get(MULTIPROCESS):
+    if os.environ.get(metrics_files.VARIABLE):
         registry = prometheus_client.CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(metrics_files.Together())
         return prometheus_client.generate_latest(registry)
     return prometheus_client.generate_latest()
 

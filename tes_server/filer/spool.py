@@ -1,6 +1,6 @@
-"""The spool: a directory or an object prefix through which plans go to attempts and reports come back.
+"""The spool: a directory or an object prefix through which plans go to attempts, and live output and reports come back.
 
-`<task>/<attempt>/{plan,started,report}.json`. Where a platform may start one attempt twice (AWS Batch has no unique job names,
+`<task>/<attempt>/{plan,started,tail,report}.json`. Where a platform may start one attempt twice (AWS Batch has no unique job names,
 Azure Batch reruns by itself), a run first takes the attempt: `started` is made by a write that succeeds for one of many, and
 the others end without having done anything. This module must never decide anything by a time: clocks differ.
 """
@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 
 from tes_server import errors, telemetry
-from tes_server.model.run import Report
+from tes_server.model.run import Report, Tails
 from tes_server.plan.steps import Plan
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Shelf(Protocol):
 
 
 class Spool:
-    """The plans, starts and reports of attempts on a shelf. Thread-safe."""
+    """The plans, starts, live output and reports of attempts on a shelf. Thread-safe."""
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
@@ -110,6 +110,10 @@ class Spool:
         """Keep the plan of an attempt before its job is submitted. Idempotent."""
         self._shelf.write(attempt.name_of("plan"), msgspec.json.encode(plan))
 
+    def withdraw(self, attempt: Attempt) -> None:
+        """No run that has not taken the attempt yet will do anything any more: look at `started` after this to know of one that has. Idempotent."""
+        self._shelf.remove([attempt.name_of("plan")])
+
     def started(self, attempt: Attempt) -> Started | None:
         """Who took the attempt."""
         return self._get(attempt, "started", lambda data: msgspec.json.decode(data, type=Started))
@@ -117,6 +121,10 @@ class Spool:
     def report(self, attempt: Attempt) -> Report | None:
         """The report of an attempt that has ended."""
         return self._get(attempt, "report", lambda data: msgspec.json.decode(data, type=Report))
+
+    def tail(self, attempt: Attempt) -> Tails | None:
+        """The output up to now of an attempt, as it was told last."""
+        return self._get(attempt, "tail", lambda data: msgspec.json.decode(data, type=Tails))
 
     def attempts(self, task: str = "") -> set[Attempt]:
         """Attempts, of one task or of all, that have left anything."""
@@ -126,7 +134,7 @@ class Spool:
     def sweep(self, attempt: Attempt) -> None:
         """Delete all of an attempt that has ended and whose report is saved elsewhere. Idempotent."""
         # The plan before the mark: a run that comes late and finds the attempt free finds nothing to do.
-        self._shelf.remove([attempt.name_of(what) for what in ("plan", "report", "started")])
+        self._shelf.remove([attempt.name_of(what) for what in ("plan", "report", "tail", "started")])
 
     # -- the attempt's side -----------------------------------------------------------------------------------------
 
@@ -152,6 +160,10 @@ class Spool:
     def put_report(self, attempt: Attempt, report: Report) -> None:
         """Keep the report: whole and durable when this returns. Only who took the attempt may call it."""
         self._shelf.write(attempt.name_of("report"), msgspec.json.encode(report))
+
+    def put_tail(self, attempt: Attempt, tails: Tails) -> None:
+        """Show the output up to now, in place of what was told before. Only who took the attempt may call it, and not after its report."""
+        self._shelf.write(attempt.name_of("tail"), msgspec.json.encode(tails))
 
     def _get(self, attempt: Attempt, what: str, decoded: Callable[[bytes], T]) -> T | None:
         """An object of an attempt; None if there is none. One that is no such thing counts as missing, and the log has it."""

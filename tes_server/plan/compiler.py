@@ -15,7 +15,7 @@ import msgspec
 
 from tes_server.errors import Invalid, TooLarge
 from tes_server.model.task import Executor, FileType, Input, Output, Resources, Task
-from tes_server.plan import mounts, parameters, paths, wildcards
+from tes_server.plan import mounts, parameters, paths, secret_names, wildcards
 from tes_server.plan.policy import HOST_IMAGE, Capabilities, Policy
 from tes_server.plan.steps import Collect, Execute, Fetch, Limits, Mount, Placement, Plan, StageIn, StageOut
 
@@ -280,7 +280,10 @@ def _check_executor(executor: Executor, pointer: str, capabilities: Capabilities
     for name, value in (executor.env or {}).items():
         if not name or "=" in name:
             raise Invalid(f"{paths.shorten(name)} cannot be the name of an environment variable", f"{pointer}/env")
-        size += _check_string(f"{name}={value}", f"{pointer}/env/{paths.pointer_part(name)}")
+        place = f"{pointer}/env/{paths.pointer_part(name)}"
+        size += _check_string(f"{name}={value}", place)
+        if why := secret_names.refusal(value, capabilities.secrets):
+            raise Invalid(why, place)
     if size > LONGEST_COMMAND:
         raise Invalid(
             f"command and env together are {size} bytes, more than the {LONGEST_COMMAND} that Linux takes; put some of it into an input file", pointer

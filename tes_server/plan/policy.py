@@ -27,6 +27,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """None = no bound known"""
     parameters: dict[str, Values] = {}
     """platform-specific backend_parameters that it takes, by lower-case key"""
+    secrets: tuple[str, ...] = ()
+    """what tasks may name as `secret://NAME` in `executors[].env`"""
     host_image: bool = False
     """the image `host` is allowed"""
     plan_bytes: int = 0

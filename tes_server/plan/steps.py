@@ -127,3 +127,8 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     placement: Placement = Placement()
     owner: str = ""
     tags: dict[str, str] = {}
+
+    @property
+    def on_spot(self) -> bool:
+        """A task that may be interrupted runs on capacity that may be taken back at first; `spot_attempts` attempts later it stays on regular one."""
+        return self.placement.preemptible and self.attempt <= self.placement.spot_attempts

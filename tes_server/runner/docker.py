@@ -22,7 +22,8 @@ import msgspec
 
 from tes_server import errors, step
 from tes_server.plan.steps import MountKind
-from tes_server.runner import docker_client, docker_images, docker_products, docker_spec, records, small_tree, volume
+from tes_server.runner import docker_client, docker_env, docker_images, docker_products, docker_spec, records, small_tree, volume
+from tes_server.runner.docker_images import Login
 from tes_server.runner.docker_products import Product
 from tes_server.runner.engine import Cell, CellState, Exit
 from tes_server.telemetry import Code
@@ -48,14 +49,27 @@ class DockerEngine:
 
     `url` as in the settings ("" = where `product` usually is). `data` identifies this server's data directory among those
     that use the daemon. `open_files`: let tes-step open results for other users; by default where this process is not root
-    and could not read them else.
+    and could not read them else. `program`: tes-step where the daemon finds it, if that is not where this process does.
+    `gpus`: ids of those that executors get; () = any. `piped`: environments hold secrets, which the daemon is not to know.
+    `login`: what a registry wants that the login file of this process does not have.
 
     The image's USER may be anybody: the record directory is made 0777, the volume's directories are by whoever stages in.
     What keeps other users of this machine out is a directory above them.
     """
 
     def __init__(
-        self, url: str, data: str, *, product: Product = docker_products.DOCKER, network: str = "bridge", grace: float = 10.0, open_files: bool | None = None
+        self,
+        url: str,
+        data: str,
+        *,
+        product: Product = docker_products.DOCKER,
+        network: str = "bridge",
+        grace: float = 10.0,
+        open_files: bool | None = None,
+        program: pathlib.Path | None = None,
+        gpus: tuple[str, ...] = (),
+        piped: bool = False,
+        login: Login = docker_images.no_login,
     ) -> None:
         self.name = product.name
         self._daemon = docker_client.Daemon(url, product)
@@ -64,6 +78,10 @@ class DockerEngine:
         self._grace = grace
         self._images: dict[str, tuple[str, float]] = {}
         self._open_files = os.geteuid() != 0 if open_files is None else open_files
+        self._program = program
+        self._gpus = gpus
+        self._piped = piped
+        self._login = login
 
     def check(self) -> str:
         """Product, version and mode of the daemon that answers. EngineError ENGINE_UNAVAILABLE says how to get one."""
@@ -78,7 +96,7 @@ class DockerEngine:
         if seen is None or time.monotonic() - seen[1] > FRESH:
             if len(self._images) >= MOST_IMAGES:
                 self._images.clear()
-            self._images[image] = seen = docker_images.prepare(self._daemon, image), time.monotonic()
+            self._images[image] = seen = docker_images.prepare(self._daemon, image, self._login), time.monotonic()
         return seen[0]
 
     def state(self, cell: Cell) -> CellState:
@@ -103,8 +121,14 @@ class DockerEngine:
         if records.start(cell.record) is not None:
             return
         _make_room(cell)
-        if not self._create(cell):
-            return
+        if self._piped:
+            docker_env.make(cell)
+        if self._create(cell):
+            self._start(cell)
+        if self._piped:
+            docker_env.give(cell, lambda: self.state(cell) is CellState.RUNNING)
+
+    def _start(self, cell: Cell) -> None:
         try:
             with self._daemon.ask("the container does not start") as client:
                 client.start(cell.name)
@@ -202,15 +226,19 @@ class DockerEngine:
 
     def remove(self, cell: Cell) -> None:
         """Remove the container and the anonymous volumes that its image declares."""
+        self.discard(cell.name)
+
+    def discard(self, name: str) -> None:
+        """The same by the name of the cell, as `survey` tells it: for what is left of an attempt that nobody knows any more."""
         with contextlib.suppress(docker.errors.NotFound), self._daemon.ask("the container cannot be removed") as client:
             try:
-                client.remove_container(cell.name, v=True, force=True)
+                client.remove_container(name, v=True, force=True)
             except docker.errors.APIError as error:
                 if error.status_code == 409:  # somebody is removing it
                     return
                 if not docker_products.not_running(error.status_code, docker_client.words(error)):
                     raise
-                client.remove_container(cell.name, v=True, force=True)  # Podman found it running, and could not kill it: it has just ended
+                client.remove_container(name, v=True, force=True)  # Podman found it running, and could not kill it: it has just ended
 
     def wipe(self, path: pathlib.Path) -> None:
         """Delete a tree. What another user made in a container, an ordinary user's server deletes by a container that runs as root."""
@@ -254,7 +282,15 @@ class DockerEngine:
         return found
 
     def _site(self) -> docker_spec.Site:
-        return docker_spec.Site(step=step.path(), data=self._data, network=self._network, grace=self._grace, open_files=self._open_files)
+        return docker_spec.Site(
+            step=self._program or step.path(),
+            data=self._data,
+            network=self._network,
+            grace=self._grace,
+            open_files=self._open_files,
+            gpus=self._gpus,
+            piped=self._piped,
+        )
 
 
 def _make_room(cell: Cell) -> None:

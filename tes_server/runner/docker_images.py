@@ -6,6 +6,8 @@ module must never run anything.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import docker.errors
 
 from tes_server import errors
@@ -19,14 +21,22 @@ UNUSABLE = ("invalid reference", "no matching manifest", "unsupported", "reposit
 answers 404 for "denied" and 500 for an address that does not resolve)."""
 
 
-def prepare(daemon: docker_client.Daemon, image: str) -> str:
+Login = Callable[[str], Mapping[str, str] | None]
+"""From an image to `username` and `password` for its registry; None = those of the login file, if it has any. May raise EngineError."""
+
+
+def no_login(image: str) -> None:
+    """The login file alone."""
+
+
+def prepare(daemon: docker_client.Daemon, image: str, login: Login = no_login) -> str:
     """Make sure that the daemon has the image. Its digest in its repository, or its id where it never was in one.
 
     The daemon merges pulls of one image that run at the same time.
     """
     found = _find(daemon, image)
     if found is None:
-        _pull(daemon, image)
+        _pull(daemon, image, login(image))
         found = _find(daemon, image)
     if found is None:
         raise errors.EngineError(f"{image}: pulled, but not there", Code.IMAGE_ERROR, transient=True)
@@ -64,10 +74,10 @@ def _find(daemon: docker_client.Daemon, image: str) -> str | None:
     return str((found.get("RepoDigests") or [found["Id"]])[0])
 
 
-def _pull(daemon: docker_client.Daemon, image: str) -> None:
+def _pull(daemon: docker_client.Daemon, image: str, credentials: Mapping[str, str] | None) -> None:
     with daemon.ask(f"{image} cannot be pulled") as client:
         try:
-            for event in client.pull(image, stream=True, decode=True):
+            for event in client.pull(image, stream=True, decode=True, auth_config=credentials):
                 if "error" in event:
                     raise refusal(image, " ".join(str(event["error"]).split()))
         except docker.errors.APIError as error:

@@ -19,6 +19,8 @@ from tes_server.runner.engine import Cell
 STEP = "/.tes/step"
 """Where executors find tes-step; below a directory that no image has and no task may name by accident."""
 RECORD = "/.tes/record"
+PIPE = "env"
+"""Named pipe in a record: through it tes-step is given the environment where `Site.piped`."""
 VOLUME = "/.tes/volume"
 """The whole volume, mounted only where a step has copies: their targets lie outside of the task's own mounts."""
 WIPED = "/.tes/wiped"
@@ -58,6 +60,10 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     """seconds between TERM and KILL where `Engine.stop` does not say"""
     open_files: bool
     """the server is not root: tes-step gives it access to the files that the container's users make"""
+    gpus: tuple[str, ...] = ()
+    """ids of the GPUs that an executor with GPUs gets, all of them; () = the daemon gives as many as it asks for"""
+    piped: bool = False
+    """the environment holds secrets: it is not given to the daemon, which writes what it knows of a container to its disk"""
 
 
 def container(cell: Cell, site: Site) -> dict[str, Any]:
@@ -67,7 +73,7 @@ def container(cell: Cell, site: Site) -> dict[str, Any]:
         "Image": step.image,
         "Entrypoint": [STEP],
         "Cmd": [*_options(cell, site), "--", *step.argv],
-        "Env": [f"{name}={value}" for name, value in step.env.items()],
+        "Env": [] if site.piped else variables(cell),
         "Labels": {**cell.labels, CELL_LABEL: cell.name, DATA_LABEL: site.data},
         # An image's health check would run its shell beside the command, within the command's limits.
         "Healthcheck": {"Test": ["NONE"]},
@@ -76,7 +82,7 @@ def container(cell: Cell, site: Site) -> dict[str, Any]:
         "StopSignal": "SIGKILL",
         "HostConfig": {
             "Mounts": _mounts(cell, site),
-            **_limits(cell),
+            **_limits(cell, site.gpus),
             # "default" is Docker's bridge too; of Podman it is the network that a user who is not root can have.
             "NetworkMode": "default" if site.network == "bridge" else site.network,
             "SecurityOpt": ["no-new-privileges:true"],
@@ -86,6 +92,11 @@ def container(cell: Cell, site: Site) -> dict[str, Any]:
             "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         },
     }
+
+
+def variables(cell: Cell) -> list[str]:
+    """The environment that is added to the image's, as NAME=VALUE."""
+    return [f"{name}={value}" for name, value in cell.step.env.items()]
 
 
 def wiper(path: pathlib.Path, image: str, site: Site) -> dict[str, Any]:
@@ -114,6 +125,8 @@ def _options(cell: Cell, site: Site) -> list[str]:
     """The options of tes-step, without `--`."""
     step = cell.step
     words = ["--record", RECORD, "--tail", str(cell.tail_bytes), "--grace", f"{site.grace:.3f}"]
+    if site.piped:
+        words += ["--env-add", f"{RECORD}/{PIPE}"]
     for path in COUNTERS if cell.limits.ram_bytes else ():
         words += ["--oom", path]
     for option, path in (("--stdin", step.stdin), ("--stdout", step.stdout), ("--stderr", step.stderr), ("--workdir", step.workdir)):
@@ -146,7 +159,7 @@ def _bind(source: str, target: str, read_only: bool = False) -> dict[str, Any]:
     return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only}
 
 
-def _limits(cell: Cell) -> Mapping[str, Any]:
+def _limits(cell: Cell, gpus: tuple[str, ...]) -> Mapping[str, Any]:
     """Limits that Docker enforces. `disk_bytes` is not among them: only some of its storage drivers know quotas, none for binds."""
     limits = cell.limits
     bounds: dict[str, Any] = {"PidsLimit": PROCESSES}
@@ -157,5 +170,6 @@ def _limits(cell: Cell) -> Mapping[str, Any]:
         memory = max(LEAST_MEMORY, limits.ram_bytes)
         bounds |= {"Memory": memory, "MemorySwap": memory}
     if limits.gpus:
-        bounds["DeviceRequests"] = [{"Count": limits.gpus, "Capabilities": [["gpu"]]}]
+        wanted = {"DeviceIDs": list(gpus)} if gpus else {"Count": limits.gpus}
+        bounds["DeviceRequests"] = [{**wanted, "Capabilities": [["gpu"]]}]
     return bounds

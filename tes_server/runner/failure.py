@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
+
 import msgspec
 
 from tes_server import telemetry
 from tes_server.errors import StagingError
 from tes_server.filer.manifest import Collected
-from tes_server.model.run import Reason
+from tes_server.model.run import Reason, Report
 from tes_server.plan.steps import Execute, Limits
 from tes_server.runner.engine import Exit
 from tes_server.telemetry import Code
@@ -33,7 +35,7 @@ def of_time(limits: Limits) -> Failure:
 
 
 def from_outside(during: str) -> Failure:
-    """TERM from the platform, which knows why: `backends.kubernetes.classify` says it."""
+    """TERM from the platform, which knows why: `classify` of its backend says it."""
     return Failure(Reason.LOST, Code.LOST, f"stopped from outside while {during}", transient=True)
 
 
@@ -53,6 +55,13 @@ def of_command(step: Execute, ram_bytes: int, ended: Exit) -> Failure:
         return Failure(Reason.EXIT, Code.EXECUTOR_FAILED, f"{what} could not be run, or its stdin, stdout, stderr or workdir not be used: exit code 126")
     by = f" (signal {ended.signal})" if ended.signal else ""
     return Failure(Reason.EXIT, Code.EXECUTOR_FAILED, f"{what} ended with exit code {ended.code}{by}")
+
+
+def report(found: Failure | None, began: datetime.datetime, now: datetime.datetime) -> Report:
+    """The report of an attempt in which no executor was started."""
+    if found is None:
+        return Report(start_time=began, end_time=now)
+    return Report(reason=found.reason, transient=found.transient, code=found.code, message=found.message, start_time=began, end_time=now)
 
 
 def after_stage_out(collected: Collected, failure: Failure | None, *, ran: bool) -> tuple[Failure | None, tuple[str, ...]]:

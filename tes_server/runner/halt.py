@@ -1,7 +1,7 @@
 """The wish to end an attempt, and the waits that it cuts short.
 
-Uttered from any thread; a cancel beats a time-out, and neither is taken back. This module must never know what is waited
-for, nor end anything itself.
+Uttered from any thread, never taken back. A time-out still wants the outputs; a cancel, or a stop from outside (LOST), does without them and
+beats it. This module must never know what is waited for, nor end anything itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Halt:
     def wish(self, reason: Reason) -> None:
         """End the attempt, for `reason`."""
         with self._changed:
-            if self.reason is not Reason.CANCELED:
+            if self.reason in (None, Reason.TIMEOUT):
                 self.reason = reason
             self._changed.notify_all()
 

@@ -1,4 +1,4 @@
-"""HTTP for registries: one request, one answer; proxies of the environment, time-outs, and failures in our words.
+"""HTTP for registries, and for what opens them: one request, one answer; proxies of the environment, time-outs, and failures in our words.
 
 It must never follow a redirect, ask twice, or say a url: there may be a signature in it.
 """
@@ -31,11 +31,11 @@ class Passing(errors.EngineError):
 
 
 class Connections:
-    """To all hosts; seconds until one must have answered to a connection, and of silence. Thread-safe."""
+    """To all hosts; seconds until one must have answered to a connection, and of silence. `proxies`: those of the environment. Thread-safe."""
 
-    def __init__(self, connect_timeout: float, read_timeout: float) -> None:
+    def __init__(self, connect_timeout: float, read_timeout: float, *, proxies: bool = True) -> None:
         timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
-        known = urllib.request.getproxies_environment()
+        known = urllib.request.getproxies_environment() if proxies else {}
         self._proxies = {scheme: _completed(known.get(scheme) or known.get("all", "")) for scheme in ("http", "https")}
         self._pools = {proxy: _pools(proxy, timeout) for proxy in {"", *self._proxies.values()} if not proxy or proxy.startswith("http")}
 
@@ -83,7 +83,7 @@ def failed(cause: Exception, host: str) -> errors.EngineError:
     """Why a connection to `host` broke."""
     reason = cause.__cause__ or cause.__context__ or cause
     if isinstance(reason, ssl.SSLCertVerificationError) or isinstance(cause, urllib3.exceptions.SSLError):
-        why = f"the certificate of {host} is not trusted here, or it does not speak TLS (SSL_CERT_FILE, sandbox.plain_http)"
+        why = f"the certificate of {host} is not trusted here, or it does not speak TLS (SSL_CERT_FILE; for a registry: sandbox.plain_http)"
         return errors.EngineError(why, Code.IMAGE_ERROR)
     if isinstance(cause, urllib3.exceptions.NameResolutionError):
         return Passing(f"the name {host} cannot be resolved")

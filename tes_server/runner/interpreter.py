@@ -83,7 +83,10 @@ class Interpreter:
         return progress.words() if progress else ""
 
     def stop(self, reason: Reason = Reason.CANCELED) -> None:
-        """End the attempt soon: nothing new is started, and the running executor gets TERM, after the grace KILL. Never waits."""
+        """End the attempt soon: nothing new is started, and the running executor gets TERM, after the grace KILL. Never waits.
+
+        LOST: the platform ends this process, and says why; nothing of the attempt may go on without it.
+        """
         self._halt.wish(reason)
         cell = self._current
         if cell is not None and (self._stopper is None or not self._stopper.is_alive()):
@@ -114,10 +117,10 @@ class Interpreter:
             if self._timer is not None:
                 self._timer.cancel()
         outputs: tuple[OutputFileLog, ...] = ()
-        if self._staged is not None and not self._canceled():
+        if self._staged is not None and not self._abandoned():
             outputs, found = self._stage_out(found)
-        if self._canceled():
-            found = Failure(Reason.CANCELED, Code.CANCELED, "stopped")
+        if self._abandoned():
+            found = self._halted()
         report = Report(
             executors=tuple(self._log(cell, ended) for cell, ended in self._exits),
             outputs=outputs,
@@ -276,7 +279,7 @@ class Interpreter:
         try:
             shared = {mount.path: mount.source for mount in site.live(self.plan)}
             with self._moving("out") as progress:
-                collected = transfer.stage_out(self.plan.stage_out, self._attempt.volume, self._site.access, self._canceled, shared, progress)
+                collected = transfer.stage_out(self.plan.stage_out, self._attempt.volume, self._site.access, self._abandoned, shared, progress)
         except errors.Canceled:
             return (), found
         except errors.StagingError as cause:
@@ -307,13 +310,15 @@ class Interpreter:
     def _stopped(self) -> bool:
         return self._halt.reason is not None
 
-    def _canceled(self) -> bool:
-        # A time-out still takes its outputs; only a cancel does without.
-        return self._halt.reason is Reason.CANCELED
+    def _abandoned(self) -> bool:
+        """Nobody wants the outputs: not those of a cancel, and who was ended from outside (LOST) is run again. Those of a time-out are taken."""
+        return self._halt.reason in (Reason.CANCELED, Reason.LOST)
 
     def _halted(self) -> Failure:
         if self._halt.reason is Reason.TIMEOUT:
             return failure.of_time(self.plan.limits)
+        if self._halt.reason is Reason.LOST:
+            return failure.from_outside("it ran" if self._exits or self.phase is Phase.RUNNING else "its inputs were fetched")
         return Failure(Reason.CANCELED, Code.CANCELED, "stopped")
 
     def _log(self, cell: Cell, ended: Exit) -> ExecutorLog:

@@ -11,11 +11,13 @@ import signal
 import sys
 import threading
 
+from tes_server import signals
+
 
 def main(arguments: list[str]) -> int:
     """One stage step. `arguments`: its name, and its directory of a shared volume if it has one."""
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signals.hear(stop.set, signal.SIGTERM)
     from tes_server.runner import pod_stage
 
     return pod_stage.run(arguments[0], pod_stage.places(*arguments[1:]), stop.is_set)

@@ -20,19 +20,22 @@ import msgspec
 from tes_server import errors, step, telemetry
 from tes_server.filer import spool, spool_place, transfer, wording
 from tes_server.filer.manifest import Collected
-from tes_server.model.run import Reason, Report
+from tes_server.model.run import Reason, Report, Tails
 from tes_server.model.task import ExecutorLog, OutputFileLog
 from tes_server.plan.steps import Execute, Plan
 from tes_server.runner import failure, pod, pod_end, pod_report, records, site
 from tes_server.runner.failure import Failure
 from tes_server.runner.pod import Order
 from tes_server.runner.pod_end import Ending
-from tes_server.runner.pod_tails import Teller
 from tes_server.runner.site import Site
+from tes_server.runner.tails import Pace, Teller
 from tes_server.telemetry import Code
 
 SHORTEST, LONGEST = 0.002, 0.2
 """Seconds between two looks for the lock of a step whose container is still to be made."""
+
+TELLING = Pace(0.5, 5.0)
+"""How often live output is looked at: a line of a log costs little."""
 
 Clock = Callable[[], datetime.datetime]
 
@@ -83,7 +86,7 @@ def stage_in(order: Order, places: Places, stopped: Callable[[], bool], clock: C
         found = Failure(Reason.BACKEND, code, f"the volumes could not be prepared: {os.strerror(cause.errno or 0)}", transient=code != Code.DISK_FULL)
     else:
         return None
-    return _report(found, began, clock())
+    return failure.report(found, began, clock())
 
 
 def _prepare(order: Order, places: Places, end: float) -> None:
@@ -129,19 +132,19 @@ def stage_out(places: Places, stopped: Callable[[], bool], clock: Clock, tell: C
     order = msgspec.json.decode((places.control / pod.KEPT_ORDER).read_bytes(), type=Order)
     staged = msgspec.json.decode((places.control / pod.STAGED).read_bytes(), type=Staged)
     plan = order.plan
-    teller = Teller(plan.attempt, [places.step(executor.index) for executor in plan.executors], order.site.tail_bytes, tell)
-    teller.start()
-    try:
+
+    def line(tails: Tails) -> None:
+        tell(msgspec.json.encode(tails) + b"\n")
+
+    with Teller(plan.attempt, [places.step(executor.index) for executor in plan.executors], order.site.tail_bytes, TELLING, line):
         logs, found = _await_executors(order, places, stopped)
-    finally:
-        teller.stop()
     outputs: tuple[OutputFileLog, ...] = ()
     notices: tuple[str, ...] = ()
     # Who was ended from outside is run again, or not wanted any more: half of its outputs would only be in the way.
     if found is None or found.reason is not Reason.LOST:
         ran = any(log.exit_code is not None for log in logs)
         outputs, found, notices = _collect(plan, order, places, found, stopped, ran=ran)
-    report = _report(found, staged.start_time, clock())
+    report = failure.report(found, staged.start_time, clock())
     return order, msgspec.structs.replace(report, executors=tuple(logs), outputs=outputs, notices=(*staged.notices, *notices))
 
 
@@ -209,12 +212,6 @@ def _collect(
         collected = Collected(outputs=(), notices=(), error=cause)
     found, notices = failure.after_stage_out(collected, found, ran=ran)
     return collected.outputs, found, notices
-
-
-def _report(found: Failure | None, began: datetime.datetime, now: datetime.datetime) -> Report:
-    if found is None:
-        return Report(start_time=began, end_time=now)
-    return Report(reason=found.reason, transient=found.transient, code=found.code, message=found.message, start_time=began, end_time=now)
 
 
 # -- the container ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ start until `remove`; that is what `survey` lists.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import signal
@@ -200,7 +201,8 @@ class SandboxEngine:
         """The list is written first: after a crash `remove` knows what may be there, from whichever group the server then runs in."""
         if self._groups is None:
             return []
-        name = f"tes-{cell.name}"
+        # With our directory's: another server here may have a task of the same id, as ids come from clients' Idempotency-Key.
+        name = f"tes-{cell.name}-{hashlib.sha256(bytes(self._cells)).hexdigest()[:8]}"
         (own / "groups").write_text("\n".join(map(str, self._groups.places(name))))
         return self._groups.make(name, cell.limits, self._site.processes)
 

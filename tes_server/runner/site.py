@@ -45,6 +45,11 @@ def cells(attempt: Attempt, plan: Plan, site: Site) -> list[Cell]:
     ]
 
 
+def attempt_of(cell: str) -> str:
+    """The attempt (`<task>-<attempt>`) that a cell belongs to, by its name; the inverse of `cells`."""
+    return cell.rpartition("-")[0]
+
+
 def live(plan: Plan) -> tuple[Mount, ...]:
     """The live mounts of a plan."""
     return tuple(mount for mount in plan.mounts if mount.kind is MountKind.LIVE)

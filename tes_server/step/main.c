@@ -9,7 +9,7 @@
  *   --workdir P          made if missing
  *   --argv-file P        the command as NUL-terminated strings, instead of argv
  *   --env-file P         its whole environment, likewise K=V
- *   --env-add P          likewise what is added to our own
+ *   --env-add P          likewise what is added to our own. P may be a named pipe: what comes through it lies on no disk
  *   --grace S            seconds between TERM and KILL (10); the record's `stop` file overrides it (nanoseconds)
  *   --copy FROM TO       after the end, if FROM is there (copy.c)
  *   --move FROM TO       likewise, for a place that the command could write to
@@ -57,7 +57,7 @@
 
 extern char **environ;
 
-enum { LIST_MAX = 64 << 20 }; /* bytes of an argv or environment file: far more than exec takes */
+enum { LIST_FIRST = 1 << 14, LIST_MAX = 64 << 20 }; /* bytes of an argv or environment file: the first room for it, and far more than exec takes */
 
 void say(const char *format, ...)
 {
@@ -126,22 +126,28 @@ static void add_pair(struct pairs *list, char **values)
     list->at[list->count++] = (struct pair){values[0], values[1]};
 }
 
-/* NUL-terminated strings of a file, as exec wants them. Kept for life. */
+/* NUL-terminated strings of a file, as exec wants them; or of a named pipe, until its writer closes it. Kept for life. */
 static char **read_list(const char *path)
 {
-    struct stat found;
-    size_t length = 0, count = 0;
+    static char *text; /* the newest list; those before are held by their entries */
+    size_t size = 0, room = 0, count = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &found) < 0)
+    if (fd < 0)
         refuse(path, strerror(errno));
-    if (found.st_size > LIST_MAX)
-        refuse(path, "too long");
-    size_t size = (size_t)found.st_size;
-    char *text = malloc(size + 1);
-    for (ssize_t part = 1; text != NULL && length < size && part > 0; length += part > 0 ? (size_t)part : 0)
-        part = read(fd, text + length, size - length);
+    text = NULL;
+    for (ssize_t part = 1; part > 0; size += (size_t)part) {
+        if (size == room)
+            text = grown(text, room = room > 0 ? 2 * room : LIST_FIRST, 1);
+        if (room > 2 * LIST_MAX)
+            refuse(path, "too long");
+        do
+            part = read(fd, text + size, room - size);
+        while (part < 0 && errno == EINTR);
+        if (part < 0)
+            refuse(path, strerror(errno));
+    }
     close(fd);
-    if (text == NULL || length < size || (size > 0 && text[size - 1] != 0))
+    if (size > 0 && text[size - 1] != 0)
         refuse(path, "not a whole list");
     for (size_t i = 0; i < size; i++)
         count += text[i] == 0;

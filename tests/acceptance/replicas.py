@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import http.client
 import itertools
 import json
 import os
@@ -12,19 +11,15 @@ import pathlib
 import random
 import signal
 import subprocess
-import threading
 import time
-import urllib.error
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, multiprocess
-
 from tes_server import metrics_files
 from tes_server.store import leases, mongo_account, mongo_leases
 from tests import mongo_server
-from tests.acceptance.server import BIN, Client, Server
+from tests.acceptance.server import BIN, BROKEN, PATIENCE, Client, Server, ended
 from tests.torture import leftovers
 from tests.torture.crowd import Crowd
 
@@ -53,9 +48,7 @@ class Reconciler:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self._process is not None
-        if self._process.poll() is None:
-            self._process.send_signal(number)
-        return self._process.wait(60)
+        return ended(self._process, number)
 
     @property
     def stopped(self) -> bool:
@@ -67,9 +60,8 @@ class Reconciler:
 
     def counted(self, metric: str) -> float:
         """A counter of all its processes so far. Reads what they share in memory."""
-        registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry, str(metrics_files.directory(self.data)))  # type: ignore[no-untyped-call]
-        return sum(sample.value for family in registry.collect() for sample in family.samples if sample.name == f"{metric}_total")
+        counted = metrics_files.Together(metrics_files.directory(self.data)).collect()
+        return sum(sample.value for family in counted for sample in family.samples if sample.name == f"{metric}_total")
 
 
 class Front(Client):
@@ -81,7 +73,7 @@ class Front(Client):
     def ask(self, path: str, body: Any = None, method: str = "", headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
         try:
             return next(self._apis).ask(path, body, method, headers)
-        except (ConnectionError, urllib.error.URLError, http.client.HTTPException):
+        except BROKEN:
             return next(self._apis).ask(path, body, method, headers)
 
 
@@ -126,7 +118,7 @@ class Fleet:
     def storm(self, seconds: float, total: int, chance: random.Random, pause: float = 2.0) -> Counter[str]:
         """While tasks come in and run, one of all processes is killed and started again, every `pause` seconds."""
         struck: Counter[str] = Counter()
-        starting: dict[int, threading.Thread] = {}
+        starting: list[tuple[Reconciler | Server, concurrent.futures.Future[None]]] = []
         processes: list[Reconciler | Server] = [*self.reconcilers, *self.apis]
         lengths = [chance.uniform(0, 2) for _ in range(total)]
         begin = time.monotonic()
@@ -136,17 +128,17 @@ class Fleet:
                 time.sleep(max(0.0, begin + 0.8 * seconds * number / total - time.monotonic()))
                 self.crowd.create([length])
 
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with concurrent.futures.ThreadPoolExecutor(1 + len(processes)) as pool:
             creating = pool.submit(create)
             for blow in range(1, int(seconds / pause) + 1):
                 time.sleep(max(0.0, begin + blow * pause - time.monotonic()))
-                victim = chance.choice([each for each in processes if id(each) not in starting or not starting[id(each)].is_alive()])
+                busy = [each for each, start in starting if not start.done()]
+                victim = chance.choice([each for each in processes if each not in busy])
                 victim.stop(signal.SIGKILL)
-                starting[id(victim)] = threading.Thread(target=victim.start)
-                starting[id(victim)].start()
+                starting.append((victim, pool.submit(victim.start)))
                 struck["reconciler" if isinstance(victim, Reconciler) else "api"] += 1
-            for thread in starting.values():
-                thread.join()
+            for _, start in starting:
+                start.result()
             creating.result()
         return struck
 
@@ -163,13 +155,13 @@ def fleet(directory: pathlib.Path, account: mongo_account.Account, reconcilers: 
             until(lambda: _shared(shelf.read(), reconcilers), "each has its share")
         yield made
     finally:
-        for reconciler in made.reconcilers:
-            if not reconciler.stopped:
-                reconciler.send(signal.SIGCONT)
-                reconciler.stop()
-        for api in made.apis:
-            with contextlib.suppress(ProcessLookupError):
-                api.stop()
+        with contextlib.ExitStack() as ending:  # each of them, whatever becomes of the others
+            for api in made.apis:
+                ending.callback(api.stop)
+            for reconciler in made.reconcilers:
+                if not reconciler.stopped:
+                    reconciler.send(signal.SIGCONT)
+                    ending.callback(reconciler.stop)
 
 
 def _shared(board: leases.Board, members: int) -> bool:
@@ -177,7 +169,7 @@ def _shared(board: leases.Board, members: int) -> bool:
     return len(board.members) == members and all(len(board.of(member)) >= len(board.owners) // members for member in board.members)
 
 
-def until(condition: Any, what: str, patience: float = 60.0) -> None:
+def until(condition: Any, what: str, patience: float = PATIENCE) -> None:
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"

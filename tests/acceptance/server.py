@@ -19,6 +19,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 BIN = pathlib.Path(sys.executable).parent
+PATIENCE = 300.0
+"""Seconds for what takes one on an idle machine: others may keep this one busy."""
+
+BROKEN = (OSError, http.client.HTTPException)
+"""What a request meets whose server dies or hangs: refused, reset, cut, in time no answer."""
+
 ENDS = {"COMPLETE", "EXECUTOR_ERROR", "SYSTEM_ERROR", "CANCELED"}
 
 
@@ -49,14 +55,16 @@ class Client:
 
     def ask_again(self, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
         """Repeated where the connection broke: the API may just have been killed by a test, and comes back. A POST needs a key."""
-        for _ in range(100):
+        until = time.monotonic() + PATIENCE
+        while True:
             try:
                 return self.ask(path, body, headers=headers)
-            except (ConnectionError, urllib.error.URLError, http.client.HTTPException):
+            except BROKEN:
+                if time.monotonic() > until:
+                    raise
                 time.sleep(0.1)
-        return self.ask(path, body, headers=headers)
 
-    def until(self, task_id: str, *states: str, patience: float = 60.0) -> Any:
+    def until(self, task_id: str, *states: str, patience: float = PATIENCE) -> Any:
         """Poll as clients do until the task is in one of `states` (default: any end)."""
         deadline = time.monotonic() + patience
         while True:
@@ -134,11 +142,21 @@ class Server(Client):
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self._process is not None
-        self._process.send_signal(number)
-        code = self._process.wait(30)
+        code = ended(self._process, number)
         assert self._process.stdout is not None
         self._process.stdout.close()
         return code
+
+
+def ended(process: subprocess.Popen[Any], number: int) -> int:
+    """The exit code after this signal. One that does not end in time is killed, and that is an error."""
+    process.send_signal(number)
+    try:
+        return process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
 
 
 @contextlib.contextmanager

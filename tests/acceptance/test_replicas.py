@@ -15,7 +15,7 @@ import pytest
 from tes_server.store import mongo_account
 from tests import mongo_proxy, mongo_server
 from tests.acceptance.replicas import LEASE, Reconciler, fleet, until
-from tests.acceptance.server import BIN
+from tests.acceptance.server import BIN, PATIENCE
 
 pytestmark = [pytest.mark.mongo, pytest.mark.sandbox, pytest.mark.usefixtures("sandbox_works")]
 
@@ -33,14 +33,15 @@ def test_a_storm_of_kills_loses_nothing_and_runs_nothing_twice(account: mongo_ac
     with fleet(tmp_path, account, 3, 2) as made:
         struck = made.storm(10, 60, random.Random(os.environ.get("TORTURE_SEED")))
         assert struck.total() == 5
-        assert made.crowd.check(120)["attempts"] == {1: 60}
+        counted = made.crowd.check(PATIENCE)
+        assert counted["attempts"] == {1: 60}, made.crowd.retries
         made.left()
 
 
 def test_without_kills_hardly_a_save_loses_its_race(account: mongo_account.Account, tmp_path: pathlib.Path) -> None:
     with fleet(tmp_path, account, 3) as made:
         made.crowd.create(0.3 for _ in range(40))
-        assert made.crowd.check(120)["attempts"] == {1: 40}
+        assert made.crowd.check(PATIENCE)["attempts"] == {1: 40}
         made.left()
         saves, lost = (sum(reconciler.counted(metric) for reconciler in made.reconcilers) for metric in ("tes_saves", "tes_saves_lost"))
         assert saves >= 40 * 4
@@ -59,7 +60,7 @@ def test_one_that_is_stopped_and_goes_on_does_no_harm(account: mongo_account.Acc
         time.sleep(STOPPED)
         one.send(signal.SIGCONT)
         made.crowd.create([0.2] * 6)
-        assert made.crowd.check(90)["attempts"] == {1: 30}
+        assert made.crowd.check(PATIENCE)["attempts"] == {1: 30}
         made.left()
         assert made.events("reconciler.step.failed") == []
 
@@ -75,14 +76,14 @@ def test_stopped_in_the_midst_of_a_submit(account: mongo_account.Account, tmp_pa
             until(lambda: one.events("reconciler.started"), "it is up")
             with proxy.held("update", "tasks") as came:
                 made.crowd.create([0.5] * 4)
-                assert came.wait(30), "the intents were saved"
+                assert came.wait(PATIENCE), "the intents were saved"
                 one.send(signal.SIGSTOP)
             two.start()
             until(lambda: two.events("reconciler.started"), "the other one is up")
             time.sleep(STOPPED)
             made.crowd.create([0.5] * 2)
             one.send(signal.SIGCONT)
-            assert made.crowd.check(90)["attempts"] == {1: 6}
+            assert made.crowd.check(PATIENCE)["attempts"] == {1: 6}
             assert one.events("submit.late"), "it saw that it was late"
             made.left()
     finally:
@@ -105,7 +106,7 @@ def test_a_second_one_on_the_same_data_directory_stands_by(account: mongo_accoun
             one.start()
             until(lambda: one.events("reconciler.stands_by"), "the first one now stands by")
             assert one.stop() == 0
-            assert made.crowd.check(90)["attempts"] == {1: 3}
+            assert made.crowd.check(PATIENCE)["attempts"] == {1: 3}
             made.left()
         finally:
             assert second.stop() == 0
@@ -159,13 +160,13 @@ def test_clocks_that_differ_by_a_minute_are_harmless(account: mongo_account.Acco
         made.crowd.create([0.2] * 20)
         long = [made.front.create({"image": "host", "command": ["/bin/sleep", "600"]}, resources={"cpu_cores": 0.1, "ram_gb": 0.05}) for _ in range(4)]
         for task_id in long:
-            made.front.until(task_id, "RUNNING", patience=30)
+            made.front.until(task_id, "RUNNING")
             assert made.front.ask(f"/v1/tasks/{task_id}:cancel", b"")[0] == 200
         for reconciler in made.reconcilers[1:]:  # its shards go to the others, and come back
             reconciler.stop(signal.SIGKILL)
             reconciler.start(**off(reconciler))
         assert {made.front.until(task_id)["state"] for task_id in long} == {"CANCELED"}
-        ended = made.front.until_all(made.crowd.ids, 60)
+        ended = made.front.until_all(made.crowd.ids, PATIENCE)
         assert ended == {"COMPLETE": 20}
         assert time.monotonic() - began < 50, "nobody waited for a clock"
         assert all((made.marks / str(number)).read_text().count("\n") == 1 for number in range(20))

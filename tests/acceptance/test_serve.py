@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from tes_server import metrics_files
-from tests.acceptance.server import BIN, Server, served
+from tests.acceptance.server import BIN, PATIENCE, Server, served
 
 pytestmark = pytest.mark.sandbox
 
@@ -79,7 +79,7 @@ def test_max_runtime_ends_a_sleep_in_time(server: Server, root: pathlib.Path) ->
         outputs=[{"path": "/work/x", "url": f"{root}/x"}],
         resources={**SMALL, "backend_parameters": {"max_runtime": "5s"}},
     )
-    task = server.until(task_id, patience=60)
+    task = server.until(task_id)
     assert task["state"] == "SYSTEM_ERROR"
     assert any(line.startswith("TIMEOUT") for line in task["logs"][0]["system_logs"])
     assert (root / "x").read_text() == "x\n"
@@ -124,7 +124,7 @@ def test_many_tasks_survive_kills_and_each_runs_once(server: Server, root: pathl
     server.until(ids[20], "RUNNING", "COMPLETE")
     server.stop(signal.SIGKILL)
     server.start()
-    assert server.until_all(ids, 90) == {"COMPLETE": 60}
+    assert server.until_all(ids, PATIENCE) == {"COMPLETE": 60}
     assert {(root / str(number)).read_text() for number in range(60)} == {"ran\n"}
 
 
@@ -133,7 +133,7 @@ def test_term_drains_and_a_restart_goes_on(server: Server, root: pathlib.Path) -
     server.until(ids[0], "RUNNING")
     assert server.stop() == 0
     server.start()
-    assert server.until_all(ids, 60) == {"COMPLETE": 10}
+    assert server.until_all(ids, PATIENCE) == {"COMPLETE": 10}
 
 
 def test_mistakes_are_explained(server: Server) -> None:
@@ -164,7 +164,11 @@ def test_metrics_count_over_all_processes(server: Server) -> None:
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["reconcile"]], ids=["serve", "reconcile"])
 def test_a_second_server_on_the_same_data_is_refused(server: Server, command: list[str]) -> None:
     second = subprocess.run(
-        [BIN / "tes-server", *command, "--data", server.data, "--engine", "sandbox", "--allow-host"], capture_output=True, text=True, check=False, timeout=30
+        [BIN / "tes-server", *command, "--data", server.data, "--engine", "sandbox", "--allow-host"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
     )
     assert second.returncode == 2
     assert "in use by another tes-server" in second.stderr
@@ -216,7 +220,7 @@ def test_a_reconciler_by_itself_shows_its_metrics(tmp_path: pathlib.Path, sandbo
                 assert b"tes_tick_seconds_count" in answer.read()
         finally:
             process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["reconcile"]], ids=["serve", "reconcile"])
@@ -224,11 +228,11 @@ def test_a_server_that_is_stopped_while_it_starts_takes_along_what_it_shared(tmp
     data = tmp_path / "data"
     shared = metrics_files.directory(data)
     starting = subprocess.Popen([BIN / "tes-server", *command, "--data", data, "--engine", "sandbox"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE
     while not shared.exists():
         assert starting.poll() is None
         assert time.monotonic() < until
         time.sleep(0.001)
     starting.terminate()
-    assert starting.wait(30) == 0
+    assert starting.wait(PATIENCE) == 0
     assert not shared.exists()

@@ -117,7 +117,7 @@ class TestLargeTasks:
         half = "x" * (2 * 1024 * 1024)
         inputs = [{"content": half, "path": "/work/a"}, {"content": half, "path": "/work/b"}]
         task = site.server.create(sh("cat /work/a /work/b | wc -c"), inputs=inputs, resources=SMALL)
-        ended = site.server.until(task, patience=90)
+        ended = site.server.until(task)
         assert ended["state"] == "COMPLETE", ended
         assert ended["logs"][0]["logs"][0]["stdout"] == f"{4 * 1024 * 1024}\n"
 
@@ -128,7 +128,7 @@ class TestLargeTasks:
     def test_five_thousand_inputs(self, site: Site) -> None:
         inputs = [{"content": f"{number}\n", "path": f"/work/in/{number}"} for number in range(5000)]
         task = site.server.create(sh("cat /work/in/* | sort -n | uniq | wc -l"), inputs=inputs, resources=SMALL)
-        ended = site.server.until(task, patience=90)
+        ended = site.server.until(task)
         assert ended["state"] == "COMPLETE", ended
         assert ended["logs"][0]["logs"][0]["stdout"] == "5000\n"
 
@@ -242,7 +242,7 @@ class TestBadDays:
             task = lab.marked("under-way", **CLOUD)
             time.sleep(1.0)  # for the create to be sent: nobody can see it
             lab.kill()
-        assert lab.server.until(task, patience=120)["state"] == "COMPLETE"
+        assert lab.server.until(task)["state"] == "COMPLETE"
         lab.only_once(task)
         assert lab.runs("under-way") == 1
 
@@ -251,7 +251,7 @@ class TestBadDays:
             task = lab.marked("between", **CLOUD)
             lab.job_of(task)
             lab.kill()
-        assert lab.server.until(task, patience=120)["state"] == "COMPLETE"
+        assert lab.server.until(task)["state"] == "COMPLETE"
         lab.only_once(task)
         assert lab.runs("between") == 1
 

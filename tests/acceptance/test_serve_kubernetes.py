@@ -107,7 +107,7 @@ def test_a_cluster_that_is_away_leaves_other_tasks_untouched(site: Site) -> None
         assert server.get(waits)["state"] == "QUEUED"
         assert any("too many requests" in line for line in server.get(waits)["logs"][0]["system_logs"])
         site.cluster.mend()
-        assert server.until(waits, patience=120)["state"] == "COMPLETE"
+        assert server.until(waits)["state"] == "COMPLETE"
         assert len(site.cluster.objects["jobs"]) == 1
 
 

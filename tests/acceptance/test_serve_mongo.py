@@ -12,7 +12,7 @@ import pytest
 
 from tes_server.store import mongo_account
 from tests import mongo_proxy, mongo_server
-from tests.acceptance.server import Server, served
+from tests.acceptance.server import PATIENCE, Server, served
 
 pytestmark = [pytest.mark.mongo, pytest.mark.sandbox]
 
@@ -38,8 +38,8 @@ def environment(account: mongo_account.Account, url: str = "") -> Mapping[str, s
     return {"TES_SERVER__STORE__URL": url or account.url, "TES_SERVER__STORE__DATABASE": account.database, "TES_SERVER__STORE__PATIENCE": "2"}
 
 
-def ready(server: Server, status: int, patience: float = 20.0) -> None:
-    until = time.monotonic() + patience
+def ready(server: Server, status: int) -> None:
+    until = time.monotonic() + PATIENCE
     while server.ask("/readyz")[0] != status:
         assert time.monotonic() < until
         time.sleep(0.1)
@@ -125,7 +125,7 @@ def test_a_copy_of_a_data_directory_touches_nothing_while_the_original_is_at_wor
             assert '"reconciler.name_taken"' in logged
             assert '"reconciler.started"' not in logged
             server.stop()
-            until = time.monotonic() + 20
+            until = time.monotonic() + PATIENCE
             while '"reconciler.started"' not in copy.log.read_text():  # the original has left in order
                 assert time.monotonic() < until
                 time.sleep(0.1)

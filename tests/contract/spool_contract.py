@@ -14,7 +14,8 @@ import pytest
 from tes_server import errors
 from tes_server.filer import spool
 from tes_server.filer.spool import Attempt, Shelf, Spool
-from tes_server.model.run import Report
+from tes_server.model.run import Report, Tails
+from tes_server.model.task import ExecutorLog
 from tes_server.plan.steps import Fetch, Limits, Placement, Plan, StageIn, StageOut
 
 ONE = Attempt("task-1", 1)
@@ -120,7 +121,7 @@ class SpoolContract(abc.ABC):
         assert list(self.shelf().names("")) == []
 
     def test_nothing_there(self) -> None:
-        assert (self.spool.plan(ONE), self.spool.started(ONE), self.spool.report(ONE)) == (None, None, None)
+        assert (self.spool.plan(ONE), self.spool.started(ONE), self.spool.report(ONE), self.spool.tail(ONE)) == (None, None, None, None)
         assert self.spool.attempts() == set()
         self.spool.sweep(ONE)
 
@@ -134,6 +135,14 @@ class SpoolContract(abc.ABC):
         assert other.plan(ONE) == plan
         assert other.report(ONE) == report
         assert (other.plan(TWO), other.report(TWO)) == (None, None)
+
+    def test_live_output_is_what_was_told_last(self) -> None:
+        for text in ("one\n", "one\ntwo 日本\n"):
+            tails = Tails(1, (ExecutorLog(stdout=text, stderr=""), ExecutorLog(stdout="", stderr="x" * 20_000)))
+            self.spool.put_tail(ONE, tails)
+            assert Spool(self.shelf()).tail(ONE) == tails
+        assert self.spool.tail(TWO) is None
+        assert self.spool.attempts() == {ONE}
 
     def test_one_of_many_takes_an_attempt(self) -> None:
         spools = [Spool(self.shelf()) for _ in range(12)]
@@ -184,9 +193,9 @@ class SpoolContract(abc.ABC):
 
     @pytest.mark.parametrize("data", [b"", b"{", b'{"run": 5}', b"null", b"\xff", b'{"run": "\xff"}', b'{"x": ' + b"[" * 100_000, b'{"run": "a"'])
     def test_what_is_spoiled_counts_as_missing_and_as_taken(self, data: bytes) -> None:
-        for what in ("plan", "started", "report"):
+        for what in ("plan", "started", "report", "tail"):
             self.shelf().write(f"task-1/1/{what}.json", data)
-        assert (self.spool.plan(ONE), self.spool.started(ONE)) == (None, None)
+        assert (self.spool.plan(ONE), self.spool.started(ONE), self.spool.tail(ONE)) == (None, None, None)
         assert not self.spool.take(ONE, "a")
         # An object without fields is a report, if a strange one.
         assert self.spool.report(ONE) in (None, Report())
@@ -200,13 +209,14 @@ class SpoolContract(abc.ABC):
         for attempt in (ONE, TWO, Attempt("task-10", 1)):
             self.spool.put_plan(attempt, plan_of(attempt))
             assert self.spool.take(attempt, "run")
+        self.spool.put_tail(ONE, Tails(1))
         self.spool.put_report(ONE, Report())
         assert self.spool.attempts() == {ONE, TWO, Attempt("task-10", 1)}
         assert self.spool.attempts("task-1") == {ONE, TWO}
         self.spool.sweep(ONE)
         self.spool.sweep(ONE)
         assert self.spool.attempts() == {TWO, Attempt("task-10", 1)}
-        assert (self.spool.plan(ONE), self.spool.started(ONE), self.spool.report(ONE)) == (None, None, None)
+        assert (self.spool.plan(ONE), self.spool.started(ONE), self.spool.report(ONE), self.spool.tail(ONE)) == (None, None, None, None)
         assert self.spool.plan(TWO) is not None
         for attempt in (TWO, Attempt("task-10", 1)):
             self.spool.sweep(attempt)
@@ -217,6 +227,17 @@ class SpoolContract(abc.ABC):
         self.spool.sweep(ONE)
         assert self.spool.take(ONE, "late")
         assert self.spool.plan(ONE) is None
+
+    def test_what_was_withdrawn_nobody_begins(self) -> None:
+        """Who has begun it is known all the same, and may report."""
+        self.spool.put_plan(ONE, plan_of(ONE))
+        self.spool.withdraw(ONE)
+        self.spool.withdraw(ONE)
+        assert self.spool.plan(ONE) is None
+        assert self.spool.take(ONE, "run")
+        self.spool.put_report(ONE, Report())
+        self.spool.withdraw(ONE)
+        assert (self.spool.started(ONE), self.spool.report(ONE)) == (spool.Started("run"), Report())
 
     @pytest.mark.parametrize("task", ["", "..", "a/b", "/a", ".hidden", "a\n", "a" * 200])
     def test_names_that_could_lead_elsewhere(self, task: str) -> None:

@@ -92,7 +92,7 @@ class TestAzurite(ObjectContract):
 # -- what no contract knows ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def moto_server() -> Iterator[Server]:
     with object_servers.moto() as server:
         yield server

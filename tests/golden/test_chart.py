@@ -20,6 +20,9 @@ from tests import helm
 
 HERE = pathlib.Path(__file__).parent / "chart"
 HOME = pathlib.Path(__file__).parents[2]
+ELSEWHERE = "azure-batch"
+"""The set without tasks in the cluster."""
+
 SETS = sorted(path.name.removesuffix(".values.yaml") for path in HERE.glob("*.values.yaml"))
 
 Object = dict[str, Any]
@@ -120,6 +123,7 @@ def test_lint(name: str) -> None:
         (("store.url=mongodb://a", "settings.control.metrics_port=0"), "settings.control.metrics_port: must not be 0"),
         (("settings.data=/data",), "settings.data: the chart decides"),
         (("mongodb.enabled=true",), "mongodb.image: name an image"),
+        (("settings.azure_batch.key_variable=KEY",), "settings.azure_batch.key_variable: give KEY to the pods by env"),
         (("ingress.enabled=true",), "ingress.hosts: name at least one host"),
         (("apy.replicas=2",), "additional properties 'apy' not allowed"),
         (("api.replicas=many",), "at '/api/replicas': got string, want integer"),
@@ -143,9 +147,24 @@ def test_the_server_takes_its_settings(name: str, tmp_path: pathlib.Path, monkey
     assert told.kubernetes.kubeconfig == "", "the service account of the pod"
     assert told.local.enabled is False
     [image] = {each["containers"][0]["image"] for each in pods(objects) if "mongodb" not in each["containers"][0]["name"]}
-    assert told.kubernetes.image == image
+    assert told.kubernetes.image == ("" if name == ELSEWHERE else image)
+    assert app.backend_names(told) == ("azure_batch" if name == ELSEWHERE else "kubernetes",)
     service = only([each for each in objects if "type" in each.get("spec", {})], "Service")["metadata"]["name"]
     assert {service, f"{service}.here", f"{service}.here.svc", f"{service}.here.svc.cluster.local"} <= set(told.auth.hosts)
+
+
+def test_a_key_of_azure_batch_comes_from_a_secret() -> None:
+    secret = ("env[0].name=KEY", "env[0].valueFrom.secretKeyRef.name=batch", "env[0].valueFrom.secretKeyRef.key=key")
+    words = ("image.repository=x", "settings.azure_batch.key_variable=KEY", *secret)
+    objects = template(*(part for word in words for part in ("--set", word)))
+    container = only(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
+    assert [each for each in container["env"] if each["name"] == "KEY"] == [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "batch", "key": "key"}}}]
+
+
+def test_the_runner_is_this_image_unless_another_is_named(tmp_path: pathlib.Path) -> None:
+    assert server_settings(of("azure-batch"), tmp_path).azure_batch.image == "registry.example/tes-server:7"
+    words = ("image.repository=x", "settings.azure_batch.url=https://a.b.batch.azure.com", "settings.azure_batch.image=other")
+    assert server_settings(template(*(part for word in words for part in ("--set", word))), tmp_path).azure_batch.image == "other"
 
 
 def test_hosts_are_those_of_service_and_ingress_and_the_sites_own(tmp_path: pathlib.Path) -> None:
@@ -189,7 +208,7 @@ def test_every_container_is_bounded_and_without_powers(name: str) -> None:
         assert container["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
         assert container["resources"]["limits"]["memory"]
         # Only what makes pods has a token for it.
-        assert pod["automountServiceAccountToken"] is (container["name"] in ("server", "reconciler"))
+        assert pod["automountServiceAccountToken"] is (container["name"] in ("server", "reconciler") and name != ELSEWHERE)
 
 
 def test_no_password_leaves_its_secret() -> None:
@@ -202,7 +221,7 @@ def test_the_role_is_what_the_documentation_says(name: str) -> None:
     table = re.findall(r"^\| `([a-z/]+)` (?:\(`(\w+)`\) )?\| ([a-z, ]+) \|", (HOME / "docs" / "kubernetes.md").read_text(), re.MULTILINE)
     documented = [{"apiGroups": [group], "resources": [resource], "verbs": verbs.split(", ")} for resource, group, verbs in table]
     assert len(documented) == 6
-    assert only(of(name), "Role")["rules"] == documented
+    assert [each["rules"] for each in of(name) if each["kind"] == "Role"] == ([] if name == ELSEWHERE else [documented])
     assert not [each for each in of(name) if each["kind"].startswith("Cluster")]
 
 

@@ -101,9 +101,9 @@ def test_an_image_that_was_there_just_now_is_not_looked_for(engine: DockerEngine
     looks: list[str] = []
     look = docker_images.prepare
 
-    def counted(daemon: docker_client.Daemon, wanted: str) -> str:
+    def counted(daemon: docker_client.Daemon, wanted: str, login: docker_images.Login = docker_images.no_login) -> str:
         looks.append(wanted)
-        return look(daemon, wanted)
+        return look(daemon, wanted, login)
 
     monkeypatch.setattr(docker_images, "prepare", counted)
     assert engine.prepare(image) == engine.prepare(image)

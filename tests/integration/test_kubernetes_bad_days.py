@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import os
 import pathlib
 import signal
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +19,7 @@ from tests.cluster import Cluster
 from tests.contract.backend_contract import Driven
 from tests.integration import cluster_lab
 from tests.integration.cluster_lab import SMALL, Lab, says, start
+from tests.integration.doors import doors
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
 
@@ -315,46 +314,6 @@ class TestDisk:
 
 
 # -- means
-
-
-class Doors(http.server.ThreadingHTTPServer):
-    """Answers what begins with `/slow` only when it is `opened`; then, and all else, with `status`. `knocked`: somebody waits."""
-
-    def __init__(self, address: str, status: int) -> None:
-        self.knocked, self.opened = threading.Event(), threading.Event()
-        doors = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if self.path.startswith("/slow"):
-                    doors.knocked.set()
-                    doors.opened.wait(clusters.PATIENCE)
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            do_PUT = do_HEAD = do_GET  # noqa: N815 - names of the standard library
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        super().__init__((address, 0), Handler)
-
-    def handle_error(self, *_: object) -> None:
-        """A client that was killed is no fault of ours."""
-
-
-@contextlib.contextmanager
-def doors(address: str, status: int = 404) -> Iterator[Doors]:
-    with Doors(address, status) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.opened.set()
-            server.shutdown()
-            thread.join()
 
 
 def _kill(lab: Lab, handle: Handle) -> None:

@@ -201,6 +201,15 @@ class TestSubmit:
         assert cluster.count("POST", "jobs") == 2
         assert list(cluster.objects["jobs"]) == [NAME]
 
+    def test_a_job_of_that_name_that_is_not_ours(self, cluster: FakeCluster, make: Make) -> None:
+        backend = make(watching=False)
+        other = job_json(name=NAME)
+        other["metadata"]["labels"][names.SERVER] = "another"
+        cluster.set("jobs", other)
+        answer = backend.submit([backend.render(plan())])[NAME]
+        assert isinstance(answer, Refusal)
+        assert NAME in answer.message
+
     def test_a_cluster_that_cannot_be_reached_has_not_been_asked(self) -> None:
         """Known to have had no effect, so that nothing has to be looked for."""
         site = Site(namespace="tes", server="s", image="server:1")
@@ -660,6 +669,16 @@ class TestWatch:
         cluster.set("pods", pod(1))
         pods.until(1, "Pending")
         assert cluster.count("LIST", "pods") == 2
+
+    def test_an_object_that_cannot_be_read_hides_no_other(self, cluster: FakeCluster, watched: Callable[..., Pods]) -> None:
+        spoiled = pod(9)
+        spoiled["status"]["phase"] = 7
+        cluster.set("pods", spoiled)
+        pods = watched()
+        cluster.set("pods", spoiled)
+        cluster.set("pods", pod(1))
+        pods.until(1, "Pending")
+        assert cluster.count("LIST", "pods") == 1
 
     def test_a_server_that_ends_each_watch_at_once_is_not_stormed(self, cluster: FakeCluster, watched: Callable[..., Pods]) -> None:
         watched()

@@ -55,6 +55,19 @@ class SandboxContract(EngineContract):
         os.kill(victim, signal.SIGKILL)
         assert lab.engine.wait(cell) is None
 
+    def test_cells_of_one_name_in_two_data_directories_are_two(self, lab: Lab, tmp_path: pathlib.Path, images: Images, image: str) -> None:
+        """Ids of tasks come from clients' Idempotency-Keys: two servers may have the same."""
+        cell, gate = lab.blocked()
+        other = Lab(SandboxEngine(data=tmp_path / "other", allow_host=True, network=True, images=images), image, tmp_path / "other" / "lab")
+        twin = msgspec.structs.replace(other.cell("true"), name=cell.name)
+        assert other.run(twin).code == 0
+        other.engine.remove(twin)
+        other.clear()
+        gate.open()
+        ended = lab.engine.wait(cell)
+        assert ended is not None
+        assert ended.code == 0
+
 
 class TestThisMachine(SandboxContract):
     @pytest.fixture

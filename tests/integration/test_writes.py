@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tes_server import app, settings
+from tes_server import app, machine, settings
 from tes_server.model import record as model
 from tes_server.model.principal import ALL, ANONYMOUS
 from tes_server.model.record import Change, Record, View
@@ -53,7 +53,7 @@ def test_six_writes_a_task_and_none_for_a_look(tmp_path: pathlib.Path) -> None:
         sandbox=settings.SandboxSettings(allow_host=True),
         control=settings.ControlSettings(interval=0.5),
     )
-    app.data_directory(site)
+    machine.data_directory(site)
     store = Counting(SqliteStore(tmp_path / "data" / "tasks.sqlite"))
     platforms = app.backends(site)
     try:

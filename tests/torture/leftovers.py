@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import time
 from collections.abc import Callable, Collection
@@ -34,4 +35,9 @@ def none(data: pathlib.Path, ids: Collection[str]) -> None:
     until(lambda: not sandbox.exists() or not [entry for entry in sandbox.iterdir() if not entry.name.startswith(".")], "cells removed")
     until(lambda: not processes_with(f"{data}/attempts"), "supervisors ended")
     ours = {f"tes-{task_id}" for task_id in ids}
-    until(lambda: not [path for path in pathlib.Path("/sys/fs/cgroup").glob("**/tes-*") if path.name.rsplit("-", 2)[0] in ours], "cgroups removed")
+    until(lambda: not [name for name in cgroups() if name.rsplit("-", 3)[0] in ours], "cgroups removed")
+
+
+def cgroups() -> list[str]:
+    """The names of this machine's cgroups for steps. Others come and go meanwhile, which pathlib's glob does not bear."""
+    return [name for _, names, _ in os.walk("/sys/fs/cgroup") for name in names if name.startswith("tes-")]

@@ -7,6 +7,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import click.testing
 import pytest
@@ -131,10 +132,20 @@ def test_settings_that_contradict_each_other_are_shown_and_refused(tmp_path: pat
     assert (done.returncode, '"path": "cromwell"' in done.stdout, "paths[0].path: must be an absolute path" in done.stderr) == (2, True, True), done
 
 
-def test_a_port_that_cannot_be_had_is_named() -> None:
+def test_a_port_that_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "HANDOVER", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(errors.SettingsError, match=f"server.port: .* port {port}: Address already in use"):
             processes.listen("127.0.0.1", port)
     with pytest.raises(errors.SettingsError, match="from 0 to 65535"):
         processes.listen("127.0.0.1", 65536)
+
+
+def test_the_port_of_a_server_that_was_just_killed_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its children have it for a moment longer."""
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
+    monkeypatch.setattr(time, "sleep", lambda _: taken.close())
+    with processes.listen("127.0.0.1", port) as listener:
+        assert listener.getsockname()[1] == port

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import click.testing
 import pytest
 
-from tes_server import app, cli, cli_options
+from tes_server import cli, cli_options, machine
 from tests import image_registry
 from tests.image_case import entry, layer, pack
 
@@ -114,7 +114,7 @@ def test_a_file_that_cannot_be_loaded_is_told(say: Say, tmp_path: pathlib.Path) 
 def test_an_image_in_use_says_so(say: Say, registry: image_registry.Registry, tmp_path: pathlib.Path) -> None:
     name = registry.push(pack([layer(entry("file", b"x"))]))
     say("pull", name)
-    images = app.images(cli_options.settings({"data": str(tmp_path / "data"), "config": None, "log_level": None}))
+    images = machine.images(cli_options.settings({"data": str(tmp_path / "data"), "config": None, "log_level": None}))
     held = images.hold(images.prepare(name))
     try:
         assert say("list")[1].splitlines()[1].endswith("in use")

@@ -11,7 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import prometheus_client
 import pytest
+from prometheus_client import mmap_dict, multiprocess
 
 from tes_server import metrics_files
 
@@ -123,3 +125,47 @@ def test_one_that_comes_while_the_last_one_leaves_has_a_directory(tmp_path: path
     assert place.is_dir()
     another.communicate()
     assert not place.exists()
+
+
+def counts(place: pathlib.Path, pid: int, value: float) -> None:
+    """As a process of this number does."""
+    counter = mmap_dict.MmapedDict(str(place / f"counter_{pid}.db"))  # type: ignore[no-untyped-call]
+    counter.write_value(mmap_dict.mmap_key("tes_x", "tes_x_total", [], [], "X."), value, 0.0)  # type: ignore[no-untyped-call]
+    counter.close()  # type: ignore[no-untyped-call]
+
+
+def scraped(place: pathlib.Path) -> str:
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(metrics_files.Together(place))
+    return prometheus_client.generate_latest(registry).decode()
+
+
+def test_figures_of_all_processes_are_summed(memory: pathlib.Path) -> None:
+    counts(memory, 1, 2.0)
+    counts(memory, 2, 3.0)
+    assert "tes_x_total 5.0" in scraped(memory)
+
+
+def test_a_process_that_just_makes_its_file_fails_no_scrape(memory: pathlib.Path) -> None:
+    counts(memory, 1, 2.0)
+    (memory / "counter_2.db").touch()
+    assert "tes_x_total 2.0" in scraped(memory)
+    counts(memory, 2, 3.0)
+    assert "tes_x_total 5.0" in scraped(memory)
+
+
+def test_a_process_that_takes_its_file_away_fails_no_scrape(memory: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts(memory, 1, 2.0)
+    counts(memory, 2, 3.0)
+    read = multiprocess.MultiProcessCollector.merge
+
+    def merge(files: list[str]) -> object:
+        (memory / "counter_2.db").unlink(missing_ok=True)
+        return read(files)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(multiprocess.MultiProcessCollector, "merge", merge)
+    assert "tes_x_total 2.0" in scraped(memory)
+
+
+def test_a_directory_that_is_gone_counts_nothing(memory: pathlib.Path) -> None:
+    assert scraped(memory / "gone") == ""

@@ -44,6 +44,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- default (printf "%s-tasks" (include "tes.fullname" .)) .Values.taskServiceAccount.name -}}
 {{- end -}}
 
+{{/* "true" if tasks run in the cluster: not where settings.kubernetes.namespace is said to be empty. */}}
+{{- define "tes.inCluster" -}}
+{{- if dig "kubernetes" "namespace" .Release.Namespace .Values.settings }}true{{ end -}}
+{{- end -}}
+
 {{/* The namespace of the tasks' pods. */}}
 {{- define "tes.taskNamespace" -}}
 {{- dig "kubernetes" "namespace" "" .Values.settings | default .Release.Namespace -}}
@@ -87,8 +92,12 @@ mongodb://{{ include "tes.fullname" . }}-mongodb:27017/tes
 {{- $settings := deepCopy .Values.settings -}}
 {{- $cluster := deepCopy (dig "kubernetes" dict $settings) -}}
 {{- $known := dict "namespace" .Release.Namespace "image" (include "tes.image" .) "pull_policy" .Values.image.pullPolicy "pull_secrets" .Values.imagePullSecrets "service_account" (include "tes.taskServiceAccount" .) -}}
-{{- range $key, $value := $known }}{{ if not (hasKey $cluster $key) }}{{ $_ := set $cluster $key $value }}{{ end }}{{ end -}}
+{{- range $key, $value := ternary $known dict (eq (include "tes.inCluster" .) "true") }}{{ if not (hasKey $cluster $key) }}{{ $_ := set $cluster $key $value }}{{ end }}{{ end -}}
 {{- $_ := set $settings "kubernetes" $cluster -}}
+{{- $batch := deepCopy (dig "azure_batch" dict $settings) -}}
+{{- if and $batch.url (not $batch.image) -}}
+{{- $_ := set $settings "azure_batch" (set $batch "image" (include "tes.image" .)) -}}
+{{- end -}}
 {{- $_ := set $settings "server" (set (deepCopy (dig "server" dict $settings)) "id" (include "tes.serverId" .)) -}}
 {{- $_ := set $settings "auth" (set (deepCopy (dig "auth" dict $settings)) "hosts" (include "tes.hosts" . | fromJsonArray)) -}}
 {{- if eq (include "tes.shape" .) "shared" -}}

@@ -22,7 +22,7 @@ metadata:
     {{- end }}
 spec:
   serviceAccountName: {{ include "tes.serviceAccount" $root }}
-  automountServiceAccountToken: {{ ne $part "api" }}
+  automountServiceAccountToken: {{ and (ne $part "api") (eq (include "tes.inCluster" $root) "true") }}
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
   securityContext:

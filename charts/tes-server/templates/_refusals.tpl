@@ -26,6 +26,12 @@
 {{- if and .Values.mongodb.enabled (not .Values.mongodb.image) -}}
 {{- fail "mongodb.image: name an image with a MongoDB-compatible server" -}}
 {{- end -}}
+{{- $key := dig "azure_batch" "key_variable" "" .Values.settings -}}
+{{- $given := list -}}
+{{- range .Values.env }}{{ $given = append $given .name }}{{ end -}}
+{{- if and $key (not .Values.envFrom) (not (has $key $given)) -}}
+{{- fail (printf "settings.azure_batch.key_variable: give %s to the pods by env (valueFrom.secretKeyRef) or envFrom; without a key the server signs in by its identity" $key) -}}
+{{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
 {{- fail "ingress.hosts: name at least one host: requests for other names are refused (auth.hosts)" -}}
 {{- end -}}

@@ -182,7 +182,7 @@ def _executor_resources(plan: Plan, *, first: bool, site: Site) -> dict[str, Any
         most_ram_bytes=limits.ram_bytes,
     )
     resources = _resources(share)
-    if first and limits.disk_bytes and not site.claims_disk(limits.disk_bytes) and not site.shares_disk(plan):
+    if first and limits.disk_bytes and site.uses_node(plan):
         resources["requests"]["ephemeral-storage"] = str(limits.disk_bytes)
     if limits.gpus:
         gpu = site.gpu_of(limits.gpu_type)

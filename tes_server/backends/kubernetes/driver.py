@@ -35,7 +35,6 @@ from tes_server.model.run import Handle, Later, Observation, Phase, Reason, Refu
 from tes_server.plan.policy import Capabilities
 from tes_server.plan.steps import Plan
 from tes_server.runner import pod_report
-from tes_server.runner.pod_report import Elsewhere
 from tes_server.telemetry import Code
 
 logger = logging.getLogger(__name__)
@@ -256,15 +255,9 @@ class KubernetesBackend:
         """A report of which the pod's status has nothing."""
         if look.elsewhere is None or look.elsewhere.place == "spool":
             return self._spool.report(_attempt(name)) if self._spool else None
-        return self._from_log(pod, look.container, look.elsewhere) if pod else None
-
-    def _from_log(self, pod: PodObject, container: str, elsewhere: Elsewhere) -> Report | None:
-        answer = self._calls.get(f"{self._pods}/{calls.part(pod.metadata.name)}/log", container=container, limitBytes=str(LARGEST_LOG))
-        if answer.status in (204, 400, 404):  # the pod, or its log, is gone
+        if pod is None:
             return None
-        if answer.status != 200:
-            calls.refuse(answer, f"the log of {container} of {pod.metadata.name} cannot be read")
-        return pod_report.read_body(answer.body, elsewhere)
+        return pod_report.read_body(tails.log(self._calls, self._pods, pod, look.container, limitBytes=LARGEST_LOG), look.elsewhere)
 
     # -- single calls -----------------------------------------------------------------------------------------------
 

@@ -19,11 +19,6 @@ PREFERRED = 100
 """Weight of the wish for spot nodes: the largest."""
 
 
-def spot(plan: Plan) -> bool:
-    """A task that may be interrupted goes to spot nodes at first; `spot_attempts` attempts later it stays on regular ones."""
-    return plan.placement.preemptible and plan.attempt <= plan.placement.spot_attempts
-
-
 def of(plan: Plan, site: Site) -> dict[str, Any]:
     """The fields of a pod's spec that say where it may run."""
     gpu = site.gpu_of(plan.limits.gpu_type) if plan.limits.gpus else None
@@ -33,7 +28,7 @@ def of(plan: Plan, site: Site) -> dict[str, Any]:
     affinity: dict[str, Any] = {}
     if gpu:
         tolerations += _tolerations(gpu.pool)
-    if spot(plan):
+    if plan.on_spot:
         tolerations += _tolerations(site.spot)
         wish = [_among(key, [value]) for key, value in sorted(site.spot.labels.items())]
         if wish:

@@ -60,7 +60,7 @@ def _job(plan: Plan, site: Site, name: str, spec: Object, notes: dict[str, str],
     annotations = {names.OWNER: plan.owner}
     if parts:
         annotations[names.SECRETS] = str(parts)
-    if site.claims_disk(plan.limits.disk_bytes):
+    if site.claims_disk(plan):
         annotations[names.CLAIM] = "1"
     return {
         "apiVersion": "batch/v1",
@@ -160,7 +160,7 @@ def _control(plan: Plan, site: Site, order_bytes: int) -> int:
 
 def _task_volume(plan: Plan, site: Site) -> Object:
     disk = plan.limits.disk_bytes
-    if site.claims_disk(disk):
+    if site.claims_disk(plan):
         claim = {"accessModes": ["ReadWriteOnce"], "storageClassName": site.storage_class, "resources": {"requests": {"storage": str(disk)}}}
         return {"ephemeral": {"volumeClaimTemplate": {"metadata": {"labels": _labels(plan, site)}, "spec": claim}}}
     if site.shares_disk(plan):

@@ -129,9 +129,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     """a finished Job keeps its name and its report so long: longer than a lease and the submit window together, and than this server is ever
     away, unless there is a spool"""
 
-    def claims_disk(self, disk_bytes: int) -> bool:
-        """True if a task that asks for so much disk gets a volume of its own."""
-        return bool(self.storage_class) and disk_bytes >= self.storage_from
+    def claims_disk(self, plan: Plan) -> bool:
+        """True if a task gets a volume of its own class."""
+        return bool(self.storage_class) and plan.limits.disk_bytes >= self.storage_from
 
     def shares_disk(self, plan: Plan) -> bool:
         """True if a task gets a directory of the shared claim.
@@ -140,6 +140,10 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
         would lead the next executor's mount of that part to the files of other tasks (the kubelet follows links within a volume).
         """
         return bool(self.storage_claim) and plan.limits.disk_bytes >= self.storage_from and not any(step.copies for step in plan.executors)
+
+    def uses_node(self, plan: Plan) -> bool:
+        """True if a task's files are on its node's disk."""
+        return not self.claims_disk(plan) and not self.shares_disk(plan)
 
     def gpu_of(self, gpu_type: str) -> Gpu | None:
         """How GPUs of a type are had here; None for a type that nobody has."""

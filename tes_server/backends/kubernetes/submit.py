@@ -52,13 +52,14 @@ class Submission:
         if answer is None:
             return None
         if answer.status == 409 and answer.reason == "AlreadyExists":
-            if not rendered.secrets:
-                return Handle(self._backend, job.name)
             answer = self._calls.get(f"{self._jobs}/{job.name}")
         if answer.status not in (200, 201):
             return judge(answer)
+        made = calls.decoded(answer, JobObject)
+        if made.metadata.labels.get(names.SERVER) != rendered.job["metadata"]["labels"][names.SERVER]:
+            return Refusal(Reason.REJECTED, Code.REJECTED, f"the cluster has a Job {job.name} that is not this server's")
         if rendered.secrets:
-            self._keep_order(rendered, calls.decoded(answer, JobObject))
+            self._keep_order(rendered, made)
         return Handle(self._backend, job.name)
 
     def _without_program(self) -> Later | None:

@@ -24,7 +24,7 @@ def read(server: Calls, pods: str, pod: PodObject) -> Tails | None:
     """The output up to now of a pod below `pods` (the path of a namespace's pods); None if none was told yet."""
     single = alone.of(pod)
     if single is None:
-        return _last(_log(server, pods, pod, names.STAGE_OUT))
+        return _last(log(server, pods, pod, names.STAGE_OUT, tailLines=LINES))
     seen = told(server, pods, pod, names.executor(single.executor.index))
     attempt = pod.metadata.labels.get(names.ATTEMPT, "")
     if seen is None or not attempt.isdecimal():
@@ -34,21 +34,21 @@ def read(server: Calls, pods: str, pod: PodObject) -> Tails | None:
 
 def told(server: Calls, pods: str, pod: PodObject, container: str) -> Told | None:
     """What tes-step told last in a container's log; None if nothing, or if the log is gone."""
-    return pod_told.last(_log(server, pods, pod, container))
+    return pod_told.last(log(server, pods, pod, container, tailLines=LINES))
 
 
-def _log(server: Calls, pods: str, pod: PodObject, container: str) -> bytes:
-    """The end of a log; b"" where there is none (yet, or any more)."""
-    answer = server.get(f"{pods}/{calls.part(pod.metadata.name)}/log", container=container, tailLines=str(LINES))
+def log(server: Calls, pods: str, pod: PodObject, container: str, **most: int) -> bytes:
+    """A container's log, as much of it as `most` says (`tailLines`, `limitBytes`); b"" where there is none (yet, or any more)."""
+    answer = server.get(f"{pods}/{calls.part(pod.metadata.name)}/log", container=container, **{key: str(value) for key, value in most.items()})
     if answer.status in (204, 400, 404):  # no node has taken it, it does not run yet, or is gone
         return b""
     if answer.status != 200:
-        calls.refuse(answer, f"the log of {pod.metadata.name} cannot be read")
+        calls.refuse(answer, f"the log of {container} of {pod.metadata.name} cannot be read")
     return answer.body
 
 
-def _last(log: bytes) -> Tails | None:
-    for line in reversed(log.splitlines()):
+def _last(data: bytes) -> Tails | None:
+    for line in reversed(data.splitlines()):
         try:
             return msgspec.json.decode(line, type=Tails)
         except (msgspec.MsgspecError, UnicodeDecodeError):  # half a line, a report, a warning

@@ -61,6 +61,10 @@ class _Bookmark(msgspec.Struct, frozen=True):
     metadata: Metadata
 
 
+SHOWN = 300
+"""Bytes of a spoiled object that the log gets: its name is among the first."""
+
+
 class Expired(Exception):
     """The version that we know is too old to go on from."""
 
@@ -154,7 +158,7 @@ class Watch(Generic[Kind]):
             if answer.status != 200:
                 calls.refuse(answer, f"{self._path} cannot be listed")
             page = calls.decoded(answer, _Page)
-            found += (msgspec.json.decode(item, type=self._kind) for item in page.items or ())
+            found += (each for item in page.items or () if (each := self._read(item)) is not None)
             if not page.metadata.continue_:
                 break
             query["continue"] = page.metadata.continue_
@@ -209,9 +213,20 @@ class Watch(Generic[Kind]):
         if change.type == "BOOKMARK":
             self._version = msgspec.json.decode(change.object, type=_Bookmark).metadata.resource_version or self._version
             return
-        found = msgspec.json.decode(change.object, type=self._kind)
-        (self._drop if change.type == "DELETED" else self._put)(found)
-        self._version = found.metadata.resource_version or self._version
+        found = self._read(change.object)
+        if found is not None:
+            (self._drop if change.type == "DELETED" else self._put)(found)
+        self._version = msgspec.json.decode(change.object, type=_Bookmark).metadata.resource_version or self._version
+
+    def _read(self, raw: msgspec.Raw) -> Kind | None:
+        """An object; None for one that is not as it should be: one alone must not hide all others."""
+        try:
+            return msgspec.json.decode(raw, type=self._kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
+            telemetry.log(
+                logger, logging.ERROR, "kubernetes.object.spoiled", path=self._path, error=str(cause), object=bytes(raw)[:SHOWN].decode(errors="replace")
+            )
+            return None
 
 
 class _Failure(msgspec.Struct, frozen=True):

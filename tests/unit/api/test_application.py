@@ -17,8 +17,8 @@ import prometheus_client
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tes_server import settings
-from tes_server.api import application, body, site
+from tes_server import metrics_files, settings
+from tes_server.api import application, body
 from tests.unit.api import asgi
 from tests.unit.api.service import TASK, MemoryService
 
@@ -154,7 +154,7 @@ print(site.figures().decode())
 
 def test_figures_of_all_processes_of_a_server(tmp_path: pathlib.Path) -> None:
     # prometheus_client looks at the variable when it is imported, so each of the two is a process of its own.
-    environment = {**os.environ, site.MULTIPROCESS: str(tmp_path)}
+    environment = {**os.environ, metrics_files.VARIABLE: str(tmp_path)}
     shown = [subprocess.run([sys.executable, "-c", FIGURES], env=environment, check=True, capture_output=True, text=True).stdout for _ in range(2)]
     assert [f'tes_requests_total{{operation="GetTask",status="200"}} {count}' in text for count, text in zip(("1.0", "2.0"), shown, strict=True)] == [
         True,

@@ -64,6 +64,8 @@ def one(**fields: Any) -> list[dict[str, Any]]:
         ({"executors": one(env={"": "x"})}, "/executors/0/env", "environment"),
         ({"executors": one(env={"A=B": "x"})}, "/executors/0/env", "environment"),
         ({"executors": one(env={"a/b": "x\0"})}, "/executors/0/env/a~1b", "NUL"),
+        ({"executors": one(env={"A": "x", "b/c": "secret://db/password"})}, "/executors/0/env/b~1c", "this backend has none for tasks"),
+        ({"executors": [COMMAND, *one(env={"A": "secret://"})]}, "/executors/1/env/A", "this backend has none for tasks"),
         ({"executors": one(workdir="work")}, "/executors/0/workdir", "absolute"),
         ({"executors": one(stdin="in.txt")}, "/executors/0/stdin", "absolute"),
         ({"executors": one(stdout="/a/../b")}, "/executors/0/stdout", "'..'"),
@@ -115,6 +117,17 @@ def test_mistakes_are_named_at_their_field(fields: dict[str, Any], pointer: str,
         compiled(**fields)
     assert raised.value.pointer == pointer
     assert words in raised.value.public
+
+
+def test_secrets_stay_names_in_the_plan_and_must_be_known() -> None:
+    capable = msgspec.structs.replace(CAPABILITIES, secrets=("db", "api-key"))
+    env = {"A": "secret://db/password", "B": "secret://api-key", "C": "not secret://db"}
+    assert compiled(capable, executors=one(env=env)).plan.executors[0].env == env
+    for value in ("secret://", "secret://other", "secret://DB", "secret:///db"):
+        with pytest.raises(Invalid) as raised:
+            compiled(capable, executors=one(env={"A": value}))
+        assert raised.value.pointer == "/executors/0/env/A"
+        assert raised.value.public == "asks for a secret that is not there for tasks; there is api-key, db"
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,19 @@ def test_the_least_step_asks_for_the_least() -> None:
     assert not body["HostConfig"].keys() & {"CpuQuota", "Memory", "MemorySwap", "DeviceRequests"}
 
 
+def test_gpus_are_those_that_the_platform_gave() -> None:
+    site = msgspec.structs.replace(SITE, gpus=("GPU-aa", "GPU-bb"))
+    assert docker_spec.container(CELL, site)["HostConfig"]["DeviceRequests"] == [{"DeviceIDs": ["GPU-aa", "GPU-bb"], "Capabilities": [["gpu"]]}]
+    assert "DeviceRequests" not in docker_spec.container(msgspec.structs.replace(CELL, limits=Limits(cpus=1, ram_bytes=1)), site)["HostConfig"]
+
+
+def test_an_environment_with_secrets_is_not_told_to_the_daemon() -> None:
+    body = docker_spec.container(CELL, msgspec.structs.replace(SITE, piped=True))
+    assert body["Env"] == []
+    assert body["Cmd"][6:8] == ["--env-add", "/.tes/record/env"]
+    assert "x=y" not in str(body)
+
+
 def test_amounts_below_what_docker_takes_are_raised_to_it() -> None:
     host = docker_spec.container(msgspec.structs.replace(CELL, limits=Limits(cpus=0.001, ram_bytes=1000)), SITE)["HostConfig"]
     assert (host["CpuQuota"], host["Memory"], host["MemorySwap"]) == (1000, 6291456, 6291456)

@@ -28,6 +28,7 @@ from tes_server.runner import attempt as attempts
 from tes_server.runner import interpreter, reach
 from tes_server.runner.attempt import Attempt
 from tes_server.runner.engine import Cell, CellState, Exit
+from tes_server.runner.halt import Halt
 from tes_server.runner.interpreter import Interpreter
 from tes_server.runner.site import Site
 from tes_server.telemetry import Code
@@ -331,7 +332,12 @@ def test_a_cell_that_an_earlier_process_only_made_is_not_forgotten(tmp_path: pat
     assert not bench.attempt.clean
 
 
-def test_a_cancel_does_not_wait_for_a_pull(tmp_path: pathlib.Path) -> None:
+ENDINGS = pytest.mark.parametrize("reason", [Reason.CANCELED, Reason.LOST])
+"""Stopped on request, or from outside."""
+
+
+@ENDINGS
+def test_a_stop_does_not_wait_for_a_pull(tmp_path: pathlib.Path, reason: Reason) -> None:
     bench = Bench(tmp_path, {0: ended(0), 1: ended(0)})
     engine = MemoryEngine(bench.machine)
     pulling, pulled = threading.Event(), threading.Event()
@@ -339,13 +345,14 @@ def test_a_cancel_does_not_wait_for_a_pull(tmp_path: pathlib.Path) -> None:
     runner = bench.interpreter(engine)
     with running(runner) as reports:
         assert pulling.wait(10)
-        runner.stop()
+        runner.stop(reason)
     pulled.set()
-    assert reports[0].reason is Reason.CANCELED
+    assert reports[0].reason is reason
     assert not bench.machine.started
 
 
-def test_a_cancel_does_not_wait_for_an_engine_that_starts_something(tmp_path: pathlib.Path) -> None:
+@ENDINGS
+def test_a_stop_does_not_wait_for_an_engine_that_starts_something(tmp_path: pathlib.Path, reason: Reason) -> None:
     bench = Bench(tmp_path, {0: ended(143), 1: ended(0)})
     engine = MemoryEngine(bench.machine)
     starting, go_on = threading.Event(), threading.Event()
@@ -353,11 +360,43 @@ def test_a_cancel_does_not_wait_for_an_engine_that_starts_something(tmp_path: pa
     runner = bench.interpreter(engine)
     with running(runner) as reports:
         assert starting.wait(10)
-        runner.stop()  # returns, though the engine is busy
+        runner.stop(reason)  # returns, though the engine is busy
         go_on.set()
-    assert reports[0].reason is Reason.CANCELED
+    assert reports[0].reason is reason
     assert "t-1-0" in engine.stopped, "what was started in spite of it is stopped"
     assert set(bench.machine.started) == bench.machine.removed == {"t-1-0"}
+
+
+@ENDINGS
+def test_who_is_stopped_takes_no_outputs(tmp_path: pathlib.Path, reason: Reason) -> None:
+    bench = Bench(tmp_path, {0: ended(143), 1: ended(0)})
+    engine = MemoryEngine(bench.machine)
+    runner = bench.interpreter(engine)
+    engine.hook = lambda call, _: runner.stop(reason) if call == "wait" else None
+    report = runner.run()
+    assert (report.reason, report.transient) == (reason, reason is Reason.LOST)
+    assert report.outputs == ()
+    assert [log.exit_code for log in report.executors] == [143]
+    assert not (bench.site / "log").exists()
+    assert bench.attempt.clean
+
+
+@pytest.mark.parametrize(
+    ("wishes", "reason"),
+    [
+        ((Reason.TIMEOUT, Reason.CANCELED), Reason.CANCELED),
+        ((Reason.TIMEOUT, Reason.LOST), Reason.LOST),
+        ((Reason.CANCELED, Reason.TIMEOUT), Reason.CANCELED),
+        ((Reason.LOST, Reason.TIMEOUT), Reason.LOST),
+        ((Reason.LOST, Reason.CANCELED), Reason.LOST),
+        ((Reason.CANCELED, Reason.LOST), Reason.CANCELED),
+    ],
+)
+def test_who_wants_no_outputs_beats_a_time_out(wishes: tuple[Reason, Reason], reason: Reason) -> None:
+    halt = Halt()
+    for wish in wishes:
+        halt.wish(wish)
+    assert halt.reason is reason
 
 
 def test_a_task_that_cannot_be_asked_to_end_is_ended(tmp_path: pathlib.Path) -> None:

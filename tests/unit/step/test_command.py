@@ -44,6 +44,15 @@ class TestArgv:
         values = ["A=", "B=x=y", "C=1\n2", "PATH=/usr/bin:/bin"]
         assert run("--tee", "--env-file", strings(tmp_path / "env", values), "--", "env", "-0").stdout.decode().split("\0") == [*values, ""]
 
+    @pytest.mark.parametrize("values", [["A=1"], [f"V{n}={'x' * 1000}" for n in range(500)]], ids=["small", "more-than-a-pipe-holds"])
+    def test_an_environment_comes_through_a_pipe(self, binary: pathlib.Path, tmp_path: pathlib.Path, values: list[str]) -> None:
+        os.mkfifo(tmp_path / "env")
+        command = [str(binary), "--env-file", str(tmp_path / "env"), "--tee", "--", "/usr/bin/env", "-0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            strings(tmp_path / "env", values)
+            assert process.communicate()[0].decode().split("\0") == [*values, ""]
+        assert process.returncode == 0
+
     def test_program_is_found_by_its_own_path(self, run: Run, tmp_path: pathlib.Path) -> None:
         (tmp_path / "hello").write_text("#!/bin/sh\necho hello\n")
         (tmp_path / "hello").chmod(0o755)

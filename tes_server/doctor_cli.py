@@ -1,0 +1,59 @@
+"""`tes-server doctor`: what works on this machine and on the platforms of the settings, what does not, and what to do about it.
+
+Heavy imports stay inside the command, as in `cli`.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import click
+
+from tes_server import cli_options, doctor_places, errors, site_looks, store_cli
+from tes_server.settings import Settings
+
+
+@click.command(short_help="Say what works on this machine.")
+@cli_options.site
+@click.option("--backend", help=f"Look only at one place for tasks: {', '.join(doctor_places.PLACES)}.")
+def doctor(backend: str | None, **site: Any) -> None:
+    """Say what works on this machine, what does not, and what to do about it. Exit code 1 unless each place for tasks works."""
+    from tes_server import app, machine
+
+    settings = cli_options.settings(site)
+    app.check(settings)
+    there = app.backend_names(settings)
+    if backend is not None and backend not in there:
+        raise errors.SettingsError(f"the settings have no place for tasks of that name; they have {', '.join(there)}", "--backend")
+    data = machine.data_directory(settings)
+    full = site_looks.full(data)
+    click.echo(f"no    {full}" if full else f"ok    data directory {data}")
+    stored, said = store_cli.condition(settings)
+    click.echo(f"{'ok' if stored else 'no':5} tasks in {said}")
+    works = [doctor_places.PLACES[name](settings) for name in there if backend in (None, name)]
+    for url, said, fault in site_looks.stores(settings, ask=True):
+        click.echo(f"no    store {url}: {fault.code}: {fault.public}" if fault else f"ok    store {url}: {said}")
+    _say_archive(settings)
+    sys.exit(0 if all(works) and stored else 1)
+
+
+def _say_archive(settings: Settings) -> None:
+    """What becomes of old tasks, if they ever go."""
+    from tes_server import app, site_rules
+    from tes_server.control import retention
+
+    url = settings.retention.archive
+    if not settings.retention.days:
+        return
+    if not url:
+        click.echo(f"note  tasks are removed {settings.retention.days:g} days after their end, and archived nowhere (retention.archive)")
+        return
+    try:
+        retention.check(functools.partial(app.archive, settings))
+        click.echo(f"ok    archive {url}: can be written to")
+    except errors.TesServerError as cause:
+        click.echo(f"no    archive {url}: {cause.public}; no task is removed until it can be written to")
+    if site_rules.in_reach(url, settings):
+        click.echo(f"note  tasks may read and write the archive {url}: files.roots or [[storage]] lets them (tasks = false)")

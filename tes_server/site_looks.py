@@ -1,0 +1,40 @@
+"""What `serve` warns of and `doctor` tells alike: roots that are not there, stores that cannot be used, a disk that is full. Prints nothing."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+from tes_server import errors
+from tes_server.settings import Settings
+
+LITTLE = 100_000_000
+"""Bytes of free disk that are told as full: records and logs of a task take some kB, its files what they take."""
+
+
+def absent(settings: Settings) -> list[str]:
+    """File roots that are not there: a slip of the pen, or a file system that is mounted later."""
+    return [root for root in settings.files.roots if not pathlib.Path(root).is_dir()]
+
+
+def stores(settings: Settings, *, ask: bool) -> Iterator[tuple[str, str, errors.StagingError | None]]:
+    """Each object store: its url, what can be said of it, or why it cannot be used. Without `ask` only its credentials are looked up."""
+    if not settings.storage:
+        return
+    from tes_server import site_rules
+    from tes_server.filer import store_check
+
+    access = site_rules.access(settings, server=True)
+    for store in access.stores:
+        try:
+            store_check.credentials(store, access)
+            yield store.url, store_check.ask(store, access) if ask else "", None
+        except errors.StagingError as cause:
+            yield store.url, "", cause
+
+
+def full(data: pathlib.Path) -> str:
+    """What to say of a disk on which hardly a task can run, or ""."""
+    free = shutil.disk_usage(data).free
+    return f"the disk of the data directory {data} is full: {free / 1e6:.0f} MB are free" if free < LITTLE else ""
