@@ -27,3 +27,6 @@ class Principal(msgspec.Struct, frozen=True):
 
 
 ANONYMOUS = Principal(owner="anonymous")
+
+SCANS = Principal(owner="tes-server.scan")
+"""The owner of the records that scan images: no sign-in may ever give it, so that no user's list shows them. Admins see them."""
