@@ -16,7 +16,8 @@ from typing import IO, BinaryIO
 
 import msgspec
 
-from tes_server.runner import image_manifest, image_names, image_stream
+from tes_server.model import image_names
+from tes_server.runner import image_manifest, image_stream
 from tes_server.runner.image_blobs import Bytes
 from tes_server.runner.image_manifest import Blob
 

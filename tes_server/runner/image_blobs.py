@@ -22,10 +22,10 @@ import urllib3
 
 from tes_server import errors
 from tes_server.filer.control import Control
+from tes_server.model.image_names import Name
 from tes_server.runner import image_connections, image_manifest
 from tes_server.runner.image_connections import Passing
 from tes_server.runner.image_manifest import Blob, Config, Manifest
-from tes_server.runner.image_names import Name
 from tes_server.runner.image_registry import Registry
 
 PIECE = 256 * 1024

@@ -25,8 +25,8 @@ import msgspec
 
 from tes_server import errors, step
 from tes_server.filer import durable
+from tes_server.model.image_names import Name
 from tes_server.runner import image_manifest
-from tes_server.runner.image_names import Name
 from tes_server.telemetry import Code
 
 

@@ -15,7 +15,8 @@ import subprocess
 import msgspec
 
 from tes_server import errors
-from tes_server.runner import image_manifest, image_names
+from tes_server.model import image_names
+from tes_server.runner import image_manifest
 from tes_server.telemetry import Code
 
 _HUB_KEYS = ("https://index.docker.io/v1/", image_names.HUB, "registry-1.docker.io", "index.docker.io")

@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from tes_server import errors
-from tes_server.runner import image_names
+from tes_server.model import image_names
 from tes_server.telemetry import Code
 
 INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")

@@ -19,10 +19,11 @@ import msgspec
 import urllib3
 
 from tes_server import errors, telemetry
-from tes_server.runner import image_connections, image_credentials, image_manifest, image_names
+from tes_server.model import image_names
+from tes_server.model.image_names import Name
+from tes_server.runner import image_connections, image_credentials, image_manifest
 from tes_server.runner.image_access import Access
 from tes_server.runner.image_connections import Connections, Passing
-from tes_server.runner.image_names import Name
 from tes_server.telemetry import Code
 
 logger = logging.getLogger(__name__)

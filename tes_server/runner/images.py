@@ -23,11 +23,12 @@ import msgspec
 
 from tes_server import errors, telemetry
 from tes_server.filer.wording import FULL
-from tes_server.runner import image_archive, image_blobs, image_layers, image_manifest, image_names
+from tes_server.model import image_names
+from tes_server.model.image_names import Name
+from tes_server.runner import image_archive, image_blobs, image_layers, image_manifest
 from tes_server.runner.image_blobs import Source
 from tes_server.runner.image_cache import Cache, Image, Listed
 from tes_server.runner.image_connections import Passing
-from tes_server.runner.image_names import Name
 from tes_server.runner.image_registry import Mirror, Pace, Registry
 from tes_server.runner.image_stream import TooLarge
 from tes_server.runner.image_tree import Owners, Tree

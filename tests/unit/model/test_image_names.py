@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tes_server import errors
-from tes_server.runner import image_names
+from tes_server.model import image_names
 from tes_server.telemetry import Code
 
 DIGEST = "sha256:" + "ab" * 32
