@@ -1,0 +1,1 @@
+"""From names of images to digests, behind one protocol."""
