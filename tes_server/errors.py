@@ -88,5 +88,9 @@ class EngineError(TesServerError):
         self.transient = transient
 
 
+class ScanError(TesServerError):
+    """An image scan failed, or its report cannot be believed."""
+
+
 class Canceled(TesServerError):
     """Work inside the runner or the filer was told to stop."""

@@ -1,0 +1,73 @@
+"""The protocol of an image scanner: what it is told, and what its report says. A further scanner is one small module of this shape.
+
+An adapter is pure: the scanner runs elsewhere, as a task of its own, and its raw report is read where that task ends. It must never see a secret:
+credentials are `secret://` references in `Options.env`, which only the scanner's container is given.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from tes_server.scan.report import ScanReport
+
+REPORT = "/scan/report.json"
+"""Where a scanner puts its raw report: a path of the scan's volume."""
+
+LARGEST_RAW = 64_000_000
+"""Bytes of a raw report that are read. A Trivy report of a very large image has some 20 MB."""
+
+
+class Options(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What the site tells its scanner."""
+
+    server: str = ""
+    """url of a Trivy server that holds the database; "" = the scanner has its own"""
+    console: str = ""
+    """url of a Prisma Cloud Compute Console"""
+    architecture: str = "linux/amd64"
+    """os/architecture[/variant] of which an index is looked at"""
+    timeout: float = 600.0
+    """seconds after which a scanner that knows how is to give up by itself"""
+    arguments: tuple[str, ...] = ()
+    """further arguments of the site, before the image's name"""
+    env: dict[str, str] = {}
+    """environment of the site, over the adapter's own; values may be secret:// references"""
+    registries: dict[str, str] = {}
+    """registry as images name it -> url at which the scanner reaches it"""
+
+
+class Scanner(Protocol):
+    """One scanner."""
+
+    name: str
+    exits: frozenset[int]
+    """exit codes with which there may be a whole report; with any other the scan failed, whatever was written"""
+    engine: bool
+    """looks at images of a container engine, whose socket its container needs: it can run only where there is one"""
+
+    def argv(self, image: str, options: Options) -> tuple[str, ...]:
+        """The command that scans `image` (`repository@sha256:...`, or a local image id) and writes REPORT."""
+        ...
+
+    def env(self, options: Options) -> dict[str, str]:
+        """The whole environment of that command."""
+        ...
+
+    def read(self, raw: bytes) -> ScanReport:
+        """What the raw report says. `errors.ScanError`, in words: it says nothing that can be believed."""
+        ...
+
+
+def reached(image: str, registries: dict[str, str]) -> tuple[str, bool]:
+    """The image's name as a scanner asks for it, and whether its registry is to be asked without TLS.
+
+    The registry is replaced by the host of its url, whose path comes before the repository.
+    """
+    registry, slash, path = image.partition("/")
+    url = registries.get(registry, "")
+    if not slash or not url:
+        return image, False
+    scheme, _, place = url.partition("://")
+    return f"{place.rstrip('/')}/{path}", scheme == "http"
