@@ -1,4 +1,4 @@
-"""`tes-server store`: prepare, check and migrate a database that several servers share, and copy tasks from one store to another.
+"""`tes-server store`: prepare, check and migrate a database that several servers share, and copy one store to another.
 
 Heavy imports stay inside the commands, as in `cli`.
 """
@@ -86,7 +86,7 @@ def migrate(**given: Any) -> None:
 @cli_options.place
 @click.option("--force", is_flag=True, help="Even if a server seems to be at work on one of them.")
 def copy(source: str, target: str, force: bool, **given: Any) -> None:
-    """Copy all tasks, running ones too, from one store to another; what is there already is left, so that it may be repeated.
+    """Copy all tasks, running ones too, and verdicts of image scans to another store; what is there is left, so that it may be repeated.
 
     FROM and TO: a data directory, sqlite:FILE, mongodb://... (or mongodb+srv://), or @FILE, a file that holds one of these: a
     password does not belong on a command line. Stop the servers on both before. Exit code 1 if something could not be copied.
@@ -108,6 +108,8 @@ def copy(source: str, target: str, force: bool, **given: Any) -> None:
         except KeyboardInterrupt:
             raise click.ClickException(f"stopped after {told.seen} tasks; the same command again goes on from there") from None
     click.echo(f"ok    of {progress.seen} tasks {progress.copied} were copied, {progress.changed} brought up to date, {progress.there} there already")
+    if progress.verdicts:
+        click.echo(f"ok    {progress.verdicts} verdicts of image scans were copied")
     for what, some in (
         ("have the id of another task there, and were left out", progress.other),
         ("are larger than it can hold", progress.too_large),

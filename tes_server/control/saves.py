@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from tes_server import telemetry
+from tes_server.model.principal import SCANS
 from tes_server.model.record import Change, Record
 from tes_server.model.states import ENDS
 from tes_server.store.base import Store
@@ -62,7 +63,7 @@ class Saves:
     def _tell(self, record: Record, change: Change) -> None:
         if change.state is not record.state:
             telemetry.log(logger, logging.INFO, "task.state", task=record.id, state=change.state, attempt=change.status.attempt, backend=change.status.backend)
-        if change.state in ENDS and record.state not in ENDS:
+        if change.state in ENDS and record.state not in ENDS and record.owner != SCANS.owner:
             lines = change.detail.system_logs if change.detail else ()
             reason = lines[-1].partition(":")[0] if lines and change.state != "COMPLETE" else ""
             telemetry.TASKS_ENDED.labels(change.state, reason if reason in Code.__members__ else "").inc()

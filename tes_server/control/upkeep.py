@@ -12,6 +12,7 @@ from tes_server.backends.base import Backend
 from tes_server.control.retention import Retention
 from tes_server.model import record as model
 from tes_server.model import run
+from tes_server.model.principal import SCANS
 from tes_server.model.record import Record
 from tes_server.model.run import Handle
 from tes_server.model.states import ENDS
@@ -106,15 +107,16 @@ class Upkeep:
         telemetry.log(logger, logging.WARNING, "backend.call.failed", backend=name, call="tail", tasks=tasks, error=error)
 
     def count(self, now: datetime.datetime) -> None:
-        """Publish how many tasks there are in each live state."""
+        """Publish how many tasks there are in each live state, scans of images apart: those are nobody's tasks."""
         if abs(now - self._counted) < self._census_interval:
             return
         self._counted = now
         self._told = False  # before the count: what is told meanwhile may be missing in it
         census = self._store.census()
         self._none_live = not any(census.values())
+        scans = self._store.census(SCANS.scope) if any(census.values()) else {}
         for state, number in census.items():
-            telemetry.TASKS.labels(state).set(number)
+            telemetry.TASKS.labels(state).set(max(0, number - scans.get(state, 0)))
 
     def survey(self, now: datetime.datetime, shards: frozenset[int], *, away: bool = False) -> None:
         """End compute that no record owns. At once if this process was `away` for so long that others may have given up what it has."""

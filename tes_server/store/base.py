@@ -12,10 +12,11 @@ import enum
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from tes_server.model.principal import Scope
+from tes_server.model.principal import ALL, Scope
 from tes_server.model.record import Brief, Change, Lane, Page, Query, Record, View
 from tes_server.model.run import Tails
 from tes_server.model.states import State
+from tes_server.model.verdict import ScanKey, Verdict
 
 asked: contextvars.ContextVar[float | None] = contextvars.ContextVar("asked", default=None)
 """When (`time.monotonic`) the caller of this context began to wait. A store that waits for its database counts its patience
@@ -23,6 +24,9 @@ from there, so that neither a queue for threads nor a call of several parts adds
 
 FAR = datetime.timedelta(hours=2)
 """No delay is so long (settings: an hour at most): what is due later was put off under a clock that has been set back since."""
+
+VERDICTS_KEPT = datetime.timedelta(days=30)
+"""Verdicts that expired so long ago may go."""
 
 
 class Seen(NamedTuple):
@@ -113,8 +117,23 @@ class Store(Protocol):
     def tail(self, task_id: str, tails: Tails | None = None) -> Tails | None:
         """Live output beside the record, without a revision: kept if `tails` is given, else read. Gone after the end."""
 
-    def census(self) -> dict[State, int]:
-        """How many tasks there are in each state that is not an end."""
+    def census(self, scope: Scope = ALL) -> dict[State, int]:
+        """How many tasks of `scope` there are in each state that is not an end."""
+
+    def verdicts(self, keys: Collection[ScanKey]) -> dict[ScanKey, Verdict]:
+        """Those of the verdicts that are there, whatever they say and however old they are. One small read for a few keys.
+
+        One that this program cannot read is not there: it is told in the log, and the next one takes its place.
+        """
+
+    def keep(self, verdict: Verdict) -> None:
+        """Keep a verdict in the place of an older one about the same key; a newer one stays (`Verdict.supersedes`).
+
+        Durable when it returns; a repeat changes nothing. Others that had expired `VERDICTS_KEPT` before it was made go with it, soon or later.
+        """
+
+    def all_verdicts(self, after: ScanKey | None, limit: int) -> list[Verdict]:
+        """Verdicts in the order of their keys, from behind `after`; fewer than `limit` at the end."""
 
     def at_rest(self, shards: frozenset[int], before: datetime.datetime, after: str, limit: int) -> tuple[list[Record], str]:
         """Tasks that have ended, with nothing left to release, and were created before `before`: a page of a walk that looks at

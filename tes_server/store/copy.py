@@ -1,4 +1,4 @@
-"""All tasks of one store into another one, of whichever kinds: what the target has already is left alone, so that it may be repeated.
+"""All tasks and verdicts of one store into another one, of whichever kinds: what the target has is left alone, so that it may be repeated.
 
 Both are walked side by side in the order of ids, by revision, and only what differs is read: a second run costs two walks.
 Memory does not grow with the number of tasks. Must never decide whether a store may be used (`store_cli`).
@@ -14,6 +14,9 @@ from tes_server.store.base import Restored, Seen, Store
 
 PAGE = 2000
 """Entries of a walk that are read at once."""
+
+VERDICTS = 200
+"""Verdicts that are read at once."""
 
 BATCH = 200
 """Tasks that are looked for at once; they are read and written some MB at a time."""
@@ -47,6 +50,8 @@ class Progress(msgspec.Struct):
     """another task has the id in the target"""
     too_large: Some = msgspec.field(default_factory=Some)
     """the target cannot hold it"""
+    verdicts: int = 0
+    """of image scans, that were copied"""
     missing: Some = msgspec.field(default_factory=Some)
     """what the check at the end did not find in the target as it is in the source, or newer: for these reasons or any other"""
 
@@ -72,6 +77,7 @@ def copy(source: Store, target: Store, told: Told) -> Progress:
             batch = []
         told("copied", progress)
     _bring(batch, source, target, progress)
+    _bring_verdicts(source, target, progress)
     _check(source, target, progress, told)
     return progress
 
@@ -90,6 +96,19 @@ def _bring(ids: Sequence[str], source: Store, target: Store, progress: Progress)
                     progress.other.add(task_id)
                 case Restored.TOO_LARGE:
                     progress.too_large.add(task_id)
+
+
+def _bring_verdicts(source: Store, target: Store, progress: Progress) -> None:
+    """Those that the target lacks or has an older one of. What is lost of them is scanned again: the check does not look for them."""
+    after = None
+    while page := source.all_verdicts(after, VERDICTS):
+        there = target.verdicts([verdict.key for verdict in page])
+        for verdict in page:
+            found = there.get(verdict.key)
+            if found is None or found.scanned_at < verdict.scanned_at:
+                target.keep(verdict)
+                progress.verdicts += 1
+        after = page[-1].key
 
 
 def _check(source: Store, target: Store, progress: Progress, told: Told) -> None:

@@ -19,9 +19,22 @@ from pymongo import monitoring
 from tes_server import errors
 from tes_server.model import record as model
 from tes_server.model import states
-from tes_server.model.principal import Scope
+from tes_server.model.principal import ALL, Scope
 from tes_server.model.run import Tails
-from tes_server.store import base, leases, mongo_changes, mongo_doubts, mongo_leases, mongo_moves, mongo_reads, mongo_schema, mongo_writer, parts
+from tes_server.model.verdict import ScanKey, Verdict
+from tes_server.store import (
+    base,
+    leases,
+    mongo_changes,
+    mongo_doubts,
+    mongo_leases,
+    mongo_moves,
+    mongo_reads,
+    mongo_schema,
+    mongo_verdicts,
+    mongo_writer,
+    parts,
+)
 from tes_server.store import mongo_documents as documents
 from tes_server.store.mongo_account import Account, Product
 from tes_server.store.mongo_connection import PATIENCE, Connection, Document
@@ -30,6 +43,9 @@ LOOK = 0.25
 LOOK_PAID = 1.0
 """Seconds between two looks for new tasks while somebody waits for them; where each look is paid for, fewer."""
 
+
+SWEEP = datetime.timedelta(days=1)
+"""Time between two walks of this process over the verdicts, for those that are too old."""
 
 LAST_PATIENCE = 3.0
 """Seconds that each last call waits for the store: whoever ends this process does not wait for long."""
@@ -68,6 +84,7 @@ class MongoStore:
         self._side = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="store-live")
         self._stopping = threading.Event()
         self._seen = ""
+        self._swept: datetime.datetime | None = None
         self._prepared = False
         self._preparing = threading.Lock()
         self._closed = False
@@ -136,9 +153,28 @@ class MongoStore:
         connection = self._open()
         return mongo_reads.readable(connection, mongo_reads.sweep(connection, shards, after, limit, here), parts.BY_LANE[model.Lane.ACTIVE])
 
-    def census(self) -> dict[states.State, int]:
+    def census(self, scope: Scope = ALL) -> dict[states.State, int]:
         """`Store.census`."""
-        return mongo_reads.census(self._open())
+        return mongo_reads.census(self._open(), scope.owner)
+
+    # -- verdicts of image scans --------------------------------------------------------------------------------------
+
+    def verdicts(self, keys: Collection[ScanKey]) -> dict[ScanKey, Verdict]:
+        """`Store.verdicts`."""
+        return {verdict.key: verdict for verdict in mongo_verdicts.by_key(self._open(), keys)}
+
+    def keep(self, verdict: Verdict) -> None:
+        """`Store.keep`. Old ones go once a day, and not at all where that fails: nobody is held up by it."""
+        connection = self._open()
+        mongo_verdicts.keep(connection, verdict)
+        if self._swept is None or abs(verdict.scanned_at - self._swept) >= SWEEP:
+            self._swept = verdict.scanned_at
+            with contextlib.suppress(errors.Unavailable):
+                mongo_verdicts.sweep(connection, verdict)
+
+    def all_verdicts(self, after: ScanKey | None, limit: int) -> list[Verdict]:
+        """`Store.all_verdicts`."""
+        return mongo_verdicts.page(self._open(), after, limit)
 
     # -- records that go, and come from elsewhere --------------------------------------------------------------------
 

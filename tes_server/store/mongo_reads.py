@@ -336,10 +336,11 @@ def newest_waiting(connection: Connection) -> str | None:
     return str(found[0].get("at", "")) if found else None
 
 
-def census(connection: Connection) -> dict[states.State, int]:
-    """Tasks that have not ended, by state."""
+def census(connection: Connection, owner: str | None) -> dict[states.State, int]:
+    """Tasks that have not ended, by state, of one owner or of all."""
+    mine: Document = {} if owner is None else {"owner": owner}
     stages: list[Document] = [
-        {"$match": {"state": {"$in": sorted(state.value for state in states.LIVE)}}},
+        {"$match": {**mine, "state": {"$in": sorted(state.value for state in states.LIVE)}}},
         {"$group": {"_id": "$state", "tasks": {"$sum": 1}}},
     ]
     counts = {each["_id"]: each["tasks"] for each in connection.run(lambda: list(connection.tasks.aggregate(stages)))}

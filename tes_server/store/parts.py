@@ -13,6 +13,7 @@ import msgspec
 
 from tes_server.model import record as model
 from tes_server.model import run, task
+from tes_server.model import verdict as scans
 
 PARTS = ("task", "contents", "logs", "detail")
 """What is kept apart from the record's small columns, each read only where it is needed."""
@@ -38,6 +39,7 @@ contents_of = msgspec.json.Decoder(dict[int, str]).decode
 logs_of = msgspec.json.Decoder(model.Logs).decode
 detail_of = msgspec.json.Decoder(model.Detail).decode
 tails_of = msgspec.json.Decoder(run.Tails).decode
+verdict_of = msgspec.json.Decoder(scans.Verdict).decode
 encode = msgspec.json.Encoder().encode
 
 
@@ -49,6 +51,11 @@ def microseconds(moment: datetime.datetime) -> int:
 def moment(value: int) -> datetime.datetime:
     """The inverse of `microseconds`, in UTC."""
     return _EPOCH + datetime.timedelta(microseconds=value)
+
+
+def verdict_key(key: scans.ScanKey) -> str:
+    """The key of a verdict as text; sorts as the keys do."""
+    return f"{key.digest}/{key.policy}"
 
 
 def raw(text: str) -> bytes:

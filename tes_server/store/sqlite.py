@@ -16,10 +16,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from tes_server import errors
 from tes_server.model import record as model
-from tes_server.model.principal import Scope
+from tes_server.model.principal import ALL, Scope
 from tes_server.model.run import Tails
 from tes_server.model.states import State
-from tes_server.store import base, parts, sqlite_changes, sqlite_lists, sqlite_peers, sqlite_queue, sqlite_rows, sqlite_schema, sqlite_writer
+from tes_server.model.verdict import ScanKey, Verdict
+from tes_server.store import base, parts, sqlite_changes, sqlite_lists, sqlite_peers, sqlite_queue, sqlite_rows, sqlite_schema, sqlite_verdicts, sqlite_writer
 
 PAGE_BYTES = 16 * 1024 * 1024
 """A page of whole tasks ends once it holds so much: a task may have megabytes of contents, and a page 2,047 tasks."""
@@ -145,10 +146,24 @@ class SqliteStore:
             row = connection.execute("SELECT body FROM tails WHERE id = ?", (task_id,)).fetchone()
         return None if row is None else parts.tails_of(row[0])
 
-    def census(self) -> dict[State, int]:
+    def census(self, scope: Scope = ALL) -> dict[State, int]:
         """`Store.census`."""
         with self._reading() as connection:
-            return sqlite_queue.census(connection)
+            return sqlite_queue.census(connection, scope.owner)
+
+    def verdicts(self, keys: Collection[ScanKey]) -> dict[ScanKey, Verdict]:
+        """`Store.verdicts`."""
+        with self._reading() as connection:
+            return {verdict.key: verdict for verdict in sqlite_verdicts.by_key(connection, keys)}
+
+    def keep(self, verdict: Verdict) -> None:
+        """`Store.keep`."""
+        self._writer.submit(sqlite_verdicts.keep(verdict)).result()
+
+    def all_verdicts(self, after: ScanKey | None, limit: int) -> list[Verdict]:
+        """`Store.all_verdicts`."""
+        with self._reading() as connection:
+            return sqlite_verdicts.page(connection, after, limit)
 
     def at_rest(self, shards: frozenset[int], before: datetime.datetime, after: str, limit: int) -> tuple[list[model.Record], str]:
         """`Store.at_rest`."""

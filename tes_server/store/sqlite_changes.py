@@ -16,7 +16,7 @@ import msgspec
 from tes_server import errors
 from tes_server.model import record as model
 from tes_server.model import run, states
-from tes_server.store import base, parts
+from tes_server.store import base, parts, sqlite_verdicts
 
 MOST_ROWS = 128
 """Rows in one statement: more gain nothing, and every size is a prepared statement that is kept."""
@@ -119,7 +119,7 @@ class Restore(msgspec.Struct, frozen=True):
         return became
 
 
-Op: TypeAlias = Insert | Save | Watch | Tail | Expire | Restore
+Op: TypeAlias = Insert | Save | Watch | Tail | Expire | Restore | sqlite_verdicts.Keep
 
 
 def insert(records: Iterable[model.Record]) -> Insert:

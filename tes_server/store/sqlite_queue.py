@@ -133,10 +133,11 @@ def at_rest(connection: sqlite3.Connection, shards: Collection[int], before: int
     return found, ""
 
 
-def census(connection: sqlite3.Connection) -> dict[states.State, int]:
-    """Tasks that have not ended, by state; reads the index entries of these only."""
+def census(connection: sqlite3.Connection, owner: str | None) -> dict[states.State, int]:
+    """Tasks that have not ended, by state, of one owner or of all; reads the index entries of these only."""
     statement = (
-        f"SELECT t.state, count(*) FROM owners CROSS JOIN tasks t INDEXED BY by_state WHERE t.owner = owners.number AND t.state IN ({_LIVE}) GROUP BY t.state"
+        f"SELECT t.state, count(*) FROM owners CROSS JOIN tasks t INDEXED BY by_state "
+        f"WHERE t.owner = owners.number AND t.state IN ({_LIVE}) {'' if owner is None else 'AND owners.owner = ?'} GROUP BY t.state"
     )
-    counts = dict(connection.execute(statement).fetchall())
+    counts = dict(connection.execute(statement, () if owner is None else (owner,)).fetchall())
     return {state: counts.get(state.value, 0) for state in sorted(states.LIVE)}

@@ -11,9 +11,6 @@ import sqlite3
 
 from tes_server import errors
 
-VERSION = 1
-"""PRAGMA user_version. A newer file is refused: an older program would not know what it breaks."""
-
 APPLICATION = 0x54455353
 """PRAGMA application_id ("TESS"): tells our file from any other SQLite database."""
 
@@ -76,9 +73,20 @@ CREATE TABLE watches (id TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID
 CREATE TABLE tails (id TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 """
 
+VERDICTS = """
+CREATE TABLE verdicts (key TEXT PRIMARY KEY, scanned INTEGER NOT NULL, expires INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE INDEX verdicts_expire ON verdicts (expires);
+"""
+
+STEPS = (TABLES, VERDICTS)
+"""What leads from each version to the next one. Each only adds: other processes of this machine may have the file open."""
+
+VERSION = len(STEPS)
+"""PRAGMA user_version. A newer file is refused: an older program would not know what it breaks."""
+
 
 def prepare(path: pathlib.Path) -> None:
-    """Make the file and its tables where there are none. The caller holds the write turn.
+    """Make the file and its tables where there are none, or bring an older file up. The caller holds the write turn.
 
     Raises `errors.SettingsError` for a file that this program cannot or must not use.
     """
@@ -107,8 +115,9 @@ def _create(connection: sqlite3.Connection, path: pathlib.Path) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise errors.SettingsError(f"the file system allows no write-ahead log (journal_mode {mode}): use a local disk", str(path))
-    if version == 0:
-        connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; COMMIT;")
+    if version < VERSION:
+        steps = " ".join(STEPS[version:])
+        connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; COMMIT;")
 
 
 def writer(path: pathlib.Path) -> sqlite3.Connection:

@@ -21,7 +21,8 @@ from tes_server.model import record as model
 from tes_server.model import run, task
 from tes_server.model.principal import ALL, Scope
 from tes_server.model.states import ENDS, LIVE, State
-from tes_server.store.base import Restored, Seen, Store
+from tes_server.model.verdict import Finding, Outcome, ScanKey, Verdict
+from tes_server.store.base import VERDICTS_KEPT, Restored, Seen, Store
 
 NOW = datetime.datetime(2025, 6, 1, 12, 0, 0, 123457, tzinfo=datetime.UTC)
 SECOND = datetime.timedelta(seconds=1)
@@ -53,6 +54,28 @@ def a_change(record: model.Record, **fields: Any) -> model.Change:
     """A save of `record` that changes nothing but what is named."""
     same = {name: getattr(record, name) for name in ("id", "revision", "state", "canceling", "lane", "due", "status")}
     return model.Change(**{**same, **fields})
+
+
+def a_verdict(number: int, late: float = 0, **fields: Any) -> Verdict:
+    """About image `number`, scanned `late` seconds after `NOW`; with something in every field."""
+    scanned = NOW + late * SECOND
+    return Verdict(
+        **{
+            "key": ScanKey(f"sha256:{number:064x}", "0123456789abcdef"),
+            "outcome": Outcome.FAIL,
+            "image": f"127.0.0.1:5000/é/{number}:latest",
+            "scanner": "trivy",
+            "scanner_version": "0.69.3",
+            "database": "2025-06-01T00:00:00Z",
+            "scanned_at": scanned,
+            "expires_at": scanned + datetime.timedelta(hours=24),
+            "counts": {"CRITICAL": 1, "LOW": 70},
+            "reasons": ("1 CRITICAL finding that has a fix",),
+            "top": (Finding(id="CVE-2025-1", severity="CRITICAL", package="zlib", installed="1", fixed="2", title="\x00", url="https://x/1"),),
+            "message": "no",
+            **fields,
+        }
+    )
 
 
 def ids_of(found: Sequence[model.Brief]) -> list[str]:
@@ -487,6 +510,56 @@ class StoreContract:
             [a_record("a"), a_record("b", owner="bob", canceling=True), a_record("c", state=State.RUNNING), a_record("d", state=State.COMPLETE)]
         ).result()
         assert store.census() == {State.QUEUED: 2, State.INITIALIZING: 0, State.RUNNING: 1}
+        assert store.census(Scope("bob")) == {State.QUEUED: 1, State.INITIALIZING: 0, State.RUNNING: 0}
+        assert store.census(Scope("nobody")) == dict.fromkeys(LIVE, 0)
+
+    # -- verdicts of image scans
+
+    def test_verdicts_are_kept_for_everybody(self, store: Store, peer: Store) -> None:
+        mine = [a_verdict(number) for number in range(3)]
+        other = msgspec.structs.replace(mine[0], key=ScanKey(mine[0].key.digest, "f" * 16), outcome=Outcome.PASS)
+        assert store.verdicts([verdict.key for verdict in mine]) == {}
+        for verdict in (*mine, other):
+            store.keep(verdict)
+        assert peer.verdicts([mine[0].key, mine[2].key, a_verdict(9).key]) == {mine[0].key: mine[0], mine[2].key: mine[2]}
+        assert peer.verdicts({other.key}) == {other.key: other}
+        assert peer.verdicts([]) == {}
+        assert peer.walk("", 10) == [], "no tasks"
+        assert peer.verdicts([a_verdict(number).key for number in range(1200)]) == {verdict.key: verdict for verdict in mine}
+
+    def test_an_older_verdict_never_takes_the_place_of_a_newer_one(self, store: Store, peer: Store) -> None:
+        passing, failing = a_verdict(1, outcome=Outcome.PASS), a_verdict(1, late=0.000001)
+        store.keep(passing)
+        store.keep(failing)
+        peer.keep(passing)
+        assert store.verdicts([passing.key]) == {passing.key: failing}
+        same = a_verdict(1, late=0.000001, outcome=Outcome.FORGOTTEN)
+        peer.keep(same)
+        assert store.verdicts([passing.key]) == {passing.key: same}, "of the same moment: the last"
+
+    def test_the_newest_of_many_verdicts_at_once_is_there_at_the_end(self, store: Store, peer: Store) -> None:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            made = [pool.submit((store, peer)[late % 2].keep, a_verdict(1, late=late * 7 % 20)) for late in range(20)]
+            assert [each.result() for each in made] == [None] * 20
+        assert store.verdicts([a_verdict(1).key]) == {a_verdict(1).key: a_verdict(1, late=19)}
+
+    def test_all_verdicts_page_by_page(self, store: Store) -> None:
+        assert store.all_verdicts(None, 10) == []
+        made = [a_verdict(number, key=ScanKey(f"sha256:{number:064x}", policy)) for number in (3, 0, 300, 17) for policy in ("b" * 16, "0" * 16)]
+        for verdict in made:
+            store.keep(verdict)
+        found: list[Verdict] = []
+        while page := store.all_verdicts(found[-1].key if found else None, 3):
+            found += page
+        assert found == sorted(made, key=lambda verdict: verdict.key)
+
+    def test_verdicts_that_expired_long_ago_go(self, store: Store) -> None:
+        old = [a_verdict(number, late=number) for number in range(3)]
+        for verdict in old:
+            store.keep(verdict)
+        late = (old[1].expires_at + VERDICTS_KEPT - NOW).total_seconds()
+        store.keep(a_verdict(8, late=late))
+        assert store.all_verdicts(None, 10) == [*old[1:], a_verdict(8, late=late)]
 
     # -- live output
 
@@ -681,6 +754,12 @@ class StoreContract:
         store.close()
         store.close()
         last.result()
-        for call in (store.check, lambda: store.insert([]).result(), lambda: store.get(ALL, "a", model.View.MINIMAL), lambda: store.save([])):
+        for call in (
+            store.check,
+            lambda: store.insert([]).result(),
+            lambda: store.get(ALL, "a", model.View.MINIMAL),
+            lambda: store.save([]),
+            lambda: store.keep(a_verdict(1)),
+        ):
             with pytest.raises(errors.Unavailable):
                 call()

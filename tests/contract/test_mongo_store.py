@@ -12,9 +12,9 @@ from tes_server.model import run
 from tes_server.store import mongo
 from tes_server.store.base import Store
 from tes_server.store.mongo_account import Account
-from tests import mongo_guard
+from tests import mongo_guard, mongo_server
 from tests.contract import store_contract
-from tests.contract.store_contract import NOW, a_change, a_record, ids_of
+from tests.contract.store_contract import NOW, a_change, a_record, a_verdict, ids_of
 
 pytestmark = pytest.mark.mongo
 
@@ -91,3 +91,18 @@ def test_reconcilers_know_of_each_other(mongo_account: Account, guard: mongo_gua
             now += 6
             stores[0].hold("one/a", NOW)
         assert stores[0].alive() == {"one/a"}
+
+
+def test_a_verdict_that_cannot_be_read_is_told_and_not_there(mongo_account: Account, guard: mongo_guard.Guard, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(mongo_account, guard) as store, mongo_server.connected(mongo_account) as connection:
+        for number in range(5):
+            store.keep(a_verdict(number))
+        for number, fields in enumerate(({"verdict": '{"outcome": "MAYBE"}'}, {"verdict": 7, "scanned": None}, {"verdict": None, "scanned": "x"})):
+            key = a_verdict(number).key
+            assert connection.meta.update_one({"_id": f"verdict/{key.digest}/{key.policy}"}, {"$set": fields}).matched_count
+        assert store.verdicts([a_verdict(0).key, a_verdict(3).key]) == {a_verdict(3).key: a_verdict(3)}
+        assert store.all_verdicts(None, 2) == [a_verdict(3), a_verdict(4)], "a page is full all the same"
+        assert {entry.message for entry in caplog.records} == {"store.verdict_unreadable"}
+        for number in range(3):
+            store.keep(a_verdict(number))
+        assert store.all_verdicts(None, 10) == [a_verdict(number) for number in range(5)]

@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 
-from tes_server import app, errors
+from tes_server import app, errors, telemetry
 from tes_server.control import reconciler, upkeep
-from tes_server.model.principal import ANONYMOUS
+from tes_server.model.principal import ANONYMOUS, SCANS
 from tes_server.model.record import View
 from tes_server.model.run import Handle
+from tes_server.model.states import State
 from tes_server.model.task import Executor, Task
 from tes_server.plan.policy import Policy, Target
 from tes_server.store.base import Store
 from tests.clock import utc
+from tests.contract.store_contract import a_record
 from tests.scripted import ScriptedBackend
 from tests.unit.control.conftest import RULES, World
 
@@ -98,3 +100,25 @@ def test_a_platform_that_could_not_tell_what_there_is_is_asked_again_soon(world:
     assert backend.surveys == 2
     keeper.survey(now + 2 * upkeep.SURVEY_INTERVAL, frozenset({0}))
     assert backend.surveys == 3
+
+
+def live() -> dict[str, float]:
+    """The metric `tes_tasks`."""
+    return {sample.labels["state"]: sample.value for metric in telemetry.TASKS.collect() for sample in metric.samples}
+
+
+def ended() -> float:
+    """The metric `tes_tasks_ended_total`, over all labels."""
+    return sum(sample.value for metric in telemetry.TASKS_ENDED.collect() for sample in metric.samples if sample.name.endswith("_total"))
+
+
+def test_scans_are_work_and_nobodys_tasks(world: World) -> None:
+    world.store.insert([a_record("a"), a_record("b", owner=SCANS.owner), a_record("c", owner=SCANS.owner, state=State.RUNNING)]).result()
+    backend = ScriptedBackend(world.platform)
+    keeper = upkeep.Upkeep(world.store, {"local": backend})
+    keeper.count(world.clock())
+    assert not keeper.idle
+    assert live() == {State.QUEUED: 1, State.INITIALIZING: 0, State.RUNNING: 0}
+    before = ended()
+    world.settle(world.reconciler(backend), lambda: not any(world.store.census().values()))
+    assert ended() - before == 1

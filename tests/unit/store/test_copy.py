@@ -14,7 +14,7 @@ from tes_server.store import copy as copying
 from tes_server.store.base import Restored, Store
 from tes_server.store.copy import Progress, Some
 from tes_server.store.sqlite import SqliteStore
-from tests.contract.store_contract import LARGE, NOW, SECOND, a_change, a_record, an_end, listed, whole
+from tests.contract.store_contract import LARGE, NOW, SECOND, a_change, a_record, a_verdict, an_end, listed, whole
 
 
 @pytest.fixture
@@ -125,3 +125,16 @@ def test_running_tasks_keep_their_place(source: Store, target: Store) -> None:
     source.insert([running]).result()
     copied(source, target)
     assert [each.id for each in target.sweep(model.ALL_SHARDS, "", 10)] == ["a"]
+
+
+def test_verdicts_go_along_and_newer_ones_stay(source: Store, target: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "VERDICTS", 2)
+    mine = [a_verdict(number) for number in range(5)]
+    for verdict in mine:
+        source.keep(verdict)
+    target.keep(newer := a_verdict(1, late=1))
+    target.keep(a_verdict(2, late=-1))
+    target.keep(own := a_verdict(7))
+    assert copied(source, target).verdicts == 4
+    assert target.all_verdicts(None, 10) == [mine[0], newer, *mine[2:], own]
+    assert copied(source, target).verdicts == 0

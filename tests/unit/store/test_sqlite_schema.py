@@ -12,7 +12,7 @@ from tes_server import errors
 from tes_server.model.principal import ALL
 from tes_server.model.record import View
 from tes_server.store import sqlite, sqlite_schema
-from tests.contract.store_contract import a_record
+from tests.contract.store_contract import a_record, a_verdict
 
 
 def change(path: pathlib.Path, statement: str) -> None:
@@ -37,6 +37,34 @@ def test_a_newer_file_is_refused_and_says_so(tmp_path: pathlib.Path) -> None:
     change(path, f"PRAGMA user_version = {sqlite_schema.VERSION + 1}")
     with pytest.raises(errors.SettingsError, match=f"schema version {sqlite_schema.VERSION + 1}.*newer tes-server"):
         sqlite.SqliteStore(path)
+
+
+def test_a_file_of_the_first_version_is_brought_up_and_its_tasks_stay(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "tes.db"
+    store = sqlite.SqliteStore(path)
+    store.insert([a_record("a")]).result()
+    store.close()
+    change(path, "DROP TABLE verdicts")
+    change(path, "PRAGMA user_version = 1")
+    store = sqlite.SqliteStore(path)
+    assert store.get(ALL, "a", View.FULL) == a_record("a")
+    store.keep(a_verdict(1))
+    assert store.all_verdicts(None, 10) == [a_verdict(1)]
+    store.close()
+
+
+def test_a_verdict_that_cannot_be_read_is_told_and_not_there(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "tes.db"
+    store = sqlite.SqliteStore(path)
+    for number in range(4):
+        store.keep(a_verdict(number))
+    change(path, f"""UPDATE verdicts SET body = '{{"outcome": "MAYBE"}}' WHERE key < '{a_verdict(2).key.digest}'""")
+    assert store.verdicts([a_verdict(0).key, a_verdict(2).key]) == {a_verdict(2).key: a_verdict(2)}
+    assert store.all_verdicts(None, 2) == [a_verdict(2), a_verdict(3)], "a page is full all the same"
+    assert {entry.message for entry in caplog.records} == {"store.verdict_unreadable"}
+    store.keep(a_verdict(0))
+    assert store.all_verdicts(None, 1) == [a_verdict(0)]
+    store.close()
 
 
 def test_the_file_of_another_program_is_left_alone(tmp_path: pathlib.Path) -> None:
