@@ -6,10 +6,12 @@ credentials are `secret://` references in `Options.env`, which only the scanner'
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 import msgspec
 
+from tes_server.model import image_names
 from tes_server.scan.report import ScanReport
 
 REPORT = "/scan/report.json"
@@ -26,8 +28,8 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """url of a Trivy server that holds the database; "" = the scanner has its own"""
     console: str = ""
     """url of a Prisma Cloud Compute Console"""
-    architecture: str = "linux/amd64"
-    """os/architecture[/variant] of which an index is looked at"""
+    program: str = ""
+    """path of the scanner's program in its image; "" = by its usual name on the PATH"""
     timeout: float = 600.0
     """seconds after which a scanner that knows how is to give up by itself"""
     arguments: tuple[str, ...] = ()
@@ -44,8 +46,14 @@ class Scanner(Protocol):
     name: str
     exits: frozenset[int]
     """exit codes with which there may be a whole report; with any other the scan failed, whatever was written"""
-    engine: bool
-    """looks at images of a container engine, whose socket its container needs: it can run only where there is one"""
+    reserved: frozenset[str]
+    """arguments that the adapter gives itself, and a site may not: it would not find or not believe the report"""
+    dates: bool
+    """its reports tell how old its database is"""
+
+    def engine(self, image: str) -> bool:
+        """True if it looks at this image in a container engine, which must have it, and whose socket its container then needs."""
+        ...
 
     def argv(self, image: str, options: Options) -> tuple[str, ...]:
         """The command that scans `image` (`repository@sha256:...`, or a local image id) and writes REPORT."""
@@ -58,6 +66,21 @@ class Scanner(Protocol):
     def read(self, raw: bytes) -> ScanReport:
         """What the raw report says. `errors.ScanError`, in words: it says nothing that can be believed."""
         ...
+
+
+def is_local(image: str) -> bool:
+    """True for the id of an image that a local engine has: no registry knows it by that."""
+    return image_names.is_digest(image)
+
+
+def host(url: str) -> str:
+    """The host of a url, for people; logins and paths are not."""
+    return url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+
+
+def misused(arguments: Iterable[str], reserved: Collection[str]) -> str:
+    """The first of a site's arguments that is reserved; "" if none is."""
+    return next((argument for argument in arguments if argument.partition("=")[0] in reserved), "")
 
 
 def reached(image: str, registries: dict[str, str]) -> tuple[str, bool]:

@@ -1,0 +1,235 @@
+"""What scanners are told, and what their reports come to, by reports written down in the scanners' own formats."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pathlib
+from typing import Any
+
+import pytest
+
+from tes_server import errors
+from tes_server.model.verdict import Finding
+from tes_server.scan import base
+from tes_server.scan.base import Options
+from tes_server.scan.scanners import SCANNERS
+
+DATA = pathlib.Path(__file__).parents[2] / "data" / "scan"
+DIGEST = "sha256:" + "a" * 64
+IMAGE = f"127.0.0.1:5000/tes-test/old@{DIGEST}"
+TRIVY, TWISTCLI, GRYPE = SCANNERS["trivy"], SCANNERS["twistcli"], SCANNERS["grype"]
+REGISTRIES = {"127.0.0.1:5000": "http://10.213.0.1:5000"}
+
+
+def recorded(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((DATA / name).read_text())
+    return found
+
+
+def raw(document: object) -> bytes:
+    return json.dumps(document).encode()
+
+
+def utc(*when: int) -> datetime.datetime:
+    return datetime.datetime(*when, tzinfo=datetime.UTC)  # type: ignore[misc, arg-type]
+
+
+# -- Trivy ------------------------------------------------------------------------------------------------------------
+
+
+def test_trivy_by_a_server() -> None:
+    argv = TRIVY.argv(IMAGE, Options(server="http://trivy:4954", timeout=90.5, arguments=("--pkg-types", "os")))
+    assert argv == (
+        "trivy", "image", "--format", "json", "--output", "/scan/report.json", "--scanners", "vuln", "--exit-code", "0", "--image-src", "remote",
+        "--timeout", "90s", "--server", "http://trivy:4954", "--pkg-types", "os", IMAGE,
+    )  # fmt: skip
+
+
+def test_trivy_by_itself_tells_of_its_database_after_the_report() -> None:
+    argv = TRIVY.argv(IMAGE, Options(program="/opt/trivy", registries=REGISTRIES))
+    assert argv[:2] == ("sh", "-c")
+    assert "version --format json" in argv[2]
+    assert argv[3:5] == ("/opt/trivy", "image")
+    assert argv[-1] == f"10.213.0.1:5000/tes-test/old@{DIGEST}"
+
+
+def test_trivy_s_environment() -> None:
+    env = TRIVY.env(Options(env={"TRIVY_TOKEN": "secret://trivy/token", "TRIVY_CACHE_DIR": "/elsewhere"}))
+    assert env["TRIVY_TOKEN"] == "secret://trivy/token"
+    assert env["TRIVY_CACHE_DIR"] == "/elsewhere"
+    assert "TRIVY_INSECURE" not in env
+    assert TRIVY.env(Options(registries=REGISTRIES))["TRIVY_INSECURE"] == "true"
+
+
+def test_a_report_of_trivy_with_a_server() -> None:
+    read = TRIVY.read(raw(recorded("trivy.json")))
+    assert read.scanner == "trivy"
+    assert read.scanner_version == "0.72.1"
+    assert read.database_time == utc(2026, 11, 22, 6, 15, 12, 520115)
+    assert read.database == "of 2026-11-22 06:15"
+    assert read.target == IMAGE
+    assert read.digests == (DIGEST,)
+    assert read.os == "debian 10.13"
+    assert read.end_of_life is True
+    assert read.created == utc(2024, 5, 14, 1, 28, 26, 123457)
+    assert read.counts == {"CRITICAL": 2, "HIGH": 1, "LOW": 1}
+    assert read.findings[0] == Finding(
+        id="CVE-2199-0001",
+        severity="CRITICAL",
+        package="zlib1g",
+        installed="1:1.2.11.dfsg-1",
+        fixed="1:1.2.11.dfsg-1+deb10u2",
+        title="zlib: heap-based buffer over-read in inflate",
+        url="https://avd.example/nvd/cve-2199-0001",
+    )
+    assert [one.id for one in read.findings] == ["CVE-2199-0001", "secret:aws-access-key-id", "CVE-2199-0002", "TEMP-0841856-B18BAF"]
+    assert "****" not in repr(read)  # nothing of a secret itself
+
+
+def test_a_report_of_trivy_by_itself() -> None:
+    document = recorded("trivy.json")
+    document["Trivy"] = {"Version": "0.69.3"}
+    read = TRIVY.read(raw(document) + b"\n\x1e" + (DATA / "trivy-version.json").read_bytes())
+    assert read.scanner_version == "0.69.3"
+    assert read.database_time == utc(2026, 11, 21, 6, 12, 1, 400000)
+    del document["Trivy"]  # before 0.69.1
+    assert TRIVY.read(raw(document)).database_time is None
+    assert TRIVY.read(raw(document)).scanner_version == ""
+
+
+def test_a_report_of_trivy_about_an_image_in_which_it_knows_nothing() -> None:
+    read = TRIVY.read(
+        raw({"SchemaVersion": 2, "ArtifactName": "x", "ArtifactType": "container_image", "Metadata": {"ImageConfig": {"created": "0001-01-01T00:00:00Z"}}})
+    )
+    assert read.counts == {}
+    assert read.end_of_life is None
+    assert read.created is None
+
+
+# -- twistcli ---------------------------------------------------------------------------------------------------------
+
+
+def test_twistcli_names_the_image_last() -> None:
+    argv = TWISTCLI.argv(IMAGE, Options(console="https://console.example:8083", arguments=("--publish=false",), registries=REGISTRIES))
+    assert argv == (
+        "twistcli", "images", "scan", "--address", "https://console.example:8083", "--details", "--output-file", "/scan/report.json", "--publish=false",
+        IMAGE,  # as the engine knows it
+    )  # fmt: skip
+    assert TWISTCLI.env(Options(env={"TWISTLOCK_USER": "u"})) == {"HOME": "/scan", "TWISTLOCK_USER": "u"}
+    assert TWISTCLI.exits == {0, 1}
+
+
+def test_a_report_of_twistcli() -> None:
+    read = TWISTCLI.read(raw(recorded("twistcli.json")))
+    assert read.os == "Debian GNU/Linux 10 (buster)"
+    assert read.created == utc(2024, 5, 14, 1, 28, 26)
+    assert read.database == "of the Console console.example:8083"
+    assert read.counts == {"CRITICAL": 1, "HIGH": 1}
+    assert [(one.id, one.severity, one.fixed) for one in read.findings] == [
+        ("CVE-2199-0001", "CRITICAL", "1:1.2.11.dfsg-1+deb10u2"),
+        ("CVE-2199-0002", "HIGH", ""),
+    ]
+    assert read.refused == ("the Console's policy for vulnerabilities refuses the image", "the Console's policy for compliance refuses the image (1 high)")
+    assert read.cut == {}
+
+
+def test_what_twistcli_counts_and_does_not_list_is_not_lost() -> None:
+    document = recorded("twistcli.json")
+    document["results"][0]["vulnerabilityDistribution"] = {"critical": 4, "high": 1, "medium": 2, "total": 7}
+    read = TWISTCLI.read(raw(document))
+    assert read.counts == {"CRITICAL": 4, "HIGH": 1, "MEDIUM": 2}
+    assert read.cut == read.cut_fixable == {"CRITICAL": 3, "MEDIUM": 2}
+
+
+def test_what_the_console_passes() -> None:
+    document = recorded("twistcli.json")
+    document["results"][0].update(
+        complianceScanPassed=True, vulnerabilityScanPassed=True, vulnerabilities=None, vulnerabilityDistribution=None, history=[{"created": 7}]
+    )
+    read = TWISTCLI.read(raw(document))
+    assert read.refused == ()
+    assert read.counts == {}
+    assert read.created == utc(1970, 1, 1, 0, 0, 7)
+
+
+# -- Grype ------------------------------------------------------------------------------------------------------------
+
+
+def test_grype() -> None:
+    argv = GRYPE.argv(IMAGE, Options(registries=REGISTRIES, arguments=("--scope", "all-layers"), program="/grype"))
+    assert argv == (
+        "/grype", "--output", "json", "--file", "/scan/report.json", "--scope", "all-layers", f"registry:10.213.0.1:5000/tes-test/old@{DIGEST}",
+    )  # fmt: skip
+    assert GRYPE.env(Options(registries=REGISTRIES))["GRYPE_REGISTRY_INSECURE_USE_HTTP"] == "true"
+
+
+def test_a_report_of_grype() -> None:
+    read = GRYPE.read(raw(recorded("grype.json")))
+    assert read.scanner_version == "0.104.0"
+    assert read.database_time == utc(2026, 11, 22, 6, 40, 13)
+    assert read.digests == (DIGEST,)
+    assert read.os == "debian 10"
+    assert [(one.id, one.severity, one.fixed) for one in read.findings] == [
+        ("CVE-2199-0001", "CRITICAL", "1:1.2.11.dfsg-1+deb10u2"),
+        ("CVE-2199-0002", "LOW", ""),
+    ]
+    before = recorded("grype.json")
+    before["descriptor"]["db"] = {"built": "2024-01-02T03:04:05Z", "schemaVersion": 5}
+    assert GRYPE.read(raw(before)).database_time == utc(2024, 1, 2, 3, 4, 5)
+
+
+# -- all of them ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCANNERS)
+@pytest.mark.parametrize("garbage", [b"", b"null", b"[]", b"{}", b"FATAL\terror", b'{"results": [], "SchemaVersion": 1}', b"\x00\xff", b"[" * 100_000, b"\x1e"])
+def test_garbage_is_no_report(name: str, garbage: bytes) -> None:
+    with pytest.raises(errors.ScanError, match=name):
+        SCANNERS[name].read(garbage)
+
+
+@pytest.mark.parametrize(
+    ("name", "document"),
+    [
+        ("trivy", {"SchemaVersion": 2, "ArtifactType": "filesystem"}),
+        ("trivy", {"SchemaVersion": 3}),
+        ("trivy", {"SchemaVersion": 2, "Results": [{"Vulnerabilities": [{"Severity": "HIGH"}]}]}),
+        ("grype", {"matches": [], "descriptor": {}, "source": {"type": "directory", "target": "/"}}),
+        ("twistcli", {"results": [{}, {}]}),
+    ],
+)
+def test_a_report_about_something_else_is_no_report(name: str, document: object) -> None:
+    with pytest.raises(errors.ScanError, match=name):
+        SCANNERS[name].read(raw(document))
+
+
+@pytest.mark.parametrize("name", SCANNERS)
+def test_a_report_that_was_cut_off_is_no_report(name: str) -> None:
+    whole = (DATA / f"{name}.json").read_bytes().rstrip()
+    for length in range(0, len(whole), 97):
+        with pytest.raises(errors.ScanError, match=name):
+            SCANNERS[name].read(whole[:length])
+    assert SCANNERS[name].read(whole).counts
+
+
+def test_images_of_a_local_engine() -> None:
+    assert not TRIVY.engine(IMAGE)
+    assert TRIVY.engine(DIGEST)
+    assert TRIVY.argv(DIGEST, Options(server="http://t"))[11] == "docker"
+    assert TWISTCLI.engine(IMAGE)
+    assert not GRYPE.engine(IMAGE)
+    assert GRYPE.argv(DIGEST, Options())[-1] == f"docker:{DIGEST}"
+
+
+def test_how_a_registry_is_reached() -> None:
+    assert base.reached(IMAGE, {}) == (IMAGE, False)
+    assert base.reached("ghcr.io/a/b@x", {"ghcr.io": "https://mirror.example/ghcr/"}) == ("mirror.example/ghcr/a/b@x", False)
+    assert base.reached(IMAGE, REGISTRIES) == (f"10.213.0.1:5000/tes-test/old@{DIGEST}", True)
+    assert base.reached(DIGEST, REGISTRIES) == (DIGEST, False)
+
+
+def test_arguments_that_a_site_may_not_give() -> None:
+    assert base.misused(["--pkg-types", "os", "--exit-code=1"], TRIVY.reserved) == "--exit-code=1"
+    assert base.misused(["--ignore-unfixed"], TRIVY.reserved) == ""
+    assert all(base.misused(scanner.argv(IMAGE, Options()), scanner.reserved) for scanner in SCANNERS.values())
