@@ -35,6 +35,11 @@ PROCESSES = 4096
 _WIPE_TRIES = 3  # killed processes may write for an instant longer
 
 
+def cgroup_mark(cells: pathlib.Path) -> str:
+    """What the cgroups of a server's cells end with: another server here may have a task of the same id, as ids come from clients' Idempotency-Key."""
+    return hashlib.sha256(bytes(cells)).hexdigest()[:8]
+
+
 def limits_in_words(groups: cgroups.Groups | None) -> str:
     """Which limits of a task hold, by these cgroups or without any."""
     if groups is not None:
@@ -201,8 +206,7 @@ class SandboxEngine:
         """The list is written first: after a crash `remove` knows what may be there, from whichever group the server then runs in."""
         if self._groups is None:
             return []
-        # With our directory's: another server here may have a task of the same id, as ids come from clients' Idempotency-Key.
-        name = f"tes-{cell.name}-{hashlib.sha256(bytes(self._cells)).hexdigest()[:8]}"
+        name = f"tes-{cell.name}-{cgroup_mark(self._cells)}"
         (own / "groups").write_text("\n".join(map(str, self._groups.places(name))))
         return self._groups.make(name, cell.limits, self._site.processes)
 

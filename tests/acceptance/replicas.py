@@ -110,7 +110,7 @@ class Fleet:
     def left(self) -> None:
         """Nothing of any task is left on any machine."""
         for reconciler in self.reconcilers:
-            leftovers.none(reconciler.data, self.crowd.ids)
+            leftovers.none(reconciler.data)
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [event for reconciler in self.reconcilers for event in reconciler.events(name)]

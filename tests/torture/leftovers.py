@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import pathlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
+from tes_server.runner.sandbox import cgroup_mark
 from tests.acceptance.server import Server
 from tests.integration.sandbox_case import processes_with
 
@@ -22,20 +23,20 @@ def until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.1)
 
 
-def check(server: Server, ids: Collection[str] = ()) -> None:
-    """For these tasks (all that anybody may see): no attempts, no processes of tasks, no cgroups; releases and deletions may take a moment."""
-    none(server.data, ids or server.states())
+def check(server: Server) -> None:
+    """No attempts, no processes of tasks, no cgroups; releases and deletions may take a moment."""
+    none(server.data)
 
 
-def none(data: pathlib.Path, ids: Collection[str]) -> None:
+def none(data: pathlib.Path) -> None:
     """The same by the data directory."""
     until(lambda: not list((data / "attempts").iterdir()), "attempts released")
     until(lambda: not list((data / "trash").iterdir()), "trash emptied")
     sandbox = data / "sandbox"
     until(lambda: not sandbox.exists() or not [entry for entry in sandbox.iterdir() if not entry.name.startswith(".")], "cells removed")
     until(lambda: not processes_with(f"{data}/attempts"), "supervisors ended")
-    ours = {f"tes-{task_id}" for task_id in ids}
-    until(lambda: not [name for name in cgroups() if name.rsplit("-", 3)[0] in ours], "cgroups removed")
+    ours = cgroup_mark(sandbox.resolve())
+    until(lambda: not [name for name in cgroups() if name.endswith(f"-{ours}")], "cgroups removed")
 
 
 def cgroups() -> list[str]:

@@ -20,6 +20,8 @@ PATIENCE = 1800.0
 
 
 def test_a_fifth_of_all_tasks_loses_its_host(docker_client: Any, tmp_path: pathlib.Path, share: float, tell: Tell) -> None:
-    tasks = max(20, round(TASKS * share))
+    tasks = round(TASKS * share)
+    if tasks <= 60:
+        pytest.skip("tests/acceptance scatters as many")
     with aws_lab.lab(tmp_path / "host", server_image.find()) as lab, aws_site.serving("torture", lab, tmp_path, docker_client) as site:
         tell(**aws_scatter.run(site, tasks=tasks, reclaimed=tasks // 5, patience=PATIENCE))

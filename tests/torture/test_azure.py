@@ -20,7 +20,9 @@ PATIENCE = 1800.0
 
 
 def test_a_fifth_of_all_tasks_loses_its_node(docker_client: Any, tmp_path: pathlib.Path, share: float, tell: Tell) -> None:
-    tasks = max(20, round(TASKS * share))
+    tasks = round(TASKS * share)
+    if tasks <= 60:
+        pytest.skip("tests/acceptance scatters as many")
     with (
         azure_lab.lab(tmp_path / "node", server_image.find(), azure_site.WORLD, reaper=True, metadata="loopback") as lab,
         azure_site.serving("torture", lab, tmp_path, docker_client, least=2) as site,

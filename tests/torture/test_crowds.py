@@ -69,7 +69,7 @@ def test_one_task_behind_ten_thousand_of_somebody_else(tmp_path: pathlib.Path, s
             leftovers.until(lambda: not any(kept.census().values()), "all canceled")
         finally:
             kept.close()
-        leftovers.check(server, ids)
+        leftovers.check(server)
         tell(seconds_to_create=round(created - began, 1), queued=queued, seconds_of_the_other=round(ended - created, 2))
 
 
