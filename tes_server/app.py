@@ -15,7 +15,7 @@ import socket
 import msgspec
 
 import tes_server
-from tes_server import errors, machine, platforms, site_rules
+from tes_server import auth_rules, errors, machine, platforms, site_rules
 from tes_server.backends.base import Backend
 from tes_server.backends.local import place
 from tes_server.control import retention
@@ -41,6 +41,7 @@ def clock() -> datetime.datetime:
 
 def check(settings: Settings) -> None:
     """Refuse settings that contradict each other or this machine, with the key at fault."""
+    auth_rules.check(settings.auth)
     site_rules.check(settings)
     if not store_url(settings).startswith("sqlite:"):
         mongo_account(settings)

@@ -1,4 +1,4 @@
-"""`tes-server`: serve, reconcile, plan, settings, doctor, images, pools, store. Reads flags, prints, and calls `app` and `processes`.
+"""`tes-server`: serve, reconcile, plan, settings, doctor, images, pools, store, users. Reads flags, prints, and calls `app` and `processes`.
 
 Heavy imports stay inside the commands: PROMETHEUS_MULTIPROC_DIR must be set before the metrics are made, and
 `--help` should not wait for SDKs.
@@ -16,7 +16,20 @@ from typing import Any
 import click
 
 import tes_server
-from tes_server import cli_options, configuration, doctor_cli, errors, images_cli, metrics_files, pools_cli, signals, site_looks, store_cli
+from tes_server import (
+    auth_rules,
+    cli_options,
+    configuration,
+    doctor_cli,
+    errors,
+    images_cli,
+    metrics_files,
+    pools_cli,
+    signals,
+    site_looks,
+    store_cli,
+    users_cli,
+)
 from tes_server.settings import Settings
 
 
@@ -50,6 +63,7 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
     from tes_server import app, platforms, processes, telemetry
 
     app.check(settings)
+    auth_rules.check_files(settings.auth)
     telemetry.set_up_logging(settings.log.level)
     held = None
 
@@ -59,7 +73,7 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
         shared = "" if app.store_url(settings).startswith("sqlite:") else f", tasks in {app.store_place(settings)}"
         ways = ", ".join(platform.how(settings) for platform in platforms.enabled(settings))
         click.echo(f"tes-server {tes_server.__version__} listens on http://{where}:{port} ({ways}, data in {data}{shared})")
-        if settings.auth.allow_open:
+        if settings.auth.allow_open and not settings.auth.modes:
             click.echo("WARNING: there is no sign-in: everybody who reaches this port can run programs here", err=True)
         for root in site_looks.absent(settings):
             click.echo(f"WARNING: the file root {root} (--root, files.roots) is not a directory", err=True)
@@ -193,3 +207,4 @@ main.add_command(doctor_cli.doctor)
 main.add_command(images_cli.images)
 main.add_command(pools_cli.pools)
 main.add_command(store_cli.store)
+main.add_command(users_cli.users)

@@ -49,6 +49,18 @@ class Forbidden(TesServerError):
     """The request must not be served to this caller or from this origin."""
 
 
+class Unauthorized(TesServerError):
+    """The request needs a sign-in, or the one that it has is not good. `reason` is one stable word for log and metric.
+
+    `challenges` are values of WWW-Authenticate (RFC 9110, 11.6.1).
+    """
+
+    def __init__(self, public: str, reason: str, challenges: tuple[str, ...] = ()) -> None:
+        super().__init__(public)
+        self.reason = reason
+        self.challenges = challenges
+
+
 class Unavailable(TesServerError):
     """A service that the request needs does not answer. `retry_after` is in seconds; `why` is for whoever runs the server, without secrets."""
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from tes_server.settings_auth import AuthSettings
 from tes_server.settings_aws import AwsBatchSettings
 from tes_server.settings_azure import AzureBatchSettings
 from tes_server.settings_kubernetes import KubernetesSettings
@@ -36,15 +37,6 @@ class ServerSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True
     """service-info `organization.url`."""
     timeout: Pause = 60.0
     """Seconds after which a worker that does not answer its supervisor is replaced."""
-
-
-class AuthSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who may ask. Sign-in comes with a later release; without it the server trusts whoever reaches it."""
-
-    hosts: tuple[str, ...] = ()
-    """Host names (without port) by which clients may call this server, beside loopback names. Others get 403."""
-    allow_open: bool = False
-    """Allow listening on other than loopback addresses without sign-in. Everybody who reaches the port can run programs."""
 
 
 class StoreSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -35,8 +35,8 @@ _MEANINGLESS: dict[objects.Kind, tuple[str, ...]] = {
 def check(settings: Settings) -> None:
     """Refuse settings that contradict each other or this machine: SettingsError with the key at fault. Asks no store."""
     host = settings.server.host
-    if not settings.auth.allow_open and not _loopback(host):
-        raise errors.SettingsError(f"{host} is not a loopback address; there is no sign-in yet, so this needs auth.allow_open = true", "server.host")
+    if not settings.auth.modes and not settings.auth.allow_open and not _loopback(host):
+        raise errors.SettingsError(f"{host} is not a loopback address; this needs a sign-in (auth.modes), or auth.allow_open = true", "server.host")
     for key, roots in (("roots", settings.files.roots), ("live_mounts", settings.files.live_mounts)):
         for number, root in enumerate(roots):
             if not root.startswith("/"):

@@ -151,6 +151,7 @@ REQUESTS = prometheus.Counter("tes_requests", "API requests", ["operation", "sta
 REQUEST_SECONDS = prometheus.Histogram(
     "tes_request_seconds", "Time to answer an API request", ["operation"], buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 10)
 )
+SIGN_INS_REFUSED = prometheus.Counter("tes_sign_ins_refused", "Credentials that were not good, looked at anew", ["method", "reason"])
 TASKS_CREATED = prometheus.Counter("tes_tasks_created", "Tasks accepted")
 TASKS_ENDED = prometheus.Counter("tes_tasks_ended", "Tasks ended", ["state", "reason"])
 TASKS = prometheus.Gauge("tes_tasks", "Tasks that have not ended, by state", ["state"], multiprocess_mode="mostrecent")

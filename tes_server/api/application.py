@@ -19,12 +19,24 @@ from connexion.resolver import Resolver
 from starlette.types import ASGIApp
 
 from tes_server import settings
-from tes_server.api import auth, contract, handlers, problems, query, routes, site
+from tes_server.api import auth, contract, handlers, passwords, problems, query, routes, site
+from tes_server.api.methods import Method
+from tes_server.api.sign_in import SignIn
 from tes_server.api.ui import pages
 from tes_server.control.service import Service
+from tes_server.settings_auth import AuthSettings
 
 BASE_PATHS = ("/ga4gh/tes/v1", "/v1")
 """Where clients look for TES (clients.md row 1). Anything else must be a plain 404: clients try one base after the other."""
+
+PUBLIC_PATHS = frozenset(
+    {
+        "/service-info",
+        *(f"{base}{path}" for base in BASE_PATHS for path in ("/service-info", "/tasks/service-info")),
+        *("/openapi.json", "/docs", *(f"/docs/{file.name}" for file in site.DOCS_FILES)),
+    }
+)
+"""Answered without sign-in, too: clients look at service-info before they sign in, and find by it where the API begins."""
 
 FILE = "tes-server.openapi.yaml"
 
@@ -34,6 +46,14 @@ def description_file() -> pathlib.Path:
     here = pathlib.Path(__file__)
     installed = here.with_name(FILE)
     return installed if installed.exists() else here.parents[2] / "openapi" / FILE
+
+
+def sign_in(config: AuthSettings) -> SignIn | None:
+    """The ways to sign in that the settings name; None if there are none."""
+    methods: list[Method] = []
+    if "basic" in config.modes:
+        methods.append(passwords.Passwords(pathlib.Path(config.users_file)))
+    return SignIn(methods) if methods else None
 
 
 def build(service: Service, config: settings.Settings, closing: Sequence[Callable[[], None]] = ()) -> ASGIApp:
@@ -56,7 +76,13 @@ def build(service: Service, config: settings.Settings, closing: Sequence[Callabl
         bodies=handlers.BODIES,
         body_limit=config.server.body_limit,
     )
-    guard = functools.partial(auth.Guard, rules=auth.Rules.of(config.auth))
+    guard = functools.partial(
+        auth.Guard,
+        rules=auth.Rules.of(config.auth),
+        sign_in=sign_in(config.auth),
+        public=PUBLIC_PATHS,
+        open_metrics=config.auth.open_metrics,
+    )
     app = connexion.ConnexionMiddleware(
         beside,
         middlewares=[problems.Problems, guard, LifespanMiddleware, operations],

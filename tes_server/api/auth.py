@@ -2,8 +2,9 @@
 
 A server on loopback is reached by every page that the user's browser shows: by a request to another site (CSRF), or
 by a name whose address its owner turned to 127.0.0.1 (DNS rebinding). Both carry what browsers do not let pages
-forge: Host, Origin and Sec-Fetch-Site. Sign-in, when it comes, replaces `authenticate`; an Authorization header is
-ignored until then (clients.md row 18). Must never trust a forwarding header: nobody says that a proxy set it.
+forge: Host, Origin and Sec-Fetch-Site. Without sign-in an Authorization header is ignored (clients.md row 18). With it
+requests of other sites are refused all the same, for browsers send a password that they remember with those, too; a name
+that was turned to another address they send none. Must never trust a forwarding header: nobody says that a proxy set it.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from collections.abc import Iterable
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tes_server import errors, settings
-from tes_server.model.principal import ANONYMOUS, Principal
+from tes_server import errors
+from tes_server.api.sign_in import SignIn
+from tes_server.model.principal import ALL, ANONYMOUS, GUEST, Principal
+from tes_server.settings_auth import AuthSettings
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """Probes come from kubelets and scrapers, which name the server by its address; they start nothing and tell nothing of a task."""
+
+METRICS = "/metrics"
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -28,7 +33,7 @@ _Authority = tuple[str, int | None]
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What a request must show while there is no sign-in.
+    """What a request must show beside its sign-in, if there is one.
 
     `hosts` are names, lower case, without port. `open` says that the server may listen beyond loopback: then any
     address literal is good as Host, for an address cannot be rebound (a page under http://192.0.2.1 was served by
@@ -38,11 +43,13 @@ class Rules(msgspec.Struct, frozen=True):
 
     hosts: frozenset[str] = frozenset()
     open: bool = False
+    any_host: bool = False
+    """With sign-in: whoever turned a name to this server has no credentials that browsers send to that name."""
 
     @classmethod
-    def of(cls, auth: settings.AuthSettings) -> Rules:
+    def of(cls, auth: AuthSettings) -> Rules:
         """The rules that the settings ask for."""
-        return cls(hosts=frozenset(host.lower() for host in auth.hosts), open=auth.allow_open)
+        return cls(hosts=frozenset(host.lower() for host in auth.hosts), open=auth.allow_open, any_host=bool(auth.modes))
 
 
 def refusal(rules: Rules, host: str | None, origin: str | None, fetch_site: str | None) -> str | None:
@@ -74,7 +81,7 @@ def _authority(text: str) -> _Authority | None:
 
 
 def _is_ours(rules: Rules, name: str) -> bool:
-    if name == "localhost" or name in rules.hosts:
+    if rules.any_host or name == "localhost" or name in rules.hosts:
         return True
     try:
         address = ipaddress.ip_address(name)
@@ -94,21 +101,29 @@ def _is_same(origin: str, here: _Authority) -> bool:
 
 
 class Guard:
-    """The layer that puts a Principal into `scope["principal"]`, or raises `errors.Forbidden`."""
+    """The layer that puts a Principal into `scope["principal"]`, or raises `errors.Forbidden` or `errors.Unauthorized`.
 
-    def __init__(self, app: ASGIApp, rules: Rules) -> None:
+    Without `sign_in` everybody is `ANONYMOUS`. With it, those who do not sign in are `GUEST` on the paths `public`, which tell
+    nothing of a task, and nobody elsewhere.
+    """
+
+    def __init__(self, app: ASGIApp, rules: Rules, sign_in: SignIn | None = None, public: frozenset[str] = frozenset(), open_metrics: bool = True) -> None:
         self._app = app
+        self._public = public
+        self._sign_in = sign_in
+        self._open_paths = OPEN_PATHS if sign_in is None or open_metrics else OPEN_PATHS - {METRICS}
         # The answer depends on three headers that hardly vary, so it is remembered for those seen last.
         self._refusal = functools.lru_cache(maxsize=256)(functools.partial(refusal, rules))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its principal."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            scope["principal"] = self.authenticate(scope["headers"])
+        if scope["type"] == "http" and scope["path"] not in self._open_paths:
+            self.judge(scope["headers"])
+            scope["principal"] = ANONYMOUS if self._sign_in is None else await self._signed_in(self._sign_in, scope)
         await self._app(scope, receive, send)
 
-    def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
-        """Who asks, by the headers of the request. Raises `errors.Forbidden`."""
+    def judge(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Raise `errors.Forbidden` for what no page of ours and no client sends."""
         host = origin = fetch_site = None
         hosts = 0
         for name, value in headers:
@@ -122,7 +137,17 @@ class Guard:
         why = self._refusal(_text(host) if hosts == 1 else None, _text(origin), _text(fetch_site))
         if why is not None:
             raise errors.Forbidden(why)
-        return ANONYMOUS
+
+    async def _signed_in(self, sign_in: SignIn, scope: Scope) -> Principal:
+        principal = await sign_in.principal(scope["headers"])
+        path = scope["path"]
+        if principal is None:
+            if path in self._public:
+                return GUEST
+            raise sign_in.refusal("this server wants a sign-in", "missing")
+        if path == METRICS and principal.scope != ALL:
+            raise errors.Forbidden("the metrics are for those who may see everybody's tasks")
+        return principal
 
 
 def _text(value: bytes | None) -> str | None:

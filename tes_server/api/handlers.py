@@ -52,9 +52,9 @@ class Handlers:
         handler = self._by_operation[operation_id]
         return _patient(handler) if self._service.blocking else handler
 
-    async def get_service_info(self, _call: Call) -> bytes:
+    async def get_service_info(self, call: Call) -> bytes:
         """TES 1.1, GetServiceInfo."""
-        return msgspec.json.encode(self._service.service_info())
+        return msgspec.json.encode(self._service.service_info(call.principal))
 
     async def list_tasks(self, call: Call) -> bytes:
         """TES 1.1, ListTasks."""

@@ -23,6 +23,7 @@ LOGGER = logging.getLogger(__name__)
 
 STATUSES: dict[type[errors.TesServerError], int] = {
     errors.Invalid: 400,
+    errors.Unauthorized: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.Conflict: 409,
@@ -109,6 +110,8 @@ class Problems:
 
 
 def _headers(cause: Exception) -> list[answers.Header]:
+    if isinstance(cause, errors.Unauthorized):
+        return [(b"www-authenticate", challenge.encode("latin-1")) for challenge in cause.challenges]
     if isinstance(cause, errors.Unavailable):
         return [(b"retry-after", b"%d" % max(1, math.ceil(cause.retry_after)))]
     if isinstance(cause, HTTPException):

@@ -80,8 +80,8 @@ def figures() -> bytes:
 def service_info(service: Service) -> list[Route]:
     """/service-info without a base path (clients.md row 2)."""
 
-    async def info(_request: Request) -> Response:
-        return _json(service.service_info())
+    async def info(request: Request) -> Response:
+        return _json(service.service_info(request.scope["principal"]))
 
     return [Route("/service-info", info)]
 
@@ -89,8 +89,8 @@ def service_info(service: Service) -> list[Route]:
 def legacy_service_info(service: Service, base_paths: Sequence[str]) -> list[Route]:
     """TES 1.0's place of service-info, with the keys of then (row 3). They win over `/tasks/{id}`."""
 
-    async def legacy(_request: Request) -> Response:
-        return _json(service.legacy_service_info())
+    async def legacy(request: Request) -> Response:
+        return _json(service.legacy_service_info(request.scope["principal"]))
 
     return [Route(f"{base}/tasks/service-info", legacy) for base in base_paths]
 

@@ -18,7 +18,7 @@ import msgspec
 from tes_server import errors, telemetry
 from tes_server.control import decide
 from tes_server.model import run, views
-from tes_server.model.principal import ALL, Principal, Scope
+from tes_server.model.principal import ALL, Principal, Role, Scope
 from tes_server.model.record import Brief, Detail, Lane, Query, Record, StateFilter, Status, View
 from tes_server.model.states import ENDS, LIVE, State
 from tes_server.model.task import Task
@@ -89,9 +89,10 @@ class Service:
     def create(self, principal: Principal, task: Task, idempotency_key: str | None = None) -> concurrent.futures.Future[str]:
         """Check, route and keep a task; the future gives its id once it is durable.
 
-        Raises Invalid at once. With a key the id follows from (owner, key): the same task again gives the same id,
+        Raises Invalid, or Forbidden for those who may only look, at once. With a key the id follows from (owner, key): the same task again gives the same id,
         another task fails the future with Conflict.
         """
+        _changing(principal)
         now = self._clock()
         task_id = key_id(principal.owner, idempotency_key) if idempotency_key else new_id(now)
         placed = placing.place(views.with_types(task), task_id, principal.owner, self._rules, self._targets)
@@ -189,7 +190,8 @@ class Service:
     # -- cancel -----------------------------------------------------------------------------------------------------
 
     def cancel(self, principal: Principal, task_id: str) -> None:
-        """Ask to cancel. Idempotent, also on ended tasks. Durable when it returns. Raises NotFound."""
+        """Ask to cancel. Idempotent, also on ended tasks. Durable when it returns. Raises NotFound, and Forbidden for those who may only look."""
+        _changing(principal)
         self._cancel(principal.scope, task_id)
 
     def _disown(self, task_id: str) -> None:
@@ -209,9 +211,9 @@ class Service:
 
     # -- about the server -------------------------------------------------------------------------------------------
 
-    def service_info(self) -> dict[str, object]:
-        """service-info with the keys of TES 1.1 only (row 2)."""
-        about = self._about
+    def service_info(self, principal: Principal) -> dict[str, object]:
+        """service-info with the keys of TES 1.1 only (row 2). Guests see no name of a directory, bucket or backend."""
+        about = _public(self._about) if principal.role is Role.GUEST else self._about
         return {
             "id": about.id,
             "name": about.name,
@@ -223,13 +225,23 @@ class Service:
             "tesResources_backend_parameters": list(about.parameters),
         }
 
-    def legacy_service_info(self) -> dict[str, object]:
+    def legacy_service_info(self, principal: Principal) -> dict[str, object]:
         """The 1.0-era answer: exactly name, doc, storage (row 3)."""
-        return {"name": self._about.name, "doc": self._about.description, "storage": list(self._about.storage)}
+        about = _public(self._about) if principal.role is Role.GUEST else self._about
+        return {"name": about.name, "doc": about.description, "storage": list(about.storage)}
 
     def ready(self) -> None:
         """Raise Unavailable where the store does not answer."""
         self._store.check()
+
+
+def _public(about: About) -> About:
+    return msgspec.structs.replace(about, description="GA4GH TES 1.1 server; wants a sign-in", storage=(), parameters=())
+
+
+def _changing(principal: Principal) -> None:
+    if not principal.may_change:
+        raise errors.Forbidden("you may look at tasks here, not create or cancel them")
 
 
 def state_filter(state: State | None, compat: str) -> StateFilter | None:

@@ -102,7 +102,7 @@ def stock(service: MemoryService) -> ASGIApp:
             raise connexion.ProblemException(status=404, title="Not Found", detail="") from None
 
     async def get_service_info() -> Any:
-        return service.service_info()
+        return service.service_info(ANONYMOUS)
 
     async def list_tasks(**query: Any) -> Any:
         return msgspec.json.decode(service.list_json(ANONYMOUS, msgspec.convert(query, ListRequest)))

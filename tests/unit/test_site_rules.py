@@ -61,6 +61,7 @@ def test_a_contradiction_is_named(tree: dict[str, Any], where: str) -> None:
         {"storage": [{"url": "s3://bucket", "endpoint": "https://minio.example:9000/below", "path_style": False, "region": "eu-west-1"}]},
         {"storage": [{"url": "s3://bucket", "endpoint": "http://127.0.0.1:9000"}]},
         {"server.host": "0.0.0.0", "auth.allow_open": True},
+        {"server.host": "0.0.0.0", "auth.modes": ["basic"]},
         {"files.roots": ["/a/"], "paths": [{"path": "//p/", "url": "file:///a/b%20c/"}]},
         {"files.uploads": ["ftp"], "paths": [{"path": "/p", "url": "ftp://a/b"}]},
         {"retention.days": 0.5, "retention.archive": "file:///a/b%20c/"},

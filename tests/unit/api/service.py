@@ -77,7 +77,7 @@ class MemoryService(Service):
         self._shown(task_id, View.MINIMAL)
         self.states[task_id] = "CANCELED"
 
-    def service_info(self) -> dict[str, object]:
+    def service_info(self, principal: Principal) -> dict[str, object]:
         return {
             "id": "org.example.test",
             "name": "test",
@@ -88,7 +88,7 @@ class MemoryService(Service):
             "tesResources_backend_parameters": [],
         }
 
-    def legacy_service_info(self) -> dict[str, object]:
+    def legacy_service_info(self, principal: Principal) -> dict[str, object]:
         return {"name": "test", "doc": "", "storage": []}
 
     def ready(self) -> None:

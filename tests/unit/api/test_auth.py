@@ -7,6 +7,7 @@ from starlette.types import ASGIApp
 
 from tes_server import errors, settings
 from tes_server.api import application, auth
+from tes_server.settings_auth import AuthSettings
 from tests.unit.api import asgi
 from tests.unit.api.service import TASK, MemoryService
 
@@ -147,7 +148,7 @@ def test_probes_are_open(app: ASGIApp, path: str, headers: dict[str, str]) -> No
 def test_two_host_headers_are_refused() -> None:
     guard = auth.Guard(asgi_never, auth.Rules())
     with pytest.raises(errors.Forbidden):
-        guard.authenticate([(b"host", b"localhost"), (b"host", b"localhost")])
+        guard.judge([(b"host", b"localhost"), (b"host", b"localhost")])
 
 
 async def asgi_never(*_: object) -> None:
@@ -160,7 +161,7 @@ def test_row_18_any_authorization_header_is_ignored(app: ASGIApp, value: str) ->
 
 
 def test_settings_name_further_hosts() -> None:
-    config = settings.Settings(auth=settings.AuthSettings(hosts=("TES.example",)))
+    config = settings.Settings(auth=AuthSettings(hosts=("TES.example",)))
     app = application.build(MemoryService(), config)
     assert asgi.get(app, "/v1/tasks", headers={"host": "tes.example:8000"}).status == 200
     assert asgi.get(app, "/v1/tasks", headers={"host": "other.example:8000"}).status == 403

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from tes_server.api import application
 from tes_server.control.service import ListRequest
+from tes_server.model.principal import ANONYMOUS
 from tes_server.model.record import View
 from tests.unit.api import asgi
 from tests.unit.api.service import TASK, MemoryService
@@ -61,7 +62,7 @@ def test_row_1_any_other_path_is_a_plain_404(app: ASGIApp, method: str, path: st
 
 @pytest.mark.parametrize("path", ["/service-info", *(f"{base}/service-info" for base in BASES)])
 def test_row_2_service_info_at_three_places(app: ASGIApp, service: MemoryService, path: str) -> None:
-    assert asgi.get(app, path).json == service.service_info()
+    assert asgi.get(app, path).json == service.service_info(ANONYMOUS)
 
 
 @pytest.mark.parametrize("base", BASES)

@@ -18,7 +18,7 @@ import pytest
 from tes_server import errors
 from tes_server.control import service
 from tes_server.control.service import ListRequest, Service
-from tes_server.model.principal import ANONYMOUS, Principal, Scope
+from tes_server.model.principal import ANONYMOUS, Principal, Role, Scope
 from tes_server.model.record import Query, Record, View
 from tes_server.model.run import Tails
 from tes_server.model.states import ENDS, LIVE, State
@@ -27,7 +27,7 @@ from tests.scripted import T0
 from tests.unit.control.conftest import World
 
 TASK = Task(executors=(Executor(image="i", command=("c",)),))
-ALICE, BOB, ADMIN = Principal("alice"), Principal("bob"), Principal("root", admin=True)
+ALICE, BOB, ADMIN = Principal("alice"), Principal("bob"), Principal("root", Role.ADMIN)
 
 
 @pytest.fixture

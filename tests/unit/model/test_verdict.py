@@ -57,4 +57,4 @@ def test_survives_json() -> None:
 
 def test_the_owner_of_scans_is_nobody_who_asks() -> None:
     assert principal.SCANS != principal.ANONYMOUS
-    assert not principal.SCANS.admin
+    assert principal.fault_of(principal.SCANS.owner)

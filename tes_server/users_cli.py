@@ -1,0 +1,111 @@
+"""`tes-server users`: who may sign in with a password.
+
+Heavy imports stay inside the commands, as in `cli`. A password is never an argument: those show in lists of processes.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import secrets
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from tes_server import cli_options, errors, users_file
+from tes_server.model.principal import Role
+from tes_server.users_file import User
+
+SHORTEST = 8
+"""Characters of a password (NIST SP 800-63B, 5.1.1.1)."""
+
+
+@click.group(short_help="Users who sign in with a password.")
+def users() -> None:
+    """Keep the file of users who sign in with a password (auth.users_file). A running server heeds changes within two seconds."""
+
+
+def _file(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = (
+        click.option("--config", type=click.Path(path_type=pathlib.Path), help="TOML file with settings (or TES_SERVER_CONFIG)."),
+        click.option("--file", type=click.Path(path_type=pathlib.Path), help="The file, instead of the one that auth.users_file names."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _place(config: pathlib.Path | None, file: pathlib.Path | None) -> pathlib.Path:
+    if file is not None:
+        return file
+    named = cli_options.load(config, {}).auth.users_file
+    if not named:
+        raise errors.SettingsError("names no file: set it, or give --file", "auth.users_file")
+    return pathlib.Path(named)
+
+
+@users.command(short_help="Add a user, or change one.")
+@click.argument("name")
+@click.option("--role", type=click.Choice([role.value for role in users_file.ROLES]), default="user", show_default=True, help="What the user may do.")
+@click.option("--owner", default="", help="Whose tasks the user's are: users of one owner share them. Default: the user's own.")
+@click.option("--replace", is_flag=True, help="Change a user who is there: password, role, owner.")
+@click.option("--generate", is_flag=True, help="Make a password, and print it.")
+@_file
+def add(name: str, role: str, owner: str, replace: bool, generate: bool, config: pathlib.Path | None, file: pathlib.Path | None) -> None:
+    """Add a user. The password is asked for at a terminal, else read from standard input (one line)."""
+    import argon2
+
+    path = _place(config, file)
+    fault = users_file.fault_of(User(name, Role(role), owner or name, argon2.PasswordHasher().hash("")))
+    if fault:
+        raise errors.SettingsError(fault, name)
+    if path.exists() and name in users_file.read(path) and not replace:  # before a password is asked for
+        raise errors.SettingsError("is there already; --replace changes it", name)
+    password = secrets.token_urlsafe(18) if generate else _password()
+    user = User(name, Role(role), owner or name, argon2.PasswordHasher().hash(password))
+
+    def put(known: dict[str, User]) -> None:
+        known[name] = user
+
+    users_file.change(path, put)
+    if generate:
+        click.echo(password)
+    click.echo(f"{name} may sign in as {role}, {path} has it", err=True)
+
+
+def _password() -> str:
+    if sys.stdin.isatty():
+        password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    if len(password) < SHORTEST:
+        raise errors.SettingsError(f"the password needs {SHORTEST} characters or more", "")
+    return password
+
+
+@users.command(name="list", short_help="List the users.")
+@_file
+def list_users(config: pathlib.Path | None, file: pathlib.Path | None) -> None:
+    """List users with role and owner, one a line, separated by tabs."""
+    for user in users_file.read(_place(config, file)).values():
+        click.echo(f"{user.name}\t{user.role}\t{user.owner}")
+
+
+@users.command(short_help="Remove users.")
+@click.argument("names", nargs=-1, required=True)
+@_file
+def remove(names: tuple[str, ...], config: pathlib.Path | None, file: pathlib.Path | None) -> None:
+    """Remove users. Their tasks stay; whoever gets the same owner later has them."""
+    path = _place(config, file)
+    known = users_file.read(path)
+    for name in names:
+        if name not in known:
+            raise errors.SettingsError(f"there is no such user in {path}", name)
+
+    def drop(there: dict[str, User]) -> None:
+        for name in names:
+            there.pop(name, None)
+
+    users_file.change(path, drop)
+    click.echo(f"{', '.join(names)} may not sign in any more", err=True)

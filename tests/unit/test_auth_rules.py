@@ -1,0 +1,39 @@
+"""Settings of sign-in that contradict each other are refused with the key at fault, before anything starts."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import pytest
+
+from tes_server import auth_rules, configuration, errors
+from tes_server.model.principal import Role
+from tests.unit.api import users
+
+
+def refused(flags: dict[str, Any], where: str) -> None:
+    with pytest.raises(errors.SettingsError) as told:
+        auth_rules.check(configuration.load(None, {}, flags).auth)
+    assert told.value.where == where
+
+
+def test_without_modes_there_is_nothing_to_check() -> None:
+    auth_rules.check(configuration.load(None, {}, {}).auth)
+    auth_rules.check_files(configuration.load(None, {}, {"auth.users_file": "/nowhere"}).auth)
+
+
+def test_basic_needs_a_file() -> None:
+    refused({"auth.modes": ["basic"]}, "auth.users_file")
+    refused({"auth.modes": ["basic", "basic"], "auth.users_file": "/x"}, "auth.modes")
+
+
+def test_a_server_that_nobody_could_sign_in_to_does_not_start(tmp_path: pathlib.Path) -> None:
+    auth = configuration.load(None, {}, {"auth.modes": ["basic"], "auth.users_file": str(tmp_path / "users")}).auth
+    with pytest.raises(errors.SettingsError, match="cannot be read"):
+        auth_rules.check_files(auth)
+    users.write(tmp_path / "users")
+    with pytest.raises(errors.SettingsError, match="users add"):
+        auth_rules.check_files(auth)
+    users.write(tmp_path / "users", ("alice", Role.USER))
+    auth_rules.check_files(auth)

@@ -1,0 +1,67 @@
+"""`tes-server users`: a life of users."""
+
+from __future__ import annotations
+
+import pathlib
+
+import argon2
+import click.testing
+import pytest
+
+from tes_server import cli, users_file
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    monkeypatch.setenv("TES_SERVER__AUTH__USERS_FILE", str(tmp_path / "users"))
+    return tmp_path / "users"
+
+
+def said(*words: str, stdin: str = "") -> tuple[int, str, str]:
+    done = click.testing.CliRunner().invoke(cli.main, ["users", *words], input=stdin)
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_add_list_change_remove(path: pathlib.Path) -> None:
+    assert said("add", "alice", stdin="correct horse\n")[0] == 0
+    assert said("add", "bob", "--role", "viewer", "--owner", "lab", stdin="battery staple\n")[0] == 0
+    assert said("list")[1] == "alice\tuser\talice\nbob\tviewer\tlab\n"
+    users = users_file.read(path)
+    assert argon2.PasswordHasher().verify(users["alice"].hash, "correct horse")
+    assert users["alice"].hash.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+    code, out, err = said("add", "alice", stdin="another one\n")
+    assert (code, out) == (2, "")
+    assert "--replace" in err
+    assert users_file.read(path) == users
+    code, password, _ = said("add", "alice", "--replace", "--role", "admin", "--generate")
+    assert code == 0
+    assert argon2.PasswordHasher().verify(users_file.read(path)["alice"].hash, password.strip())
+    assert said("remove", "alice", "nobody")[0] == 2
+    assert said("list")[1] == "alice\tadmin\talice\nbob\tviewer\tlab\n"
+    assert said("remove", "alice", "bob")[0] == 0
+    assert said("list")[1:] == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "fault"),
+    [
+        (("add", "alice"), "short\n", "8 characters"),
+        (("add", "tes-server.scan"), "correct horse\n", "reserved"),
+        (("add", "a:b"), "correct horse\n", "colon"),
+        (("add", "alice", "--owner", "anonymous"), "correct horse\n", "reserved"),
+        (("add", "alice", "--role", "guest"), "correct horse\n", "guest"),
+    ],
+)
+def test_what_is_refused(path: pathlib.Path, words: tuple[str, ...], stdin: str, fault: str) -> None:
+    code, _, err = said(*words, stdin=stdin)
+    assert code == 2
+    assert fault in err
+    assert not path.exists()
+
+
+def test_a_file_has_to_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    monkeypatch.delenv("TES_SERVER__AUTH__USERS_FILE", raising=False)
+    monkeypatch.delenv("TES_SERVER_CONFIG", raising=False)
+    assert "auth.users_file" in said("list")[2]
+    assert said("add", "alice", "--file", str(tmp_path / "here"), stdin="correct horse\n")[0] == 0
+    assert said("list", "--file", str(tmp_path / "here"))[1] == "alice\tuser\talice\n"
