@@ -122,6 +122,8 @@ def _plainly(message: str, where: str) -> str:
     """What msgspec says of a value, in words for whoever wrote it."""
     if message.startswith("Invalid enum value"):
         return f"{message.removeprefix('Invalid enum value ')} is none of {', '.join(map(repr, _choices(where)))}"
+    if message == "Invalid RFC3339 encoded date":
+        return "must be a date, e.g. 2027-01-31"
     found = re.fullmatch(r"Expected `(\w+)`, got `(\w+)`", message)
     if found is None:
         return message
@@ -131,10 +133,11 @@ def _plainly(message: str, where: str) -> str:
 
 
 def _choices(where: str) -> tuple[str, ...]:
-    """The texts that the setting at `where`, or each of its list, may be."""
-    kind = _kind(re.sub(r"\[\d+\]", "", where).split("."))
+    """The texts that the setting at `where`, or each of its list or table, may be."""
+    kind = _kind(re.sub(r"\[(\d+|\.\.\.)\]", "", where).split("."))
     while kind is not None and get_origin(kind) is not Literal:
-        kind = next(iter(get_args(kind)), None)
+        inner = get_args(kind)
+        kind = inner[get_origin(kind) is dict] if inner else None
     return get_args(kind)
 
 

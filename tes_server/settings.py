@@ -12,6 +12,7 @@ from tes_server.settings_aws import AwsBatchSettings
 from tes_server.settings_azure import AzureBatchSettings
 from tes_server.settings_kubernetes import KubernetesSettings
 from tes_server.settings_parts import Amount, Count, Number, Part, Pause, Port
+from tes_server.settings_scan import ScanSettings
 
 
 class ServerSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -298,6 +299,7 @@ class Settings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     aws_batch: AwsBatchSettings = AwsBatchSettings()
     azure_batch: AzureBatchSettings = AzureBatchSettings()
     spool: SpoolSettings = SpoolSettings()
+    scan: ScanSettings = ScanSettings()
     tasks: TaskSettings = TaskSettings()
     retries: RetrySettings = RetrySettings()
     routes: tuple[RouteSettings, ...] = ()

@@ -79,6 +79,8 @@ def test_the_environment(name: str, text: str, key: str, value: Any) -> None:
         ({"TES_SERVER__SERVER__COMPAT": "1.0"}, "server.compat", "'1.0' is none of 'clients', '1.1'"),
         ({"TES_SERVER__FILES__UPLOADS": '["ftp", "s3"]'}, "files.uploads[1]", "'s3' is none of 'ftp', "),
         ({"TES_SERVER__FILES__ROOTS": "/a"}, "files.roots", 'must be a list, not text: write ["...", "..."]'),
+        ({"TES_SERVER__SCAN__BACKENDS": '{local = "on"}'}, "scan.backends[...]", "'on' is none of 'off', 'warn', 'enforce'"),
+        ({"TES_SERVER__SCAN__POLICY__IGNORE": '[{id = "x", reason = "y", expires = "soon"}]'}, "scan.policy.ignore[0].expires", "must be a date, e.g. 2027"),
         ({"TES_SERVER__STORAGE": '{url = "s3://b"}'}, "storage", "[[storage]], with two brackets"),
         ({"TES_SERVER__STORAGE": '[{url = "s3://b", credentials = "x"}]'}, "storage[0].credentials", "'x' is none of 'auto'"),
         ({"TES_SERVER__PATHS": '[{path = "/p"}]'}, "paths[0]", "url"),
