@@ -1,4 +1,4 @@
-"""`tes-server`: serve, reconcile, plan, settings, doctor, images, pools, store, users. Reads flags, prints, and calls `app` and `processes`.
+"""`tes-server`: serve, reconcile, plan, settings, doctor, images, pools, scan, store, users. Reads flags, prints, and calls `app` and `processes`.
 
 Heavy imports stay inside the commands: PROMETHEUS_MULTIPROC_DIR must be set before the metrics are made, and
 `--help` should not wait for SDKs.
@@ -25,6 +25,7 @@ from tes_server import (
     images_cli,
     metrics_files,
     pools_cli,
+    scan_cli,
     signals,
     site_looks,
     store_cli,
@@ -206,5 +207,6 @@ def node() -> None:
 main.add_command(doctor_cli.doctor)
 main.add_command(images_cli.images)
 main.add_command(pools_cli.pools)
+main.add_command(scan_cli.scan)
 main.add_command(store_cli.store)
 main.add_command(users_cli.users)
