@@ -15,7 +15,7 @@ import socket
 import msgspec
 
 import tes_server
-from tes_server import auth_rules, errors, machine, platforms, site_rules
+from tes_server import auth_rules, errors, machine, platforms, scan_rules, site_rules
 from tes_server.backends.base import Backend
 from tes_server.backends.local import place
 from tes_server.control import retention
@@ -46,6 +46,7 @@ def check(settings: Settings) -> None:
     if not store_url(settings).startswith("sqlite:"):
         mongo_account(settings)
     platforms.check(settings)
+    scan_rules.check(settings)
     known = backend_names(settings)
     for number, rule in enumerate(settings.routes):
         if rule.backend not in known:
@@ -141,7 +142,7 @@ def about(settings: Settings) -> About:
         organization=server.organization,
         organization_url=server.organization_url,
         version=tes_server.__version__,
-        description=f"GA4GH TES 1.1 server; runs tasks {places}",
+        description="; ".join(filter(None, (f"GA4GH TES 1.1 server; runs tasks {places}", scan_rules.words(settings)))),
         storage=site_rules.storage(settings),
         parameters=(*parameters.COMMON, *sorted({key for target in targets(settings).values() for key in target.capabilities.parameters})),
     )

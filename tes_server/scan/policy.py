@@ -43,7 +43,8 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What an image must be like."""
 
     scanner: str
-    """the scanner, its image and its arguments, in words: what another one said does not count"""
+    setup: str = ""
+    """the scanner's image, arguments and the like, in any words: what it said with others does not count"""
     severities: tuple[str, ...] = ("CRITICAL", "HIGH")
     """severities of which an image must hold none"""
     fixable_only: bool = False

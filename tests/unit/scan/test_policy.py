@@ -101,7 +101,7 @@ def test_an_exception_for_one_name_makes_another_key_than_for_others() -> None:
     "changed",
     [
         {"severities": ("LOW",)}, {"fixable_only": True}, {"ignore": (accepted(),)}, {"end_of_life": False}, {"max_age_days": 3.0},
-        {"database_days": 3.0}, {"verdict_seconds": 3.0}, {"error_seconds": 3.0},
+        {"database_days": 3.0}, {"verdict_seconds": 3.0}, {"error_seconds": 3.0}, {"setup": "other arguments"},
     ],
 )  # fmt: skip
 def test_another_policy_is_another_key(changed: dict[str, object]) -> None:

@@ -1,0 +1,241 @@
+"""From the settings to what the gate, the scanner and the policy of image scans are told, and whether that makes sense.
+
+A gate that cannot work is refused at the start, with the key at fault: later it would hold back every task. This module must never ask a registry,
+nor a scanner, nor see a secret.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import platform as python_platform
+import re
+import urllib.parse
+from collections.abc import Iterator
+
+import msgspec
+
+from tes_server import errors, platforms
+from tes_server.model import image_names
+from tes_server.model.task import Executor, Resources, Task
+from tes_server.plan import secret_names
+from tes_server.scan import base, gate, patterns
+from tes_server.scan.base import Options, Scanner
+from tes_server.scan.gate import Mode, Modes, OnError
+from tes_server.scan.policy import Ignore, Policy
+from tes_server.scan.scanners import SCANNERS
+from tes_server.settings import Settings
+
+HOUR, MINUTE = 3600.0, 60.0
+
+_SENSITIVE = re.compile(r"(PASS(WORD|PHRASE)?|TOKEN|SECRET|CREDENTIALS?|(ACCESS|PRIVATE|API|SECRET)_?KEY)$", re.IGNORECASE)
+"""Variables whose value is no setting: settings are printed, and plans hold what they say."""
+
+_ARCHITECTURE = re.compile(r"[a-z0-9_]+(/v[0-9]+)?")
+
+
+# -- whether it makes sense ----------------------------------------------------------------------------------------
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings of scans that cannot work: SettingsError with the key at fault. Those of a gate that is nowhere closed only for what they say."""
+    for key, names in (("backends", settings.scan.backends), ("architectures", settings.scan.architectures)):
+        for name in names:
+            if name not in (known := [one.name for one in platforms.PLATFORMS]):
+                raise errors.SettingsError(f"there is no backend {name!r}; there is {', '.join(known)}", f"scan.{key}.{name}")
+    for name, architecture in settings.scan.architectures.items():
+        if not _ARCHITECTURE.fullmatch(architecture):
+            raise errors.SettingsError("must be an architecture as images name it, e.g. amd64, arm64 or arm/v7", f"scan.architectures.{name}")
+    _check_policy(settings)
+    _check_registries(settings)
+    if enabled(settings):
+        _check_scanner(settings)
+        _check_environment(settings)
+        _check_networks(settings)
+
+
+def _check_policy(settings: Settings) -> None:
+    scan = settings.scan
+    for key, named in (("scan.exempt", scan.exempt), ("scan.policy.allow", scan.policy.allow), ("scan.policy.deny", scan.policy.deny)):
+        for number, pattern in enumerate(named):
+            if fault := patterns.fault(pattern):
+                raise errors.SettingsError(fault, f"{key}[{number}]")
+    for number, one in enumerate(scan.policy.ignore):
+        where = f"scan.policy.ignore[{number}]"
+        if not one.id.strip():
+            raise errors.SettingsError("must be the id of a finding, e.g. CVE-2026-1234", f"{where}.id")
+        if not one.reason.strip():
+            raise errors.SettingsError("must say why these findings are accepted", f"{where}.reason")
+        if one.image and (fault := patterns.fault(one.image)):
+            raise errors.SettingsError(fault, f"{where}.image")
+
+
+def _check_registries(settings: Settings) -> None:
+    for name, url in settings.scan.registries.items():
+        where = f"scan.registries.{name}"
+        if not _registry(name):
+            raise errors.SettingsError("must be a registry as images name it: host or host:port", where)
+        if not _plain(url):
+            raise errors.SettingsError("must be http(s)://host[:port][/path]; logins are taken from Docker's config.json", where)
+
+
+def _registry(name: str) -> bool:
+    try:
+        return image_names.parse(f"{name}/x").registry == name
+    except errors.EngineError:
+        return False
+
+
+def _plain(url: str) -> bool:
+    """True for an http(s) url with neither login nor query."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        _ = parts.port  # read for its check: a port beyond 65535, or one that is no number
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.username or parts.password or parts.query or parts.fragment)
+
+
+def _check_scanner(settings: Settings) -> None:
+    scan = settings.scan
+    if not scan.image:
+        raise errors.SettingsError(f"must name an image with {scan.scanner}, by its digest", "scan.image")
+    if not patterns.pinned(scan.image):
+        raise errors.SettingsError("must be named by its digest (repository@sha256:...): whoever could change it would decide what runs", "scan.image")
+    if scan.server and scan.scanner != "trivy":
+        raise errors.SettingsError(f"is for trivy, and scan.scanner is {scan.scanner}", "scan.server")
+    if scan.server and not _plain(scan.server):
+        raise errors.SettingsError("must be the http(s):// url of a Trivy server; its token is TRIVY_TOKEN in scan.env", "scan.server")
+    if scan.console and scan.scanner != "twistcli":
+        raise errors.SettingsError(f"is for twistcli, and scan.scanner is {scan.scanner}", "scan.console")
+    if scan.scanner == "twistcli" and not (scan.console.startswith("https://") and _plain(scan.console)):
+        raise errors.SettingsError("must be the https:// url of the Prisma Cloud Compute Console", "scan.console")
+    if given := base.misused(scan.arguments, scanner(settings).reserved):
+        raise errors.SettingsError(f"{given.partition('=')[0]} is for the server to give", f"scan.arguments[{scan.arguments.index(given)}]")
+    if scan.docker_config:
+        try:
+            json.loads(pathlib.Path(scan.docker_config).read_bytes())
+        except (OSError, ValueError) as cause:
+            raise errors.SettingsError(f"{scan.docker_config} cannot be read as Docker's config.json", "scan.docker_config") from cause
+
+
+def _check_environment(settings: Settings) -> None:
+    for name, value in settings.scan.env.items():
+        where = f"scan.env.{name}"
+        if not name or "=" in name or "\0" in name + value:
+            raise errors.SettingsError("cannot be the name of an environment variable", where)
+        if _SENSITIVE.search(name) and secret_names.read(value) is None:
+            raise errors.SettingsError("must be secret://NAME or secret://NAME/KEY: settings are no place for a secret", where)
+
+
+def _check_networks(settings: Settings) -> None:
+    """Scanners run as tasks do. With no network they reach neither a registry nor a database."""
+    engine = settings.local.engine
+    closed = {
+        "docker.network": ("local", engine in ("auto", "docker") and settings.docker.network == "none"),
+        "podman.network": ("local", engine in ("auto", "podman") and settings.podman.network == "none"),
+        "sandbox.network": ("local", engine in ("auto", "sandbox") and not settings.sandbox.network),
+        "aws_batch.network": ("aws_batch", settings.aws_batch.network == "none"),
+        "azure_batch.network": ("azure_batch", settings.azure_batch.network == "none"),
+    }
+    for key, (backend, none) in closed.items():
+        if none and backend in scanned(settings):
+            raise errors.SettingsError(f"leaves scans of images without a network, and tasks on {backend} need them (scan.mode)", key)
+
+
+# -- what it means ----------------------------------------------------------------------------------------------------
+
+
+def modes(settings: Settings) -> Modes:
+    """Which mode a task is under."""
+    scan = settings.scan
+    return Modes(
+        default=Mode(scan.mode),
+        backends={name: Mode(mode) for name, mode in scan.backends.items()},
+        owners={pattern: Mode(mode) for pattern, mode in scan.owners.items()},
+    )
+
+
+def enabled(settings: Settings) -> bool:
+    """True if any task may need a scan."""
+    return bool(scanned(settings))
+
+
+def scanned(settings: Settings) -> tuple[str, ...]:
+    """The backends on which tasks may need scans."""
+    given = modes(settings)
+    anyone = any(mode is not Mode.OFF for mode in given.owners.values())
+    return tuple(one.name for one in platforms.enabled(settings) if anyone or given.backends.get(one.name, given.default) is not Mode.OFF)
+
+
+def on_error(settings: Settings) -> OnError:
+    """What becomes of tasks whose images could not be scanned."""
+    return OnError(settings.scan.on_error)
+
+
+def scanner(settings: Settings) -> Scanner:
+    """What scans."""
+    return SCANNERS[settings.scan.scanner]
+
+
+def options(settings: Settings) -> Options:
+    """What the scanner is told. One that can gives up a little before it is stopped: it can say why."""
+    told = msgspec.convert(settings.scan, Options, from_attributes=True)
+    return msgspec.structs.replace(told, timeout=0.95 * settings.scan.timeout)
+
+
+def policy(settings: Settings) -> Policy:
+    """What images must be like. Its hash changes with whatever a verdict depends on."""
+    scan = settings.scan
+    setup = [scan.image, scan.program, scan.server, scan.console, list(scan.arguments), sorted(scan.env.items())]
+    return Policy(
+        scanner=scan.scanner,
+        setup=json.dumps(setup),
+        severities=tuple(dict.fromkeys(scan.policy.severities)),
+        fixable_only=scan.policy.fixable_only,
+        ignore=tuple(msgspec.convert(one, Ignore, from_attributes=True) for one in scan.policy.ignore),
+        end_of_life=scan.policy.end_of_life,
+        max_age_days=scan.policy.max_age_days,
+        database_days=scan.database_days if scanner(settings).dates else 0.0,
+        verdict_seconds=scan.verdict_hours * HOUR,
+        error_seconds=scan.error_minutes * MINUTE,
+        exempt=scan.exempt,
+        allow=scan.policy.allow,
+        deny=scan.policy.deny,
+        pinned=scan.policy.pinned,
+    )
+
+
+def task(settings: Settings, image: str) -> Task:
+    """The scan of `image` (by digest, or a local engine's id) as a task: the scanner, with nothing of any other task's."""
+    scan, by, told = settings.scan, scanner(settings), options(settings)
+    return Task(
+        name=f"scan of {image}"[:200],
+        executors=(Executor(image=scan.image, command=by.argv(image, told), env=by.env(told)),),
+        resources=Resources(
+            cpu_cores=scan.cpus,
+            ram_gb=scan.ram_gb,
+            disk_gb=scan.disk_gb or None,
+            backend_parameters={"max_runtime": f"{scan.timeout:g}"},
+        ),
+    )
+
+
+def architecture(settings: Settings, backend: str) -> str:
+    """The architecture of the machines of a backend."""
+    return settings.scan.architectures.get(backend) or (python_platform.machine() if backend == "local" else "amd64")
+
+
+def words(settings: Settings) -> str:
+    """What happens to images, for people who read service-info; "" if nothing does."""
+    if not enabled(settings):
+        return ""
+    given = modes(settings)
+    by_mode = ", ".join(f"{one}: {mode}" for one, mode in _by_backend(settings, given))
+    others = "; another mode for some owners" if given.owners else ""
+    return f"scans container images with {settings.scan.scanner} before they run ({by_mode}{others})"
+
+
+def _by_backend(settings: Settings, given: gate.Modes) -> Iterator[tuple[str, Mode]]:
+    for one in platforms.enabled(settings):
+        yield one.name, given.backends.get(one.name, given.default)

@@ -1,0 +1,160 @@
+"""From settings to what scans are told, and what is refused at the start."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import pytest
+
+from tes_server import app, configuration, errors, scan_rules, settings
+from tes_server.plan import compiler
+from tes_server.scan import policy
+from tes_server.scan.gate import Mode, OnError
+
+DIGEST = "sha256:" + "a" * 64
+TRIVY = f"ghcr.io/aquasecurity/trivy@{DIGEST}"
+USUAL: dict[str, Any] = {"scan.mode": "enforce", "scan.image": TRIVY, "scan.server": "http://trivy:4954"}
+CLUSTER: dict[str, Any] = {"kubernetes.namespace": "tes", "kubernetes.image": "i"}
+PRISMA = {"scan.scanner": "twistcli", "scan.server": "", "scan.console": "https://console.example:8083"}
+
+
+def made(**tree: Any) -> settings.Settings:
+    return configuration.load(None, {}, {**USUAL, **tree})
+
+
+@pytest.mark.parametrize(
+    ("tree", "where"),
+    [
+        ({"scan.image": ""}, "scan.image"),
+        ({"scan.image": "aquasec/trivy:0.72.1"}, "scan.image"),
+        ({"scan.backends": {"kubernets": "off"}}, "scan.backends.kubernets"),
+        ({"scan.architectures": {"kubernets": "amd64"}}, "scan.architectures.kubernets"),
+        ({"scan.architectures": {"local": "linux/amd64"}}, "scan.architectures.local"),
+        ({"scan.server": "trivy:4954"}, "scan.server"),
+        ({"scan.server": "http://user:x@trivy:4954"}, "scan.server"),
+        ({"scan.server": "http://trivy:70000"}, "scan.server"),
+        ({"scan.scanner": "grype"}, "scan.server"),
+        ({"scan.console": "https://console.example"}, "scan.console"),
+        ({**PRISMA, "scan.console": ""}, "scan.console"),
+        ({**PRISMA, "scan.console": "http://console.example"}, "scan.console"),
+        ({"scan.arguments": ["--pkg-types", "os", "--exit-code=1"]}, "scan.arguments[2]"),
+        ({"scan.docker_config": "/nowhere/config.json"}, "scan.docker_config"),
+        ({"scan.env": {"A=B": "x"}}, "scan.env.A=B"),
+        ({"scan.env": {"TRIVY_TOKEN": "hunter2"}}, "scan.env.TRIVY_TOKEN"),
+        ({"scan.env": {"TRIVY_PASSWORD": "hunter2"}}, "scan.env.TRIVY_PASSWORD"),
+        ({"scan.env": {"AWS_SECRET_ACCESS_KEY": "hunter2"}}, "scan.env.AWS_SECRET_ACCESS_KEY"),
+        ({"scan.exempt": ["debian"]}, "scan.exempt[0]"),
+        ({"scan.policy.allow": ["docker.io", "ghcr.io/**"]}, "scan.policy.allow[1]"),
+        ({"scan.policy.deny": [""]}, "scan.policy.deny[0]"),
+        ({"scan.policy.ignore": [{"id": " ", "reason": "r", "expires": "2027-01-31"}]}, "scan.policy.ignore[0].id"),
+        ({"scan.policy.ignore": [{"id": "CVE-1", "reason": " ", "expires": "2027-01-31"}]}, "scan.policy.ignore[0].reason"),
+        ({"scan.policy.ignore": [{"id": "CVE-1", "reason": "r", "expires": "2027-01-31", "image": "x"}]}, "scan.policy.ignore[0].image"),
+        ({"scan.registries": {"http://r": "http://r"}}, "scan.registries.http://r"),
+        ({"scan.registries": {"r": "http://r"}}, "scan.registries.r"),  # a path of Docker Hub
+        ({"scan.registries": {"r.example": "r.example"}}, "scan.registries.r.example"),
+        ({"scan.registries": {"r.example": "http://a:b@r.example"}}, "scan.registries.r.example"),
+        ({"docker.network": "none"}, "docker.network"),
+        ({"sandbox.network": False, "local.engine": "sandbox"}, "sandbox.network"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_its_key(tree: dict[str, Any], where: str) -> None:
+    with pytest.raises(errors.SettingsError) as caught:
+        app.check(made(**tree))
+    assert caught.value.where == where
+    assert "hunter2" not in caught.value.public
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {},
+        PRISMA,
+        {"scan.scanner": "grype", "scan.server": ""},
+        {"scan.image": DIGEST},
+        {"scan.env": {"TRIVY_TOKEN_HEADER": "X-Token"}},
+        {"scan.registries": {"127.0.0.1:5000": "http://10.0.0.1:5000", "docker.io": "https://mirror.example/hub"}},
+        {"scan.policy.ignore": [{"id": "CVE-1", "reason": "r", "expires": "2020-01-31"}]},  # a server must start on the day after, too
+        {"docker.network": "none", "local.engine": "sandbox"},
+        {"docker.network": "none", "scan.mode": "off"},
+        {"docker.network": "none", "scan.backends": {"local": "off"}},
+        {"scan.mode": "off", "scan.image": "", "scan.server": "no url"},
+    ],
+)
+def test_what_can_work_is_taken(tree: dict[str, Any]) -> None:
+    app.check(made(**tree))
+
+
+def test_a_login_file_is_read(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    app.check(made(**{"scan.docker_config": str(tmp_path / "config.json")}))
+
+
+def test_where_scans_are_wanted() -> None:
+    both = {**CLUSTER, "scan.backends": {"local": "off"}}
+    assert scan_rules.scanned(made(**both)) == ("kubernetes",)
+    assert scan_rules.scanned(made(**both, **{"scan.mode": "off"})) == ()
+    assert not scan_rules.enabled(made(**both, **{"scan.mode": "off"}))
+    assert scan_rules.scanned(made(**both, **{"scan.mode": "off", "scan.owners": {"guest*": "warn"}})) == ("local", "kubernetes")
+    modes = scan_rules.modes(made(**both, **{"scan.owners": {"guest*": "warn"}}))
+    assert modes.of("local", "guest1") is Mode.WARN
+    assert modes.of("local", "x") is Mode.OFF
+    assert modes.of("kubernetes", "x") is Mode.ENFORCE
+    assert scan_rules.on_error(made()) is OnError.BLOCK
+
+
+def test_what_service_info_says() -> None:
+    assert app.about(made()).description.endswith("; scans container images with trivy before they run (local: enforce)")
+    several = made(**CLUSTER, **{"scan.backends": {"local": "off"}, "scan.owners": {"guest*": "warn"}})
+    assert app.about(several).description.endswith("(local: off, kubernetes: enforce; another mode for some owners)")
+    assert "guest" not in app.about(several).description
+    assert "scan" not in app.about(made(**{"scan.mode": "off"})).description
+
+
+def test_the_policy() -> None:
+    given = made(
+        **{
+            "scan.policy.ignore": [{"id": "CVE-1", "reason": "r", "expires": "2027-01-31", "image": "ghcr.io"}],
+            "scan.policy.severities": ["LOW", "LOW"],
+            "scan.exempt": ["host"],
+            "scan.error_minutes": 2,
+        }
+    )
+    rules = scan_rules.policy(given)
+    assert rules.severities == ("LOW",)
+    assert rules.ignore[0].expires.isoformat() == "2027-01-31"
+    assert rules.exempt == ("host",)
+    assert (rules.verdict_seconds, rules.error_seconds, rules.database_days) == (86400, 120, 7)
+    assert scan_rules.policy(made(**PRISMA)).database_days == 0  # its reports do not tell
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"scan.image": TRIVY.replace("a" * 64, "b" * 64)}, {"scan.arguments": ["--ignore-unfixed"]}, {"scan.server": "http://other"}, {"scan.server": ""},
+        {"scan.env": {"TRIVY_DB_REPOSITORY": "r"}}, {"scan.program": "/trivy"}, {"scan.verdict_hours": 1}, PRISMA,
+    ],
+)  # fmt: skip
+def test_what_another_scanner_or_another_policy_says_is_another_verdict(tree: dict[str, Any]) -> None:
+    first, second = scan_rules.policy(made()), scan_rules.policy(made(**tree))
+    assert policy.key(DIGEST, "debian", first) != policy.key(DIGEST, "debian", second)
+
+
+def test_whom_scans_are_for_changes_no_verdict() -> None:
+    other = made(**{"scan.mode": "warn", "scan.on_error": "allow", "scan.timeout": 60, "scan.cpus": 4, "scan.policy.allow": ["docker.io"]})
+    assert policy.key(DIGEST, "debian", scan_rules.policy(made())) == policy.key(DIGEST, "debian", scan_rules.policy(other))
+
+
+def test_a_scan_is_a_task() -> None:
+    given = made(**{"scan.env": {"HTTPS_PROXY": "http://proxy:3128"}, "scan.timeout": 100, "scan.architectures": {"kubernetes": "arm64"}})
+    image = f"ghcr.io/team/tool@{DIGEST}"
+    task = scan_rules.task(given, image)
+    target = app.targets(given)["local"]
+    plan = compiler.compile_task(task, "x", 1, "o", target.policy, target.capabilities).plan
+    assert plan.limits.max_runtime == 100
+    assert plan.executors[0].image == TRIVY
+    assert plan.executors[0].argv[-1] == image
+    assert plan.executors[0].argv[plan.executors[0].argv.index("--timeout") + 1] == "95s"
+    assert plan.executors[0].env["HTTPS_PROXY"] == "http://proxy:3128"
+    assert scan_rules.architecture(given, "kubernetes") == "arm64"
+    assert scan_rules.architecture(given, "aws_batch") == "amd64"
