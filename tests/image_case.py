@@ -93,3 +93,11 @@ def index(packed: Iterable[tuple[Packed, dict[str, str]]], media_type: str = OCI
     """An index of images, each with its platform."""
     entries = [described(one.manifest, one.media_type, platform=platform) for one, platform in packed]
     return json.dumps({"schemaVersion": 2, "mediaType": media_type, "manifests": entries}).encode()
+
+
+def layout(image: Packed, annotations: dict[str, str] | None = None, spoiled: bytes = b"") -> bytes:
+    """An archive of OCI's image layout."""
+    listed = {"schemaVersion": 2, "manifests": [described(image.manifest, image.media_type, annotations=annotations or {})]}
+    contents = {**image.blobs, image.digest: spoiled or image.manifest}
+    files = [entry(f"blobs/sha256/{digest[7:]}", data) for digest, data in contents.items()]
+    return layer(entry("oci-layout", b'{"imageLayoutVersion": "1.0.0"}'), entry("index.json", json.dumps(listed).encode()), *files)

@@ -21,11 +21,8 @@ class Resolved(msgspec.Struct, frozen=True):
     """`sha256:<64 hex digits>`: the manifest for the architecture that the task will run on, or a local engine's image id"""
     pinned: str
     """what executors run in place of the name: `registry/repository@sha256:...`, or the id"""
-
-    @property
-    def local(self) -> bool:
-        """Only the engine of this machine has it: `pinned` is its id there."""
-        return self.pinned == self.digest
+    local: bool = False
+    """no registry says so: the engine of this machine has it"""
 
 
 class Unresolved(msgspec.Struct, frozen=True):

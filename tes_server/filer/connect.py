@@ -105,6 +105,12 @@ def _within(text: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6
 
 def pools(dialer: Dialer, access: Access) -> urllib3.PoolManager:
     """A pool of connections that `dialer` makes. Follows no redirect and repeats nothing unless told to."""
+    timeout = urllib3.Timeout(connect=access.connect_timeout, read=access.read_timeout)
+    return dialed(urllib3.PoolManager(maxsize=access.workers * access.parts, timeout=timeout), dialer)
+
+
+def dialed(manager: urllib3.PoolManager, dialer: Dialer) -> urllib3.PoolManager:
+    """`manager`, its connections made by `dialer` from now on."""
 
     class Plain(urllib3.connection.HTTPConnection):
         def _new_conn(self) -> socket.socket:
@@ -126,6 +132,5 @@ def pools(dialer: Dialer, access: Access) -> urllib3.PoolManager:
     class SecurePool(urllib3.HTTPSConnectionPool):
         ConnectionCls = Secure
 
-    manager = urllib3.PoolManager(maxsize=access.workers * access.parts, timeout=urllib3.Timeout(connect=access.connect_timeout, read=access.read_timeout))
     manager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
     return manager

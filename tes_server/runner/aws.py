@@ -1,7 +1,7 @@
 """What a runner on a node of AWS asks AWS for: secrets that executors may have, and the login of a private ECR registry.
 
-With the credentials of the job's role, which only the runner has. boto3 is an extra, imported where it is used. This module must never put an answer
-into an error or a log.
+With the credentials of the job's role, which only the runner has. The server asks for logins, too, with its own. boto3 is an
+extra, imported where it is used. This module must never put an answer into an error or a log.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ MISSING = frozenset({"ResourceNotFoundException", "InvalidRequestException"})
 
 PASSING = frozenset({"ThrottlingException", "TooManyRequestsException", "InternalServiceError", "ServerException", "RequestExpired", "ExpiredTokenException"})
 """Codes of errors that may pass, after botocore has tried again by itself."""
+
+
+TRIES = 5
+"""Times that a call is sent which fails in a passing way."""
 
 
 class Refused(Exception):
@@ -58,36 +62,46 @@ def secret(reference: str) -> str:
 
 def login(image: str) -> Mapping[str, str] | None:
     """`docker_images.Login`: for images of a private ECR registry a token of twelve hours; None for others."""
+    try:
+        return given(image)
+    except errors.EngineError as cause:
+        raise errors.EngineError(f"{image}: {cause.public}", cause.code, cause.transient) from None
+
+
+def given(image: str, profile: str = "", tries: int = TRIES) -> Mapping[str, str] | None:
+    """The same; its errors leave it to the caller to name the image. `profile`: of the AWS configuration files, "" = the usual search for credentials."""
     found = REGISTRY.match(image)
     if found is None:
         return None
     try:
-        with _client("ecr", found["region"]) as client:
+        with _client("ecr", found["region"], profile, tries) as client:
             told = client.get_authorization_token(registryIds=[found["account"]])["authorizationData"][0]
     except Refused as cause:
         code = Code.IMAGE_ERROR if cause.transient else Code.IMAGE_DENIED
-        raise errors.EngineError(f"{image}: no login for its registry, ecr:GetAuthorizationToken says {cause.code}", code, cause.transient) from None
+        raise errors.EngineError(f"no login for its registry, ecr:GetAuthorizationToken says {cause.code}", code, cause.transient) from None
     username, _, password = base64.b64decode(told["authorizationToken"]).decode().partition(":")
     return {"username": username, "password": password}
 
 
 @contextlib.contextmanager
-def _client(service: str, region: str) -> Iterator[Any]:
+def _client(service: str, region: str, profile: str = "", tries: int = TRIES) -> Iterator[Any]:
     """A client for one call. Failures of the call, or on the way to AWS, are Refused: without the words of AWS, which quote what was sent."""
     try:
         import boto3
         from botocore import config, exceptions
     except ModuleNotFoundError:
-        raise Refused("this runner's image is without tes-server[aws]", transient=False) from None
-    options = config.Config(connect_timeout=10, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 5})
+        raise Refused("tes-server[aws] is not installed here", transient=False) from None
+    options = config.Config(connect_timeout=10, read_timeout=20, retries={"mode": "standard", "total_max_attempts": tries})
     try:
-        with contextlib.closing(boto3.session.Session().client(service, region_name=region, config=options)) as client:
+        with contextlib.closing(boto3.session.Session(profile_name=profile or None).client(service, region_name=region, config=options)) as client:
             yield client
     except exceptions.ClientError as cause:
         code = str(cause.response.get("Error", {}).get("Code", ""))
         status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         raise Refused(code, transient=code in PASSING or status >= 500) from None
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError):
-        raise Refused("this node has no credentials", transient=False) from None
+        raise Refused("no credentials of AWS are found here", transient=False) from None
+    except exceptions.ProfileNotFound:
+        raise Refused("the AWS configuration files have no such profile", transient=False) from None
     except exceptions.BotoCoreError as cause:
         raise Refused(type(cause).__name__, transient=True) from None

@@ -2,7 +2,7 @@
 
 By a managed identity of the node, whose tokens its metadata service gives to whoever is on the node's own network: runners are, executors must not be.
 Three plain requests: no SDK goes into the runner's image for them. This module must never put an answer into an error or a log, and never follow a
-redirect: there are tokens in what it sends.
+redirect: there are tokens in what it sends. The server, which has other ways to an identity, shares `exchange`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import re
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -120,20 +120,30 @@ def login(image: str, client_id: str = "") -> Mapping[str, str] | None:
     """`docker_images.Login`: for images of an Azure container registry a token of three hours. None for others, and where the registry does not know
     the identity, or the node has none: it may let anybody read, or the login file be good for it.
     """
-    found = REGISTRY.match(image)
-    if found is None:
+    registry = registry_of(image)
+    if not registry:
         return None
-    registry = found["registry"].lower()
     try:
-        form = {"grant_type": "access_token", "service": registry, "access_token": _token(REGISTRIES, client_id)}
-        headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        request = _Request(registry, f"https://{registry}/oauth2/exchange", headers, urllib.parse.urlencode(form))
-        return {"username": NOBODY, "password": _ask(request, _Exchanged).refresh_token}
+        return {"username": NOBODY, "password": exchange(registry, _token(REGISTRIES, client_id))}
     except Refused as cause:
         if cause.transient:
             raise errors.EngineError(f"{image}: no login for its registry: {cause.words}", Code.IMAGE_ERROR, transient=True) from None
         telemetry.log(logger, logging.WARNING, "node.login.refused", image=image, error=cause.words)
         return None
+
+
+def registry_of(image: str) -> str:
+    """The Azure container registry that an image is in, "" = in none."""
+    found = REGISTRY.match(image)
+    return found["registry"].lower() if found is not None else ""
+
+
+def exchange(registry: str, token: str, pauses: Sequence[float] | None = None) -> str:
+    """The registry's refresh token, good for three hours, for an identity's `token` for `REGISTRIES`. Raises Refused."""
+    form = {"grant_type": "access_token", "service": registry, "access_token": token}
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    request = _Request(registry, f"https://{registry}/oauth2/exchange", headers, urllib.parse.urlencode(form))
+    return _ask(request, _Exchanged, pauses).refresh_token
 
 
 def _token(resource: str, client_id: str) -> str:
@@ -143,9 +153,9 @@ def _token(resource: str, client_id: str) -> str:
     return _ask(_Request("the node's metadata service", url, {"Metadata": "true"}, inside=True), _Token).access_token
 
 
-def _ask(request: _Request, kind: type[Answer]) -> Answer:
-    """The answer, if its status is 200; what may pass is tried again. Raises Refused."""
-    for pause in PAUSES:
+def _ask(request: _Request, kind: type[Answer], pauses: Sequence[float] | None = None) -> Answer:
+    """The answer, if its status is 200; what may pass is tried again after each of `pauses`, None = `PAUSES`. Raises Refused."""
+    for pause in PAUSES if pauses is None else pauses:
         try:
             return _ask_once(request, kind)
         except Refused as cause:

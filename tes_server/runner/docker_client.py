@@ -35,9 +35,10 @@ class Daemon:
     `url` as in the settings: "" means where the environment says, or the product's usual socket.
     """
 
-    def __init__(self, url: str, product: Product = docker_products.DOCKER) -> None:
+    def __init__(self, url: str, product: Product = docker_products.DOCKER, timeout: float = TIMEOUT) -> None:
         self.url = url
         self.product = product
+        self._timeout = timeout
         self._lock = threading.Lock()
         self._client: Any = None
 
@@ -54,7 +55,7 @@ class Daemon:
         with self._lock:
             if self._client is None:
                 address = {"base_url": self.url} if self.url else self.product.address(os.environ, os.geteuid())
-                self._client = docker.APIClient(**address, version="auto", timeout=TIMEOUT, num_pools=POOLS)
+                self._client = docker.APIClient(**address, version="auto", timeout=self._timeout, num_pools=POOLS)
             return self._client
 
     def close(self) -> None:

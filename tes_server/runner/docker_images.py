@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import docker.errors
+import msgspec
 
 from tes_server import errors
 from tes_server.runner import docker_client
@@ -25,6 +26,13 @@ Login = Callable[[str], Mapping[str, str] | None]
 """From an image to `username` and `password` for its registry; None = those of the login file, if it has any. May raise EngineError."""
 
 
+class Found(msgspec.Struct, frozen=True):
+    """An image of a daemon: its id there, and `repository@digest` of each place that it came from or, in some daemons, that its names stand for."""
+
+    id: str
+    digests: tuple[str, ...]
+
+
 def no_login(image: str) -> None:
     """The login file alone."""
 
@@ -34,13 +42,23 @@ def prepare(daemon: docker_client.Daemon, image: str, login: Login = no_login) -
 
     The daemon merges pulls of one image that run at the same time.
     """
-    found = _find(daemon, image)
+    found = find(daemon, image)
     if found is None:
         _pull(daemon, image, login(image))
-        found = _find(daemon, image)
+        found = find(daemon, image)
     if found is None:
         raise errors.EngineError(f"{image}: pulled, but not there", Code.IMAGE_ERROR, transient=True)
-    return found
+    return (found.digests or (found.id,))[0]
+
+
+def find(daemon: docker_client.Daemon, image: str) -> Found | None:
+    """What the daemon has under a name, a digest or an id; None = nothing."""
+    with daemon.ask(f"{image} cannot be looked up") as client:
+        try:
+            found = client.inspect_image(image)
+        except docker.errors.NotFound:
+            return None
+    return Found(str(found["Id"]), tuple(map(str, found.get("RepoDigests") or ())))
 
 
 def any_image(daemon: docker_client.Daemon) -> str:
@@ -63,15 +81,6 @@ def refusal(image: str, said: str) -> errors.EngineError:
     elif any(word in text for word in MISSING):
         code, transient = Code.IMAGE_NOT_FOUND, False
     return errors.EngineError(f"{image}: {said}", code, transient)
-
-
-def _find(daemon: docker_client.Daemon, image: str) -> str | None:
-    with daemon.ask(f"{image} cannot be looked up") as client:
-        try:
-            found = client.inspect_image(image)
-        except docker.errors.NotFound:
-            return None
-    return str((found.get("RepoDigests") or [found["Id"]])[0])
 
 
 def _pull(daemon: docker_client.Daemon, image: str, credentials: Mapping[str, str] | None) -> None:

@@ -6,6 +6,7 @@ It must never follow a redirect, ask twice, or say a url: there may be a signatu
 from __future__ import annotations
 
 import ipaddress
+import socket
 import ssl
 import urllib.parse
 import urllib.request
@@ -15,11 +16,18 @@ import urllib3
 
 import tes_server
 from tes_server import errors
+from tes_server.filer import connect
+from tes_server.filer.connect import Dialer
+from tes_server.filer.control import Control
+from tes_server.filer.manifest import Access
+from tes_server.filer.wording import Side
 from tes_server.runner import image_manifest
 from tes_server.telemetry import Code
 
 AT_ONCE = 8
 """Connections kept to one host: what one pull uses, and then some."""
+
+_SIDE = Side(Code.IMAGE_NOT_FOUND, Code.IMAGE_DENIED, Code.IMAGE_ERROR)
 
 
 class Passing(errors.EngineError):
@@ -31,13 +39,25 @@ class Passing(errors.EngineError):
 
 
 class Connections:
-    """To all hosts; seconds until one must have answered to a connection, and of silence. `proxies`: those of the environment. Thread-safe."""
+    """To all hosts; seconds until one must have answered to a connection, and of silence. `proxies`: those of the environment. Thread-safe.
 
-    def __init__(self, connect_timeout: float, read_timeout: float, *, proxies: bool = True) -> None:
+    `control`: connections end with it, however slowly somebody answers; and none is made to where the metadata services of
+    clouds are, or other networks that inputs may not come from.
+    """
+
+    def __init__(self, connect_timeout: float, read_timeout: float, *, proxies: bool = True, control: Control | None = None) -> None:
         timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
         known = urllib.request.getproxies_environment() if proxies else {}
         self._proxies = {scheme: _completed(known.get(scheme) or known.get("all", "")) for scheme in ("http", "https")}
         self._pools = {proxy: _pools(proxy, timeout) for proxy in {"", *self._proxies.values()} if not proxy or proxy.startswith("http")}
+        if control is not None:
+            dialer = Dialer(Access(connect_timeout=connect_timeout), control, _SIDE)
+            self._pools = {proxy: connect.dialed(pools, dialer) for proxy, pools in self._pools.items()}
+
+    def close(self) -> None:
+        """Close what is idle."""
+        for pools in self._pools.values():
+            pools.clear()
 
     def open(self, method: str, url: str, headers: Mapping[str, str], body: str | None = None) -> urllib3.BaseHTTPResponse:
         """The answer, whatever its status, with its body still to be read. `Passing`, or another EngineError."""
@@ -50,6 +70,10 @@ class Connections:
             return pools.urlopen(method, url, headers=sent, body=body, redirect=False, retries=False, preload_content=False, decode_content=False)
         except ValueError as cause:  # also urllib3's LocationValueError, which is an HTTPError as well
             raise image_manifest.unusable(f"{parts.netloc} is no address that can be asked") from cause
+        except errors.StagingError as cause:
+            raise errors.EngineError(f"{parts.netloc} is in a network that registries may not be in", cause.code) from cause
+        except errors.Canceled as cause:
+            raise Passing(f"{parts.netloc} did not answer in time") from cause
         except urllib3.exceptions.HTTPError as cause:
             raise failed(cause, parts.netloc) from cause
 
@@ -83,15 +107,15 @@ def failed(cause: Exception, host: str) -> errors.EngineError:
     """Why a connection to `host` broke."""
     reason = cause.__cause__ or cause.__context__ or cause
     if isinstance(reason, ssl.SSLCertVerificationError) or isinstance(cause, urllib3.exceptions.SSLError):
-        why = f"the certificate of {host} is not trusted here, or it does not speak TLS (SSL_CERT_FILE; for a registry: sandbox.plain_http)"
+        why = f"the certificate of {host} is not trusted here, or it does not speak TLS (SSL_CERT_FILE; for a registry: sandbox.plain_http, scan.registries)"
         return errors.EngineError(why, Code.IMAGE_ERROR)
-    if isinstance(cause, urllib3.exceptions.NameResolutionError):
+    if isinstance(cause, urllib3.exceptions.NameResolutionError) or isinstance(reason, socket.gaierror):
         return Passing(f"the name {host} cannot be resolved")
-    if isinstance(cause, urllib3.exceptions.NewConnectionError):
+    if isinstance(cause, urllib3.exceptions.NewConnectionError) or isinstance(reason, ConnectionRefusedError):
         return Passing(f"{host} refuses the connection or cannot be reached")
     if isinstance(cause, urllib3.exceptions.ProxyError):
         return Passing(f"the proxy on the way to {host} does not let us through")
-    if isinstance(cause, urllib3.exceptions.TimeoutError):
+    if isinstance(cause, urllib3.exceptions.TimeoutError) or isinstance(reason, TimeoutError):
         return Passing(f"{host} did not answer in time")
     return Passing(f"the connection to {host} broke off")
 

@@ -7,10 +7,14 @@ our secrets. What comes back is not believed here: digests and sizes are checked
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import logging
+import math
 import pathlib
 import random
 import time
+import types
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -19,11 +23,13 @@ import msgspec
 import urllib3
 
 from tes_server import errors, telemetry
+from tes_server.filer.control import Control
 from tes_server.model import image_names
 from tes_server.model.image_names import Name
 from tes_server.runner import image_connections, image_credentials, image_manifest
 from tes_server.runner.image_access import Access
 from tes_server.runner.image_connections import Connections, Passing
+from tes_server.runner.image_credentials import Login
 from tes_server.telemetry import Code
 
 logger = logging.getLogger(__name__)
@@ -61,6 +67,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """between two of them: doubled each time"""
     longest_delay: float = 30.0
     """also where a registry asks for more"""
+    longest_wait: float = math.inf
+    """where a registry asks for more than this, it is not asked again"""
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -73,16 +81,47 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    """All registries. Thread-safe."""
+    """All registries. Thread-safe.
 
-    def __init__(self, *, mirrors: tuple[Mirror, ...] = (), plain_http: frozenset[str] = frozenset(), docker_config: pathlib.Path | None, pace: Pace) -> None:
+    `addresses`: the url by which a registry is reached from here, where its name does not lead there; it is signed in to by its
+    name. `identity`: a login for registries that `docker_config` has none for.
+    """
+
+    def __init__(
+        self,
+        *,
+        mirrors: tuple[Mirror, ...] = (),
+        plain_http: frozenset[str] = frozenset(),
+        addresses: Mapping[str, str] = types.MappingProxyType({}),
+        docker_config: pathlib.Path | None,
+        identity: Callable[[str], Login | None] = lambda _registry: None,
+        pace: Pace,
+    ) -> None:
         self.pace = pace
         self._mirrors = mirrors
         self._plain_http = plain_http
-        self._docker_config = docker_config
+        self._addresses = addresses
+        self._login = functools.partial(image_credentials.find, docker_config)
+        self._identity = identity
         self._access = Access()
-        self._connections = Connections(pace.connect_timeout, pace.read_timeout)
+        self.connections = Connections(pace.connect_timeout, pace.read_timeout)
         self._aside: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def within(self, control: Control) -> Iterator[Registry]:
+        """The same, but what is asked of it in the block ends soon after `control` says so, with `Passing`."""
+        twin = copy.copy(self)
+        with control.watched():
+            twin.connections = Connections(self.pace.connect_timeout, self.pace.read_timeout, control=control)
+            with contextlib.closing(twin.connections):
+                yield twin
+
+    def reach(self, registry: str) -> None:
+        """Ask whether it is a registry at all (OCI distribution 1.1, end-1). Raises EngineError if nobody answers as one."""
+        (place,) = self._places(Name(registry=registry, repository="x"))[-1:]
+        with contextlib.closing(self._follow("GET", f"{place.origin}/v2/", {}, "")) as response:
+            if response.status not in (200, 401):
+                raise _refusal(response.status, response.headers.get("Retry-After", ""), response)
 
     def digest(self, name: Name) -> str:
         """The digest of the index or manifest that `name` leads to now, without its text."""
@@ -138,7 +177,7 @@ class Registry:
                 return question(itself)
             except Passing as cause:
                 failures += 1
-                if failures >= tries:
+                if failures >= tries or cause.after > self.pace.longest_wait:
                     raise
                 self.wait(failures, cause.after)
 
@@ -153,9 +192,9 @@ class Registry:
         for mirror in self._mirrors:
             prefix = mirror.prefix.rstrip("/")
             if whole == prefix or whole.startswith(prefix + "/"):
-                url = urllib.parse.urlsplit(mirror.url)
-                path = f"{url.path.strip('/')}/{whole.removeprefix(prefix).strip('/')}".strip("/")
-                places.append(_Place(f"{url.scheme}://{url.netloc}", path, url.netloc))
+                places.append(_place(mirror.url, whole.removeprefix(prefix)))
+        if name.registry in self._addresses:
+            return [*places, _place(self._addresses[name.registry], name.repository, name.registry)]
         plain = name.registry in self._plain_http or image_connections.is_loopback(name.registry)
         host = _HUB_HOST if name.registry == image_names.HUB else name.registry
         return [*places, _Place(f"{'http' if plain else 'https'}://{host}", name.repository, name.registry)]
@@ -168,7 +207,7 @@ class Registry:
         if response.status == 401:
             challenges = response.headers.getlist("WWW-Authenticate")
             response.close()
-            login = image_credentials.find(self._docker_config, place.login)
+            login = self._login(place.login) or self._identity(place.login)
             known = self._access.sign_in(place.origin, place.repository, ", ".join(challenges), login, self._send)
             response = self._follow(method, url, headers, known)
         if response.status in (200, 206):
@@ -180,7 +219,7 @@ class Registry:
         origin = _origin(url)
         for _ in range(HOPS + 1):
             own = {"Authorization": authorization} if authorization and _origin(url) == origin else {}
-            response = self._connections.open(method, url, {**headers, **own})
+            response = self.connections.open(method, url, {**headers, **own})
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or not location:
                 return response
@@ -193,12 +232,18 @@ class Registry:
 
     def _send(self, method: str, url: str, **what: Any) -> urllib3.BaseHTTPResponse:
         """For `image_access`: the whole answer, without following redirects."""
-        response = self._connections.open(method, url, **what)
+        response = self.connections.open(method, url, **what)
         with contextlib.closing(response):
             if response.status in _PASSING or response.status >= 500:
                 raise _refusal(response.status, response.headers.get("Retry-After", ""), None)
             data = image_connections.read(response, _LONGEST_ANSWER)
         return urllib3.HTTPResponse(data, response.headers, response.status)
+
+
+def _place(address: str, path: str, login: str = "") -> _Place:
+    """`path` below the url `address`."""
+    url = urllib.parse.urlsplit(address)
+    return _Place(f"{url.scheme}://{url.netloc}", f"{url.path.strip('/')}/{path.strip('/')}".strip("/"), login or url.netloc)
 
 
 class _Complaint(msgspec.Struct):

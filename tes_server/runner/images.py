@@ -114,6 +114,11 @@ class Images:
         known = self._cache.known(wanted)
         return self._cache.find(known.digest if known is not None else wanted.digest) if known or wanted.digest else None
 
+    def loaded(self, name: str) -> bool:
+        """Whether `name` stands for an image from a file, so that its registry is not asked."""
+        known = self._cache.known(image_names.parse(name))
+        return known is not None and known.loaded
+
     def hold(self, image: Image) -> int:
         """A descriptor; while anybody has it open, also after a fork, the image stays. EngineError, transient, if it is gone."""
         return self._cache.hold(image)

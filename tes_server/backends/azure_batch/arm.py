@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tes_server import errors
+from tes_server import azure_identity, errors
 from tes_server.backends.azure_batch import calls
 from tes_server.backends.azure_batch.pools import Json
 
@@ -35,7 +35,7 @@ class Manager:
         self._place = place
         try:
             self._client = BatchManagementClient(
-                calls.identity(place.client_id),
+                azure_identity.identity(place.client_id),
                 place.subscription,
                 base_url=place.url,
                 credential_scopes=[f"{place.url}/.default"],

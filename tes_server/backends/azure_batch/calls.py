@@ -19,7 +19,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
-from tes_server import errors
+from tes_server import azure_identity, errors
 
 CONNECT = 5.0
 """Seconds to connect."""
@@ -113,16 +113,6 @@ def account(url: str, name: str, key_variable: str, client_id: str) -> Account:
     return Account(url.rstrip("/"), name or (urllib.parse.urlsplit(url).hostname or "").partition(".")[0], key, client_id)
 
 
-def identity(client_id: str) -> Any:
-    """The identity of this machine: what azure-identity finds (workload identity, managed identity, variables, the developer's own)."""
-    import azure.identity
-
-    named = {"managed_identity_client_id": client_id, "workload_identity_client_id": client_id} if client_id else {}
-    # An authority that somebody names is trusted: asking Microsoft's whether it is known would fail in a closed network.
-    trusted = {"disable_instance_discovery": True} if os.environ.get("AZURE_AUTHORITY_HOST") else {}
-    return azure.identity.DefaultAzureCredential(**named, **trusted)
-
-
 class Calls:
     """A client of one account. Thread-safe. Requests and answers are as in REST: names in camelCase."""
 
@@ -136,7 +126,7 @@ class Calls:
         self.account = where
         self._told: tuple[datetime.datetime, float] | None = None
         self._held: dict[str, tuple[float, Refused]] = {}
-        credential = azure.core.credentials.AzureNamedKeyCredential(where.name, where.key) if where.key else identity(where.client_id)
+        credential = azure.core.credentials.AzureNamedKeyCredential(where.name, where.key) if where.key else azure_identity.identity(where.client_id)
         try:
             base64.b64decode(where.key, validate=True)
             self._client = azure.batch.BatchClient(where.url, credential, retry_total=0, connection_timeout=CONNECT, read_timeout=READ, user_agent="tes-server")

@@ -89,7 +89,7 @@ def test_a_binary_secret_and_what_is_no_arn(service: Service) -> None:
 def test_a_node_without_credentials(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(errors.StagingError, match="this node has no credentials") as raised:
+    with pytest.raises(errors.StagingError, match="no credentials of AWS are found here") as raised:
         aws.secret(ARN)
     assert (raised.value.code, raised.value.transient) == (Code.SECRET_DENIED, False)
 

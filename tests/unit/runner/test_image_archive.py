@@ -39,14 +39,6 @@ def saved(*images: tuple[Packed, list[str] | None]) -> bytes:
     return layer(*entries, entry("manifest.json", json.dumps(listed).encode()), entry("repositories", b"{}"))
 
 
-def layout(image: Packed, annotations: dict[str, str] | None = None, spoiled: bytes = b"") -> bytes:
-    """An archive of OCI's image layout."""
-    index = {"schemaVersion": 2, "manifests": [image_case.described(image.manifest, image.media_type, annotations=annotations or {})]}
-    contents = {**image.blobs, image.digest: spoiled or image.manifest}
-    files = [entry(f"blobs/sha256/{digest[7:]}", data) for digest, data in contents.items()]
-    return layer(entry("oci-layout", b'{"imageLayoutVersion": "1.0.0"}'), entry("index.json", json.dumps(index).encode()), *files)
-
-
 def plain(*contents: bytes) -> Packed:
     return pack([layer(entry(f"file{number}", data)) for number, data in enumerate(contents)], compress=bytes)
 
@@ -66,14 +58,14 @@ def test_several_images_of_docker_save(make: Maker) -> None:
 def test_a_layout_keeps_the_digest(make: Maker, compress: Any) -> None:
     image = pack([layer(entry("file", b"1"))])
     name = {"io.containerd.image.name": "docker.io/library/x:1", "org.opencontainers.image.ref.name": "1"}
-    ((known, found),) = make().load(io.BytesIO(compress(layout(image, name))))
+    ((known, found),) = make().load(io.BytesIO(compress(image_case.layout(image, name))))
     assert (known, found.digest) == ("docker.io/library/x:1", image.digest)
 
 
 def test_a_bare_tag_is_no_name(make: Maker) -> None:
     image = plain(b"1")
     images = make()
-    data = layout(image, {"org.opencontainers.image.ref.name": "latest"})
+    data = image_case.layout(image, {"org.opencontainers.image.ref.name": "latest"})
     assert images.load(io.BytesIO(data)) == [("", images.find(image.digest))]
     assert images.load(io.BytesIO(data), name="given/name")[0][0] == "docker.io/given/name:latest"
 
@@ -109,7 +101,7 @@ def test_what_was_loaded_is_asked_nobody_about(make: Maker) -> None:
         (layer(entry("x", b"{}"), entry("manifest.json", b'[{"Config": "x", "Layers": []}]')), "another"),
         (layer(link("x", "/etc/passwd"), entry("manifest.json", b'[{"Config": "x", "Layers": []}]')), "has no"),
         (layer(link("x", "x"), entry("manifest.json", b'[{"Config": "x", "Layers": []}]')), "has no x"),
-        (layout(plain(b"1"), spoiled=b"{}"), "damaged"),
+        (image_case.layout(plain(b"1"), spoiled=b"{}"), "damaged"),
         (layer(entry("index.json", b'{"manifests": [{"mediaType": "\xff"}]}')), "index.json cannot be read"),
         (layer(entry("index.json", b'{"manifests": ' + b"[" * 100_000)), "index.json cannot be read"),
     ],
@@ -133,7 +125,7 @@ def test_a_layer_of_another_image_is_refused(make: Maker) -> None:
     image, other = plain(b"1"), plain(b"2")
     digests = [json.loads(one.manifest)["layers"][0]["digest"] for one in (image, other)]
     image.blobs[digests[0]] = other.blobs[digests[1]]
-    for data in (layout(image), saved((image, None))):
+    for data in (image_case.layout(image), saved((image, None))):
         with pytest.raises(errors.EngineError, match="another than its config"):
             make().load(io.BytesIO(data))
     assert make().list() == []

@@ -1,0 +1,160 @@
+"""`base.Resolver` over look-ups that wait: a few threads, each name asked for once, answers kept for a while.
+
+No registry holds up the images of another: each gets a part of the threads only. This module must never know how a name is
+looked up.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+
+import msgspec
+
+from tes_server import errors, telemetry
+from tes_server.digests.base import Answer, Resolved, Unresolved
+from tes_server.model import image_names
+from tes_server.telemetry import Code
+
+logger = logging.getLogger(__name__)
+
+LONGEST = 600
+"""Letters of a name that is looked up: those of images are shorter, but anybody may send any text."""
+
+Key = tuple[str, str]
+"""image, backend"""
+
+
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """How long answers are good, in seconds, and how many are looked up at once."""
+
+    fresh: float = 60.0
+    """a digest"""
+    ahead: float = 40.0
+    """the age from which it is looked up anew while it is still good, so that nobody waits for it"""
+    failed: float = 8.0
+    """why there is none; longer where the registry asks for that"""
+    threads: int = 8
+    of_one: int = 3
+    """of these for one registry"""
+    waiting: int = 2000
+    """names that wait for a thread; more are left for the next time they are asked for"""
+    kept: int = 20_000
+    """answers"""
+
+
+class _Known(msgspec.Struct, frozen=True):
+    answer: Answer
+    renew: float
+    until: float
+
+
+class LookupResolver:
+    """`look` answers for an image and a backend, within some tens of seconds; `stop` makes it give up what it is at."""
+
+    def __init__(
+        self,
+        look: Callable[[str, str], Answer],
+        stop: Callable[[], None] = lambda: None,
+        times: Times = Times(),  # noqa: B008 - frozen
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._look = look
+        self._stop = stop
+        self._times = times
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: collections.OrderedDict[Key, _Known] = collections.OrderedDict()
+        self._waiting: collections.OrderedDict[Key, str] = collections.OrderedDict()
+        self._running: dict[Key, str] = {}
+        self._listeners: list[Callable[[], None]] = []
+        self._closed = False
+
+    def ask(self, images: Collection[str], backend: str) -> Mapping[str, Answer]:
+        """See `base.Resolver`."""
+        now, found = self._clock(), dict[str, Answer]()
+        with self._lock:
+            for image in images:
+                if len(image) > LONGEST:
+                    found[image] = Unresolved(Code.IMAGE_ERROR, f"{image[:80]}...: no name of an image is that long", passing=False)
+                    continue
+                key = image, backend
+                known = self._known.get(key)
+                if known is not None and now < known.until:
+                    found[image] = known.answer
+                if known is None or now >= known.renew:
+                    self._want(key)
+            self._start()
+        return found
+
+    def listen(self, done: Callable[[], None]) -> None:
+        """See `base.Resolver`."""
+        with self._lock:
+            self._listeners.append(done)
+
+    def close(self) -> None:
+        """See `base.Resolver`. What is under way ends by itself, unheard."""
+        with self._lock:
+            self._closed = True
+            self._waiting.clear()
+            self._listeners.clear()
+        self._stop()
+
+    def _want(self, key: Key) -> None:
+        if not self._closed and key not in self._running and key not in self._waiting and len(self._waiting) < self._times.waiting:
+            self._waiting[key] = _lane(key[0])
+
+    def _start(self) -> None:
+        """Give threads to those that wait, oldest first, as far as their registries have some left."""
+        busy = collections.Counter(self._running.values())
+        for key, lane in list(self._waiting.items()):
+            if len(self._running) >= self._times.threads:
+                return
+            if busy[lane] < self._times.of_one:
+                busy[lane] += 1
+                del self._waiting[key]
+                self._running[key] = lane
+                threading.Thread(target=self._run, args=key, name="tes-digest", daemon=True).start()
+
+    def _run(self, image: str, backend: str) -> None:
+        try:
+            answer = self._look(image, backend)
+        except Exception:
+            logger.exception("image.lookup.broken", extra={"fields": {"image": image, "backend": backend}})
+            answer = Unresolved(Code.IMAGE_ERROR, f"{image}: looking it up failed by a fault of this server", passing=True)
+        if isinstance(answer, Unresolved):
+            telemetry.log(logger, logging.INFO, "image.unresolved", image=image, backend=backend, code=answer.code, error=answer.message)
+        with self._lock:
+            self._keep((image, backend), answer)
+            del self._running[image, backend]
+            self._start()
+            listeners = list(self._listeners)
+        for done in listeners:
+            done()
+
+    def _keep(self, key: Key, answer: Answer) -> None:
+        now, times = self._clock(), self._times
+        if isinstance(answer, Resolved):
+            known = _Known(answer, now + times.ahead, now + times.fresh)
+        else:
+            until = now + max(times.failed, answer.after)
+            known = _Known(answer, until, until)
+            before = self._known.get(key)
+            if answer.passing and before is not None and isinstance(before.answer, Resolved) and now < before.until:
+                # Looked up ahead of time in a bad moment: what was found before is good for a while yet.
+                known = _Known(before.answer, min(until, before.until), before.until)
+        self._known[key] = known
+        self._known.move_to_end(key)
+        while len(self._known) > times.kept:
+            self._known.popitem(last=False)
+
+
+def _lane(image: str) -> str:
+    """The registry of a name; all that are none share one."""
+    try:
+        return image_names.parse(image).registry
+    except errors.EngineError:
+        return ""
