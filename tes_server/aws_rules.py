@@ -74,6 +74,8 @@ def target(settings: Settings) -> Target:
         plan_bytes=render.PLAN_BYTES,
         submit_window=SUBMIT_WINDOW,
         secrets=tuple(sorted(batch.secrets)),
+        scan_secrets=tuple(sorted(batch.scan_secrets)),
+        engine_socket=True,
     )
     return Target(policy=node_rules.policy(settings, batch.mounts), capabilities=capabilities)
 

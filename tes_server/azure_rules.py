@@ -88,6 +88,8 @@ def target(settings: Settings) -> Target:
         submit_window=SUBMIT_WINDOW,
         names_last=True,
         secrets=tuple(sorted(batch.secrets)),
+        scan_secrets=tuple(sorted(batch.scan_secrets)),
+        engine_socket=True,
     )
     return Target(policy=node_rules.policy(settings, batch.mounts), capabilities=capabilities)
 

@@ -6,6 +6,8 @@ In the cluster a `file://` url leads to a shared claim, never to a directory of 
 from __future__ import annotations
 
 import posixpath
+import re
+from collections.abc import Mapping
 
 import msgspec
 
@@ -13,7 +15,7 @@ from tes_server import errors, site_rules
 from tes_server.backends.base import Job
 from tes_server.backends.kubernetes import names, placement, program, render
 from tes_server.backends.kubernetes.seen import Bounds
-from tes_server.backends.kubernetes.site import AKS_SPOT, Claim, Gpu, Identity, Pool, Share, Site, Taint
+from tes_server.backends.kubernetes.site import AKS_SPOT, Claim, Gpu, Identity, Pool, SecretKey, Share, Site, Taint
 from tes_server.filer.manifest import Access
 from tes_server.model.task import Executor, Task
 from tes_server.plan import compiler, parameters
@@ -26,6 +28,9 @@ from tes_server.settings_kubernetes import GpuSettings, KubernetesSettings
 
 SUBMIT_WINDOW = 60.0
 """Seconds within which a submit has ended: three tries of a create, connections included."""
+
+REFERENCE = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?(/[-._A-Za-z0-9]{1,253})?"
+"""A Secret, perhaps with one of its keys, as Kubernetes takes their names."""
 
 
 def enabled(settings: Settings) -> bool:
@@ -56,6 +61,11 @@ def check(settings: Settings) -> None:
             raise errors.SettingsError("must be an absolute path below /", f"kubernetes.claims[{number}].path")
         if any(below(_directory(claim.path), taken) or below(taken, _directory(claim.path)) for taken in ("/tes", "/.tes", "/dev", "/proc", "/sys")):
             raise errors.SettingsError("is a place that the pods need themselves", f"kubernetes.claims[{number}].path")
+    site_rules.check_secrets(cluster.secrets, cluster.scan_secrets, "kubernetes")
+    for table, references in (("secrets", cluster.secrets), ("scan_secrets", cluster.scan_secrets)):
+        for name, reference in references.items():
+            if not re.fullmatch(REFERENCE, reference):
+                raise errors.SettingsError("must be SECRET or SECRET/KEY: the name of a Secret in the tasks' namespace", f"kubernetes.{table}.{name}")
     if settings.spool.url:
         site_rules.check_spool(settings)
 
@@ -72,6 +82,9 @@ def target(settings: Settings) -> Target:
         plan_bytes=render.PLAN_BYTES,
         submit_window=SUBMIT_WINDOW,
         names_last=True,
+        secrets=tuple(sorted(cluster.secrets)),
+        scan_secrets=tuple(sorted(cluster.scan_secrets)),
+        secret_keys={name: not found.key for name, found in {**_secrets(cluster.secrets), **_secrets(cluster.scan_secrets)}.items()},
     )
     return Target(policy=policy(settings), capabilities=capabilities)
 
@@ -125,6 +138,8 @@ def site(settings: Settings) -> Site:
         identity=identity,
         stage_environment=cluster.stage_environment,
         stage_secrets=cluster.stage_secrets,
+        secrets=_secrets(cluster.secrets),
+        scan_secrets=_secrets(cluster.scan_secrets),
         stage=msgspec.structs.replace(usual, most_ram_bytes=int(cluster.stage_ram_gb * GB)),
         cpu_limit=cluster.cpu_limit,
         claims=_claims(settings),
@@ -156,6 +171,14 @@ def trial(settings: Settings) -> Job:
     whole = target(settings)
     task = Task(executors=(Executor(image="busybox", command=("true",)),))
     return render.render(compiler.compile_task(task, "trial", 1, "", whole.policy, whole.capabilities).plan, site(settings))
+
+
+def _secrets(references: Mapping[str, str]) -> dict[str, SecretKey]:
+    found = {}
+    for name, reference in references.items():
+        secret, _, key = reference.partition("/")
+        found[name] = SecretKey(secret, key)
+    return found
 
 
 def _claims(settings: Settings) -> tuple[Claim, ...]:

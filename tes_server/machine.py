@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from tes_server import errors, site_rules
 from tes_server.plan.compiler import GB
 from tes_server.plan.policy import Capabilities, Target
+from tes_server.runner import local_secrets
 from tes_server.runner.engine import Engine
 from tes_server.runner.images import Images
 from tes_server.runner.site import Site
@@ -30,6 +32,16 @@ SUBMIT_WINDOW = 10.0
 def enabled(settings: Settings) -> bool:
     """True if tasks run on this machine."""
     return settings.local.enabled
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings of this machine that contradict each other: SettingsError with the key at fault. What its engine can do, that tells."""
+    local = settings.local
+    site_rules.check_secrets(local.secrets, local.scan_secrets, "local")
+    for key, references in (("secrets", local.secrets), ("scan_secrets", local.scan_secrets)):
+        for name, reference in references.items():
+            if not reference.startswith("/") and not re.fullmatch(rf"{local_secrets.VARIABLE}[A-Za-z_][A-Za-z0-9_]*", reference):
+                raise errors.SettingsError("must be the absolute path of a file or directory, or env:VARIABLE", f"local.{key}.{name}")
 
 
 def data_directory(settings: Settings) -> pathlib.Path:
@@ -111,6 +123,9 @@ def capabilities(settings: Settings) -> Capabilities:
         ram_bytes=int(local.ram_gb * GB) or memory * 9 // 10,
         disk_bytes=int(local.disk_gb * GB) or shutil.disk_usage(data_directory(settings)).free,
         gpus=local.gpus,
+        secrets=tuple(sorted(local.secrets)),
+        scan_secrets=tuple(sorted(local.scan_secrets)),
+        engine_socket=local.engine in ("docker", "podman"),
         host_image=local.engine == "sandbox" and settings.sandbox.allow_host,
         submit_window=SUBMIT_WINDOW,
     )
@@ -123,6 +138,9 @@ def site(settings: Settings) -> Site:
         live_roots=site_rules.live_roots(settings),
         tail_bytes=settings.tasks.tail_bytes,
         grace=settings.local.grace,
+        secrets=settings.local.secrets,
+        scan_secrets=settings.local.scan_secrets,
+        look=local_secrets.look,
     )
 
 

@@ -30,6 +30,7 @@ def check(settings: Settings, batch: AwsBatchSettings | AzureBatchSettings, tabl
         raise errors.SettingsError("must be bridge or none: in the hosts' own network tasks would reach their credentials", f"{table}.network")
     for number, mount in enumerate(batch.mounts):
         _check_mount(mount.path, batch.work, f"{table}.mounts[{number}].path")
+    site_rules.check_secrets(batch.secrets, batch.scan_secrets, table)
     if not settings.spool.url:
         raise errors.SettingsError("must be named: plans go to the hosts through it, and reports come back", "spool.url")
     site_rules.check_spool(settings)
@@ -57,6 +58,7 @@ def site(settings: Settings, batch: AwsBatchSettings | AzureBatchSettings, run: 
         work=directory(batch.work),
         network=batch.network,
         secrets=batch.secrets,
+        scan_secrets=batch.scan_secrets,
         client_id=client_id,
     )
 

@@ -136,6 +136,11 @@ class LocalSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """GPUs that one task may ask for (Docker engine with its GPU runtime)."""
     grace: Amount = 10.0
     """Seconds between TERM and KILL when a task is stopped."""
+    secrets: dict[str, str] = {}
+    """What tasks may name as `secret://NAME` in `executors[].env`, and where each is kept: `/path` of a file, or of a directory, whose files are its keys
+    (`secret://NAME/FILE`), or `env:VARIABLE` of this server's environment."""
+    scan_secrets: dict[str, str] = {}
+    """The same for scans of images (`scan.env`), which tasks may not name. No name is in both."""
     lost_after: Pause = 900.0
     """Several servers on one store: seconds of silence after which a machine is given up. What ran there is tried again (`retries.lost`)."""
 

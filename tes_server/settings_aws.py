@@ -82,6 +82,8 @@ class AwsBatchSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Further environment variables of the runner: endpoints, proxies."""
     secrets: dict[str, str] = {}
     """What tasks may name as `secret://NAME` in `executors[].env`: the ARN of each in AWS Secrets Manager."""
+    scan_secrets: dict[str, str] = {}
+    """The same for scans of images (`scan.env`), which tasks may not name. No name is in both."""
     share: str = ""
     """Share identifier of all jobs, for queues with a fair-share policy. `owner` = the task's owner."""
     shares: tuple[str, ...] = ()

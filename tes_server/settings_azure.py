@@ -96,6 +96,8 @@ class AzureBatchSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=
     """Further environment variables of the runner: endpoints, proxies."""
     secrets: dict[str, str] = {}
     """What tasks may name as `secret://NAME` in `executors[].env`: the url of each in Azure Key Vault (`https://vault.vault.azure.net/secrets/name`)."""
+    scan_secrets: dict[str, str] = {}
+    """The same for scans of images (`scan.env`), which tasks may not name. No name is in both."""
     priorities: dict[str, Priority] = {}
     """Priorities (-1000 to 1000) of the Batch jobs that tasks may choose by backend_parameters `priority`, by the name that they give."""
     node_client_id: str = ""

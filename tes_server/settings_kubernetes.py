@@ -56,6 +56,11 @@ class KubernetesSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=
     """Secrets whose keys become environment variables where inputs and outputs are moved: credentials that [[storage]] tables name."""
     stage_environment: dict[str, str] = {}
     """Further environment variables there."""
+    secrets: dict[str, str] = {}
+    """What tasks may name as `secret://NAME/KEY` in `executors[].env`: the Secret in their namespace, which has the key KEY; or `SECRET/KEY`, for
+    `secret://NAME` alone."""
+    scan_secrets: dict[str, str] = {}
+    """The same for scans of images (`scan.env`), which tasks may not name. No name is in both."""
     stage_ram_gb: Pause = 2.0
     """Most memory (10^9 bytes) for moving inputs and outputs of one task."""
     one_container: bool = True

@@ -11,6 +11,7 @@ import posixpath
 import re
 import socket
 import urllib.parse
+from collections.abc import Mapping
 
 import msgspec
 
@@ -49,6 +50,17 @@ def check(settings: Settings) -> None:
         _check_archive(settings.retention.archive, settings)
     for number, mirror in enumerate(settings.sandbox.mirrors):
         _check_mirror(mirror, f"sandbox.mirrors[{number}]")
+
+
+def check_secrets(tasks: Mapping[str, str], scans: Mapping[str, str], table: str) -> None:
+    """Refuse lists of secrets of the table `table` that make no sense: SettingsError with the key at fault, never with a value."""
+    for key, names in (("secrets", tasks), ("scan_secrets", scans)):
+        for name in names:
+            if not name or "/" in name:
+                raise errors.SettingsError("must be named without a slash: what follows one is a key of the secret", f"{table}.{key}.{name}")
+    for name in scans:
+        if name in tasks:
+            raise errors.SettingsError("is among those of tasks already: a scanner's credentials are for nobody else", f"{table}.scan_secrets.{name}")
 
 
 def _loopback(host: str) -> bool:

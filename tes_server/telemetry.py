@@ -37,6 +37,7 @@ class Code(enum.StrEnum):
     SECRET_NOT_FOUND = "SECRET_NOT_FOUND"
     SECRET_DENIED = "SECRET_DENIED"
     SECRET_ERROR = "SECRET_ERROR"
+    SCAN_FAILED = "SCAN_FAILED"
     DISK_FULL = "DISK_FULL"
     EXECUTOR_FAILED = "EXECUTOR_FAILED"
     COMMAND_NOT_FOUND = "COMMAND_NOT_FOUND"
@@ -76,6 +77,7 @@ ADVICE: dict[Code, str] = {
     Code.SECRET_NOT_FOUND: "check the name of the secret, or its key; ask who runs the server what it leads to",
     Code.SECRET_DENIED: "ask who runs the server to let tasks' nodes read the secret",
     Code.SECRET_ERROR: "read the words before; where the store of secrets did not answer, it is asked again",
+    Code.SCAN_FAILED: "nothing is known of the image; ask who runs the server to look at its scanner",
     Code.DISK_FULL: "ask for more disk_gb, or ask who runs the server for a larger disk",
     Code.EXECUTOR_FAILED: "look at the command's stderr",
     Code.COMMAND_NOT_FOUND: "the command is run without a shell; check that its first word is in the image",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Mapping
+import types
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -17,7 +18,7 @@ from tes_server.errors import Invalid, TooLarge
 from tes_server.model.task import Executor, FileType, Input, Output, Resources, Task
 from tes_server.plan import mounts, parameters, paths, secret_names, wildcards
 from tes_server.plan.policy import HOST_IMAGE, Capabilities, Policy
-from tes_server.plan.steps import Collect, Execute, Fetch, Limits, Mount, Placement, Plan, StageIn, StageOut
+from tes_server.plan.steps import Collect, Execute, Fetch, Findings, Limits, Mount, Placement, Plan, StageIn, StageOut
 
 LONGEST_ARGUMENT = 128 * 1024 - 1
 """Linux takes no single argument or environment string of 128 KiB or more (MAX_ARG_STRLEN)."""
@@ -38,6 +39,9 @@ GB = 1_000_000_000
 """TES 1.1 writes GB; ram and disk are counted in 10^9 bytes."""
 
 
+_NONE: Mapping[str, str] = types.MappingProxyType({})
+
+
 class Compiled(msgspec.Struct, frozen=True):
     """A plan, the task as it is to be stored (unsupported backend_parameters taken out), and warnings for system_logs."""
 
@@ -46,8 +50,22 @@ class Compiled(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-def compile_task(task: Task, task_id: str, attempt: int, owner: str, policy: Policy, capabilities: Capabilities) -> Compiled:
-    """Check a task against the site's policy and a backend's capabilities, and plan one attempt of it. Raises Invalid and TooLarge."""
+def compile_task(
+    task: Task,
+    task_id: str,
+    attempt: int,
+    owner: str,
+    policy: Policy,
+    capabilities: Capabilities,
+    *,
+    images: Mapping[str, str] = _NONE,
+    findings: Findings | None = None,
+) -> Compiled:
+    """Check a task against the site's policy and a backend's capabilities, and plan one attempt of it. Raises Invalid and TooLarge.
+
+    `images`: from the name of an image to what is to run in its place, pinned by digest; names that are not there run as they are.
+    `findings`: the task is a scan of an image, by the server itself.
+    """
     if not task.executors:
         raise Invalid("must hold at least one executor", "/executors")
     inputs, outputs, volumes = task.inputs or (), task.outputs or (), task.volumes or ()
@@ -61,17 +79,19 @@ def compile_task(task: Task, task_id: str, attempt: int, owner: str, policy: Pol
     for number, item in enumerate(inputs):
         layout.input(item, f"/inputs/{number}")
     for number, executor in enumerate(task.executors):
-        _check_executor(executor, f"/executors/{number}", capabilities)
+        _check_executor(executor, f"/executors/{number}", capabilities, capabilities.scan_secrets if findings else capabilities.secrets)
         layout.executor(executor, f"/executors/{number}")
     for number, output in enumerate(outputs):
         layout.output(output, f"/outputs/{number}")
+    if findings is not None:
+        layout.report(findings.path)
     layout.check()
     plan = Plan(
         task_id=task_id,
         attempt=attempt,
         stage_in=StageIn(directories=layout.directories(), inputs=tuple(layout.fetches)),
-        executors=tuple(layout.executions()),
-        stage_out=StageOut(outputs=layout.collects),
+        executors=tuple(_pinned(layout.executions(), images)),
+        stage_out=StageOut(outputs=layout.collects, findings=findings),
         mounts=layout.mounts(),
         limits=reserve(task.resources, given, policy, capabilities),
         placement=_placement(task.resources, given),
@@ -196,6 +216,10 @@ class _Layout:
             raise Invalid(f"wildcards cannot be collected from {inside}, which images own; let the task write below a directory of its own", f"{pointer}/path")
         self._outputs.append(Collect(path=path, url=url, shown=output.url, type=kind, prefix=prefix, field=pointer))
 
+    def report(self, path: str) -> None:
+        """A scanner's own file: its directory is made, and is the volume's."""
+        self._directory(paths.parent(path))
+
     def _prefix(self, path: str, given: str | None, pointer: str) -> str:
         """path_prefix of an output with wildcards; where it is missing, the deepest literal parent (row 22)."""
         literal = wildcards.literal_parent(path)
@@ -257,6 +281,12 @@ class _Layout:
         return mounts.mounts(self.roots, files, self._live)
 
 
+def _pinned(executors: Iterable[Execute], images: Mapping[str, str]) -> Iterator[Execute]:
+    for step in executors:
+        pinned = images.get(step.image, step.image)
+        yield step if pinned == step.image else msgspec.structs.replace(step, image=pinned, named=step.image)
+
+
 def _at_or_above(path: str, places: Mapping[str, str]) -> str:
     """The deepest of `places` that is `path` or above it, or ""."""
     while path not in places:
@@ -266,7 +296,7 @@ def _at_or_above(path: str, places: Mapping[str, str]) -> str:
     return path
 
 
-def _check_executor(executor: Executor, pointer: str, capabilities: Capabilities) -> None:
+def _check_executor(executor: Executor, pointer: str, capabilities: Capabilities, secrets: Collection[str]) -> None:
     image = executor.image
     if len(image) > LONGEST_IMAGE or not IMAGE.fullmatch(image):
         raise Invalid(f"is not the name of an image: {paths.shorten(image)}", f"{pointer}/image")
@@ -282,7 +312,7 @@ def _check_executor(executor: Executor, pointer: str, capabilities: Capabilities
             raise Invalid(f"{paths.shorten(name)} cannot be the name of an environment variable", f"{pointer}/env")
         place = f"{pointer}/env/{paths.pointer_part(name)}"
         size += _check_string(f"{name}={value}", place)
-        if why := secret_names.refusal(value, capabilities.secrets):
+        if why := secret_names.refusal(value, secrets, capabilities.secret_keys):
             raise Invalid(why, place)
     if size > LONGEST_COMMAND:
         raise Invalid(

@@ -29,6 +29,12 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """platform-specific backend_parameters that it takes, by lower-case key"""
     secrets: tuple[str, ...] = ()
     """what tasks may name as `secret://NAME` in `executors[].env`"""
+    scan_secrets: tuple[str, ...] = ()
+    """what scans may name so, and nobody else"""
+    secret_keys: dict[str, bool] = {}
+    """of some of both lists: whether a key of it must be named, or may not be"""
+    engine_socket: bool = False
+    """a scanner can be given the socket of the container engine"""
     host_image: bool = False
     """the image `host` is allowed"""
     plan_bytes: int = 0

@@ -5,10 +5,13 @@ A plan holds only these names; the runner looks them up where the task runs. Pur
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import types
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 SCHEME = "secret://"
+
+_NONE: Mapping[str, bool] = types.MappingProxyType({})
 
 
 class SecretName(NamedTuple):
@@ -26,11 +29,18 @@ def read(value: str) -> SecretName | None:
     return SecretName(name, key)
 
 
-def refusal(value: str, known: Collection[str]) -> str:
-    """Why a task may not have a value in its `env`, where `known` are the secrets that there are for it; "" if it may."""
+def refusal(value: str, known: Collection[str], keys: Mapping[str, bool] = _NONE) -> str:
+    """Why a task may not have a value in its `env`, where `known` are the secrets that there are for it; "" if it may.
+
+    `keys`: of which of them a key must be named, and of which none may be.
+    """
     wanted = read(value)
-    if wanted is None or wanted.name in known:
+    if wanted is None:
         return ""
+    if wanted.name in known:
+        if keys.get(wanted.name, bool(wanted.key)) == bool(wanted.key):
+            return ""
+        return f"must name a key of the secret: secret://{wanted.name}/KEY" if keys[wanted.name] else f"must not name a key: the secret {wanted.name} has none"
     if not known:
         return "asks for a secret, and this backend has none for tasks"
     # Who wrote the secret itself here by mistake must not find it in a log.

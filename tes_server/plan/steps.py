@@ -22,6 +22,7 @@ class MountKind(enum.StrEnum):
     ROOT = "ROOT"  #: the directory VOLUME + path, read-write, shared by all executors
     FILE = "FILE"  #: the single input file VOLUME + path, read-only: an input directly in an image's own directory
     LIVE = "LIVE"  #: a directory of the site (`source`, an absolute host path) read-write, not copied (clients.md row 28)
+    ENGINE = "ENGINE"  #: the API socket of the container engine that runs the executor: only ever for a scanner, who has it owns the machine
 
 
 class Mount(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -71,7 +72,10 @@ class StageIn(msgspec.Struct, frozen=True, omit_defaults=True, tag="STAGE_IN"):
 
 
 class Execute(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag="EXECUTOR"):
-    """Run argv in an image, without a shell. `workdir` "" = the image's own. `copies`: see `Collect.inside`."""
+    """Run argv in an image, without a shell. `workdir` "" = the image's own. `copies`: see `Collect.inside`.
+
+    `image` is what runs: a digest where the name was looked up before. `named` is then what the task calls it.
+    """
 
     index: int
     image: str
@@ -83,12 +87,29 @@ class Execute(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag
     stderr: str = ""
     ignore_error: bool = False
     copies: tuple[str, ...] = ()
+    named: str = ""
+
+    @property
+    def shown_image(self) -> str:
+        """The image as the task names it."""
+        return self.named or self.image
+
+
+class Findings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The executor is a scanner of images: which one (a name of `scan.scanners`), and the file of the volume that it leaves its raw report in."""
+
+    scanner: str
+    path: str
 
 
 class StageOut(msgspec.Struct, frozen=True, omit_defaults=True, tag="STAGE_OUT"):
-    """Take `outputs` from the volume to their urls. Runs after every failure that leaves the volume alive."""
+    """Take `outputs` from the volume to their urls. Runs after every failure that leaves the volume alive.
+
+    `findings`: this is no task of a user's but a scan. What the scanner found is told, in our own words (`scan.report`), as its stdout.
+    """
 
     outputs: tuple[Collect, ...] = ()
+    findings: Findings | None = None
 
 
 Step = StageIn | Execute | StageOut

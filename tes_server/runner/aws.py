@@ -42,7 +42,7 @@ class Refused(Exception):
 
 
 def secret(reference: str) -> str:
-    """`node_secrets.Look` for ARNs of Secrets Manager."""
+    """`vault.Look` for ARNs of Secrets Manager."""
     found = SECRET.fullmatch(reference)
     if found is None:
         raise errors.StagingError("what it leads to is no ARN of AWS Secrets Manager", Code.SECRET_ERROR)

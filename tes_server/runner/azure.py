@@ -99,7 +99,7 @@ class Refused(Exception):
 
 
 def secret(reference: str, client_id: str = "") -> str:
-    """`node_secrets.Look` for urls of Key Vault. `client_id`: of the managed identity to ask as, "" = the only one that the node has."""
+    """`vault.Look` for urls of Key Vault. `client_id`: of the managed identity to ask as, "" = the only one that the node has."""
     found = SECRET.fullmatch(reference)
     if found is None:
         raise errors.StagingError("what it leads to is no url of a secret in Azure Key Vault", Code.SECRET_ERROR)

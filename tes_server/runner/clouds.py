@@ -13,7 +13,7 @@ from tes_server.telemetry import Code
 
 
 def secret(reference: str, client_id: str = "") -> str:
-    """`node_secrets.Look` for ARNs of AWS Secrets Manager and urls of Azure Key Vault. `client_id`: `node.NodeSite.client_id`."""
+    """`vault.Look` for ARNs of AWS Secrets Manager and urls of Azure Key Vault. `client_id`: `node.NodeSite.client_id`."""
     if reference.startswith("arn:"):
         return aws.secret(reference)
     if reference.startswith("https:"):

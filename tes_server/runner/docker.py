@@ -50,7 +50,7 @@ class DockerEngine:
     `url` as in the settings ("" = where `product` usually is). `data` identifies this server's data directory among those
     that use the daemon. `open_files`: let tes-step open results for other users; by default where this process is not root
     and could not read them else. `program`: tes-step where the daemon finds it, if that is not where this process does.
-    `gpus`: ids of those that executors get; () = any. `piped`: environments hold secrets, which the daemon is not to know.
+    `gpus`: ids of those that executors get; () = any.
     `login`: what a registry wants that the login file of this process does not have.
 
     The image's USER may be anybody: the record directory is made 0777, the volume's directories are by whoever stages in.
@@ -68,7 +68,6 @@ class DockerEngine:
         open_files: bool | None = None,
         program: pathlib.Path | None = None,
         gpus: tuple[str, ...] = (),
-        piped: bool = False,
         login: Login = docker_images.no_login,
     ) -> None:
         self.name = product.name
@@ -80,7 +79,6 @@ class DockerEngine:
         self._open_files = os.geteuid() != 0 if open_files is None else open_files
         self._program = program
         self._gpus = gpus
-        self._piped = piped
         self._login = login
 
     def check(self) -> str:
@@ -121,11 +119,11 @@ class DockerEngine:
         if records.start(cell.record) is not None:
             return
         _make_room(cell)
-        if self._piped:
+        if cell.secret:
             docker_env.make(cell)
         if self._create(cell):
             self._start(cell)
-        if self._piped:
+        if cell.secret:
             docker_env.give(cell, lambda: self.state(cell) is CellState.RUNNING)
 
     def _start(self, cell: Cell) -> None:
@@ -289,7 +287,6 @@ class DockerEngine:
             grace=self._grace,
             open_files=self._open_files,
             gpus=self._gpus,
-            piped=self._piped,
         )
 
 

@@ -12,6 +12,7 @@ import docker.errors
 import msgspec
 
 from tes_server import errors
+from tes_server.model import image_names
 from tes_server.runner import docker_client
 from tes_server.telemetry import Code
 
@@ -43,6 +44,8 @@ def prepare(daemon: docker_client.Daemon, image: str, login: Login = no_login) -
     The daemon merges pulls of one image that run at the same time.
     """
     found = find(daemon, image)
+    if found is None and image_names.is_digest(image):
+        raise errors.EngineError(f"{image}: the image with this id is not there any more", Code.IMAGE_NOT_FOUND, transient=True)
     if found is None:
         _pull(daemon, image, login(image))
         found = find(daemon, image)

@@ -20,7 +20,7 @@ STEP = "/.tes/step"
 """Where executors find tes-step; below a directory that no image has and no task may name by accident."""
 RECORD = "/.tes/record"
 PIPE = "env"
-"""Named pipe in a record: through it tes-step is given the environment where `Site.piped`."""
+"""Named pipe in a record: through it tes-step is given an environment that holds secrets: the daemon writes what it knows of a container to its disk."""
 VOLUME = "/.tes/volume"
 """The whole volume, mounted only where a step has copies: their targets lie outside of the task's own mounts."""
 WIPED = "/.tes/wiped"
@@ -62,8 +62,6 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     """the server is not root: tes-step gives it access to the files that the container's users make"""
     gpus: tuple[str, ...] = ()
     """ids of the GPUs that an executor with GPUs gets, all of them; () = the daemon gives as many as it asks for"""
-    piped: bool = False
-    """the environment holds secrets: it is not given to the daemon, which writes what it knows of a container to its disk"""
 
 
 def container(cell: Cell, site: Site) -> dict[str, Any]:
@@ -73,7 +71,7 @@ def container(cell: Cell, site: Site) -> dict[str, Any]:
         "Image": step.image,
         "Entrypoint": [STEP],
         "Cmd": [*_options(cell, site), "--", *step.argv],
-        "Env": [] if site.piped else variables(cell),
+        "Env": [] if cell.secret else variables(cell),
         "Labels": {**cell.labels, CELL_LABEL: cell.name, DATA_LABEL: site.data},
         # An image's health check would run its shell beside the command, within the command's limits.
         "Healthcheck": {"Test": ["NONE"]},
@@ -125,7 +123,7 @@ def _options(cell: Cell, site: Site) -> list[str]:
     """The options of tes-step, without `--`."""
     step = cell.step
     words = ["--record", RECORD, "--tail", str(cell.tail_bytes), "--grace", f"{site.grace:.3f}"]
-    if site.piped:
+    if cell.secret:
         words += ["--env-add", f"{RECORD}/{PIPE}"]
     for path in COUNTERS if cell.limits.ram_bytes else ():
         words += ["--oom", path]

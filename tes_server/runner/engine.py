@@ -33,6 +33,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     image: str = ""
     """what `Engine.prepare` returned for `step.image`, so that this is what runs; "" = what that name means now"""
     labels: dict[str, str] = {}
+    secret: bool = False
+    """`step.env` holds secrets, which may lie on no disk and be in no answer of the engine's"""
     tail_bytes: int = 10240
     """how many bytes of head, and as many of tail, are kept of stdout and of stderr"""
 

@@ -96,6 +96,12 @@ class Images:
 
         EngineError IMAGE_NOT_FOUND, IMAGE_DENIED, IMAGE_ERROR, DISK_FULL; `transient` where it may pass.
         """
+        if image_names.is_digest(name):  # of one that was loaded from a file: no registry has it
+            image = self.find(name)
+            if image is None:
+                raise errors.EngineError(f"{name}: the image with this digest is not here any more", Code.IMAGE_NOT_FOUND, transient=True)
+            self._cache.touch(image)
+            return image
         wanted = image_names.parse(name)
         with self._turn(wanted), _about(name):
             return self._look(wanted) or self._resolve(wanted)

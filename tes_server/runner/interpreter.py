@@ -25,7 +25,7 @@ from tes_server.filer.progress import Direction, Progress
 from tes_server.model.run import Phase, Reason, Report
 from tes_server.model.task import ExecutorLog, OutputFileLog
 from tes_server.plan.steps import Plan
-from tes_server.runner import failure, site
+from tes_server.runner import failure, findings, records, site, vault
 from tes_server.runner.attempt import Attempt, Staged, boot_id
 from tes_server.runner.engine import Cell, CellState, Engine, Exit
 from tes_server.runner.failure import Failure
@@ -67,6 +67,7 @@ class Interpreter:
         self._notices: list[str] = []
         self._staged: Staged | None = None
         self._progress: Progress | None = None
+        self._vault = site.vault_of(plan, shared)
         self._removed: set[str] = set()
 
     # -- from other threads -----------------------------------------------------------------------------------------
@@ -117,12 +118,14 @@ class Interpreter:
             if self._timer is not None:
                 self._timer.cancel()
         outputs: tuple[OutputFileLog, ...] = ()
+        logs = tuple(self._log(cell, ended) for cell, ended in self._exits)
         if self._staged is not None and not self._abandoned():
             outputs, found = self._stage_out(found)
+            logs, found = findings.settle(self.plan.stage_out.findings, self._attempt.volume, logs, found)
         if self._abandoned():
             found = self._halted()
         report = Report(
-            executors=tuple(self._log(cell, ended) for cell, ended in self._exits),
+            executors=logs,
             outputs=outputs,
             reason=found.reason if found else None,
             transient=found.transient if found else False,
@@ -164,7 +167,7 @@ class Interpreter:
                     return self._lost_with_the_machine(all_cells)
             if self._staged is None:
                 self._staged = self._stage_in()
-            return self._execute([msgspec.structs.replace(cell, image=self._staged.images[cell.step.image]) for cell in all_cells])
+            return self._execute([msgspec.structs.replace(cell, image=self._staged.images[cell.step.shown_image]) for cell in all_cells])
         except errors.Canceled:
             return self._halted()
         except errors.StagingError as cause:
@@ -187,7 +190,9 @@ class Interpreter:
     def _stage_in(self) -> Staged:
         self._move(Phase.STAGING)
         site.check_live(self.plan, self._site)
-        images = {image: self._prepare(image) for image in dict.fromkeys(step.image for step in self.plan.executors)}
+        for step in filter(vault.wanted, self.plan.executors):
+            self._vault.opened(step)  # one that cannot be had is told before anything is fetched
+        images = {step.shown_image: self._prepare(step.image) for step in {step.shown_image: step for step in self.plan.executors}.values()}
         with self._moving("in") as progress:
             notices = transfer.stage_in(self.plan.stage_in, self._attempt.volume, self._site.access, self._stopped, progress)
         staged = Staged(images, notices, boot_id())
@@ -215,8 +220,8 @@ class Interpreter:
                 if not self._may_go_on(cell):
                     return self._halted()
                 try:
-                    ended = self._command(cell)
-                except (errors.EngineError, OSError):
+                    ended = self._command(self._with_secrets(cell))
+                except (errors.EngineError, errors.StagingError, OSError):
                     self._remove(cell)  # when the end of the attempt is told, nothing of it may run
                     raise
             if ended is not None:
@@ -229,6 +234,12 @@ class Interpreter:
             if ended.code != 0 and not cell.step.ignore_error:
                 return failure.of_command(cell.step, cell.limits.ram_bytes, ended)
         return None
+
+    def _with_secrets(self, cell: Cell) -> Cell:
+        """What has begun has them, and goes on even if they cannot be had any more."""
+        if not vault.wanted(cell.step) or records.start(cell.record) is not None:
+            return cell
+        return msgspec.structs.replace(cell, step=self._vault.opened(cell.step), secret=True)
 
     def _may_go_on(self, cell: Cell) -> bool:
         """False if the attempt is to stop and this cell has not begun. One that has begun is always seen to its end."""

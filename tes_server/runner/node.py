@@ -71,6 +71,8 @@ class NodeSite(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Docker network mode of executors: bridge or none"""
     secrets: dict[str, str] = {}
     """what executors may name as `secret://NAME`, and where it is kept: never the secret itself"""
+    scan_secrets: dict[str, str] = {}
+    """the same for scanners of images alone"""
     client_id: str = ""
     """Azure: which of the node's managed identities reads secrets and pulls images; empty = the only one that it has"""
 

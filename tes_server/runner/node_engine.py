@@ -19,8 +19,8 @@ def connect(work: str) -> DockerEngine:
     return DockerEngine(f"unix://{node.SOCKET}", work)
 
 
-def for_attempt(site: NodeSite, program: pathlib.Path, environment: Mapping[str, str], *, secrets: bool) -> DockerEngine:
-    """The daemon, for executors of one attempt. `program`: tes-step on the node. `environment`: the runner's. `secrets`: theirs hold some."""
+def for_attempt(site: NodeSite, program: pathlib.Path, environment: Mapping[str, str]) -> DockerEngine:
+    """The daemon, for executors of one attempt. `program`: tes-step on the node. `environment`: the runner's."""
     return DockerEngine(
         f"unix://{node.SOCKET}",
         site.work,
@@ -28,7 +28,6 @@ def for_attempt(site: NodeSite, program: pathlib.Path, environment: Mapping[str,
         grace=site.grace,
         program=program,
         gpus=gpus(environment.get(node.GPUS, "")),
-        piped=secrets,
         login=functools.partial(clouds.login, client_id=site.client_id),
     )
 

@@ -26,7 +26,7 @@ from tes_server.filer.spool import Spool
 from tes_server.model import run as names
 from tes_server.model.run import Reason, Report
 from tes_server.plan.steps import Plan
-from tes_server.runner import clouds, failure, node, node_engine, node_secrets, node_sweep
+from tes_server.runner import clouds, failure, node, node_engine, node_sweep
 from tes_server.runner.attempt import Attempt
 from tes_server.runner.docker import DockerEngine
 from tes_server.runner.failure import Failure
@@ -156,7 +156,7 @@ def _run(order: Order, environment: Mapping[str, str], stop: threading.Event) ->
             program = place.program()
         except OSError as cause:
             return _publish(order, failure.report(_of_disk(cause), _now(), _now()), stop)
-        engine = node_engine.for_attempt(order.site, program, environment, secrets=node_secrets.wanted(plan))
+        engine = node_engine.for_attempt(order.site, program, environment)
         return _attempt(order, plan, place, engine, kept, stop)
     finally:
         lock.release()
@@ -190,15 +190,18 @@ def _report(order: Order, plan: Plan, attempt: Attempt, engine: DockerEngine, ke
             if (found := _lacks_disk(order.site, plan)) is not None:
                 return failure.report(found, began, _now())
             attempt.create(msgspec.json.encode(plan))
-        # From here on the plan in memory is the only one that holds secrets.
-        plan = node_secrets.resolve(plan, order.site.secrets, functools.partial(clouds.secret, client_id=order.site.client_id))
     except OSError as cause:
         return failure.report(_of_disk(cause), began, _now())
-    except errors.StagingError as cause:
-        return failure.report(failure.of_staging(cause), began, _now())
     site = order.site
     shared = Site(
-        access=site.access, live_roots=site.live_roots, tail_bytes=site.tail_bytes, grace=site.grace, labels={node.LABEL: order.name, node.RUN: order.run}
+        access=site.access,
+        live_roots=site.live_roots,
+        tail_bytes=site.tail_bytes,
+        grace=site.grace,
+        labels={node.LABEL: order.name, node.RUN: order.run},
+        secrets=site.secrets,
+        scan_secrets=site.scan_secrets,
+        look=functools.partial(clouds.secret, client_id=site.client_id),
     )
     interpreter = Interpreter(attempt, plan, engine, shared, _now, lambda: None)
 

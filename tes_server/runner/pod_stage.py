@@ -22,8 +22,9 @@ from tes_server.filer import spool, spool_place, transfer, wording
 from tes_server.filer.manifest import Collected
 from tes_server.model.run import Reason, Report, Tails
 from tes_server.model.task import ExecutorLog, OutputFileLog
+from tes_server.plan import secret_names
 from tes_server.plan.steps import Execute, Plan
-from tes_server.runner import failure, pod, pod_end, pod_report, records, site
+from tes_server.runner import failure, findings, pod, pod_end, pod_report, records, site
 from tes_server.runner.failure import Failure
 from tes_server.runner.pod import Order
 from tes_server.runner.pod_end import Ending
@@ -106,7 +107,7 @@ def _prepare(order: Order, places: Places, end: float) -> None:
             directory = places.step(executor.index)
             directory.mkdir(mode=0o777, parents=True, exist_ok=True)
             (directory / pod.ARGV).write_bytes(_strings(executor.argv))
-            (directory / pod.ENV).write_bytes(_strings(f"{name}={value}" for name, value in executor.env.items()))
+            (directory / pod.ENV).write_bytes(_strings(f"{name}={value}" for name, value in executor.env.items() if secret_names.read(value) is None))
     finally:
         os.umask(umask)
     kept = places.control / pod.KEPT_ORDER
@@ -144,17 +145,19 @@ def stage_out(places: Places, stopped: Callable[[], bool], clock: Clock, tell: C
     if found is None or found.reason is not Reason.LOST:
         ran = any(log.exit_code is not None for log in logs)
         outputs, found, notices = _collect(plan, order, places, found, stopped, ran=ran)
+        logs, found = findings.settle(plan.stage_out.findings, places.volume, logs, found)
     report = failure.report(found, staged.start_time, clock())
-    return order, msgspec.structs.replace(report, executors=tuple(logs), outputs=outputs, notices=(*staged.notices, *notices))
+    images = {executor.named: executor.image for executor in plan.executors if executor.named}
+    return order, msgspec.structs.replace(report, executors=logs, outputs=outputs, notices=(*staged.notices, *notices), images=images)
 
 
-def _await_executors(order: Order, places: Places, stopped: Callable[[], bool]) -> tuple[list[ExecutorLog], Failure | None]:
+def _await_executors(order: Order, places: Places, stopped: Callable[[], bool]) -> tuple[tuple[ExecutorLog, ...], Failure | None]:
     """The logs of all executors that were started, and the first failure that counts."""
     logs: list[ExecutorLog] = []
     for executor in order.plan.executors:
         record = places.step(executor.index)
         if not _await_lock(record, stopped):
-            return logs, failure.from_outside(f"executor {executor.index} was still to be started")
+            return tuple(logs), failure.from_outside(f"executor {executor.index} was still to be started")
         records.await_end(record)
         try:
             log, found = _ended(order, executor, record)
@@ -163,8 +166,8 @@ def _await_executors(order: Order, places: Places, stopped: Callable[[], bool]) 
         if log is not None:
             logs.append(log)
         if found is not None:
-            return logs, found
-    return logs, None
+            return tuple(logs), found
+    return tuple(logs), None
 
 
 def _await_lock(record: pathlib.Path, stopped: Callable[[], bool]) -> bool:

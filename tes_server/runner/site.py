@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Mapping
 
 import msgspec
 
@@ -12,8 +13,10 @@ from tes_server.filer.manifest import Access
 from tes_server.model import run
 from tes_server.plan.paths import below
 from tes_server.plan.steps import Mount, MountKind, Plan
+from tes_server.runner import vault
 from tes_server.runner.attempt import Attempt
 from tes_server.runner.engine import Cell
+from tes_server.runner.vault import Look, Vault
 from tes_server.telemetry import Code
 
 
@@ -25,6 +28,11 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     tail_bytes: int = 10240
     grace: float = 10.0
     labels: dict[str, str] = {}
+    secrets: Mapping[str, str] = {}
+    """what executors may name as `secret://NAME`, and where it is kept: references for `look`"""
+    scan_secrets: Mapping[str, str] = {}
+    """the same for scanners of images, who have no other, and nobody else has these"""
+    look: Look = vault.nothing
 
 
 def cells(attempt: Attempt, plan: Plan, site: Site) -> list[Cell]:
@@ -43,6 +51,11 @@ def cells(attempt: Attempt, plan: Plan, site: Site) -> list[Cell]:
         )
         for step in plan.executors
     ]
+
+
+def vault_of(plan: Plan, site: Site) -> Vault:
+    """The secrets that an attempt may have."""
+    return Vault(site.scan_secrets if plan.stage_out.findings else site.secrets, site.look)
 
 
 def attempt_of(cell: str) -> str:

@@ -12,7 +12,8 @@ import http.server
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -27,6 +28,8 @@ from tes_server.model.task import Task
 from tes_server.plan import compiler
 from tes_server.plan.paths import Sites
 from tes_server.plan.policy import Policy
+from tes_server.plan.steps import Findings
+from tes_server.scan import base, report
 from tests.clock import utc
 
 PATIENCE = 60.0
@@ -45,10 +48,20 @@ class Driven:
     def executor(self, script: str, **fields: Any) -> dict[str, Any]:
         return {"image": self.image, "command": ["/bin/sh", "-c", script], **fields}
 
-    def start(self, *executors: dict[str, Any], attempt: int = 1, task_id: str = "", **fields: Any) -> Handle:
+    def start(
+        self,
+        *executors: dict[str, Any],
+        attempt: int = 1,
+        task_id: str = "",
+        images: Mapping[str, str] = types.MappingProxyType({}),
+        findings: Findings | None = None,
+        **fields: Any,
+    ) -> Handle:
         fields.setdefault("resources", {"cpu_cores": 0.5, "ram_gb": 0.25})
         task = views.with_types(msgspec.convert({"executors": list(executors), **fields}, Task))
-        plan = compiler.compile_task(task, task_id or new_id(utc()), attempt, "o", self.policy, self.backend.capabilities).plan
+        plan = compiler.compile_task(
+            task, task_id or new_id(utc()), attempt, "o", self.policy, self.backend.capabilities, images=images, findings=findings
+        ).plan
         job = self.backend.render(plan)
         assert self.backend.render(plan) == job, "rendering is pure"
         answer = self.backend.submit([job])[job.name]
@@ -135,6 +148,20 @@ class BackendContract:
         assert (site / "copy").read_text() == "one\ntwo\n"
         assert (site / "env").read_text() == "x  y"
         assert all(log.start_time and log.end_time and log.start_time <= log.end_time for log in report.executors)
+
+    def test_a_scan_is_told_in_our_words(self, driven: Driven) -> None:
+        found = {"VulnerabilityID": "CVE-1", "PkgName": "openssl", "Severity": "HIGH"}
+        body = {"SchemaVersion": 2, "ArtifactName": "i", "ArtifactType": "container_image", "Results": [{"Target": "t", "Vulnerabilities": [found] * 3}]}
+        write = f"echo loud; printf '%s' '{msgspec.json.encode(body).decode()}' > {base.REPORT}"
+        findings = Findings("trivy", base.REPORT)
+        handles = [driven.start(driven.executor(script), findings=findings) for script in (write, "echo '<html>' > /scan/report.json", "echo no >&2; exit 1")]
+        good, garbage, failed = (driven.end(handle) for handle in handles)
+        driven.backend.release(handles)
+        assert good.reason is None, good
+        assert report.decode(good.executors[0].stdout or "").counts == {"HIGH": 1}
+        assert (garbage.reason, garbage.code, garbage.transient) == (Reason.STAGING, "SCAN_FAILED", False)
+        assert failed.reason is Reason.EXIT
+        assert failed.message.endswith("exit code 1: no")
 
     def test_argv_is_given_as_it_is(self, driven: Driven, site: pathlib.Path) -> None:
         words = ["", "a b", "'", '"', "$HOME", "*", "`id`", "\n", "ü", "x" * 100_000, "-n"]

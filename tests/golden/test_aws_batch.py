@@ -20,7 +20,7 @@ from tes_server.plan import compiler
 from tes_server.plan.objects import rule_of
 from tes_server.plan.paths import Sites
 from tes_server.plan.policy import Capabilities, Policy, Values
-from tes_server.plan.steps import Plan
+from tes_server.plan.steps import Findings, Plan
 from tes_server.runner.node import NodeSite
 
 HERE = pathlib.Path(__file__).parent
@@ -109,6 +109,18 @@ def test_job(name: str, task: dict[str, Any], site: Site, request: pytest.Fixtur
     body = rendered(task, site)
     check(body)
     compare(name, body, request)
+
+
+def test_a_scan(request: pytest.FixtureRequest) -> None:
+    """What a task is, with a plan that says whose report there is to read, and secrets that tasks do not have."""
+    site = msgspec.structs.replace(FULL, node=msgspec.structs.replace(FULL.node, scan_secrets={"CONSOLE": "arn:aws:secretsmanager:x:1:secret:prisma"}))
+    capable = msgspec.structs.replace(CAPABILITIES, scan_secrets=("CONSOLE",))
+    task = msgspec.convert({"executors": [{"image": "s@sha256:" + "1" * 64, "command": ["scan"], "env": {"P": "secret://CONSOLE/password"}}]}, Task)
+    findings = Findings("twistcli", "/scan/report.json")
+    plan = compiler.compile_task(task, "0123456789abcdefghjkmnpqrs", 1, "tes-server.scan", POLICY, capable, findings=findings).plan
+    body = json.loads(render.render(plan, site).body)
+    check(body)
+    compare("scan", body, request)
 
 
 def test_limits_of_the_service() -> None:

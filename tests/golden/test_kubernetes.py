@@ -10,14 +10,14 @@ import msgspec
 import pytest
 
 from tes_server.backends.kubernetes import containers, names, render
-from tes_server.backends.kubernetes.site import Claim, Gpu, Identity, Pool, Program, Site, Taint
+from tes_server.backends.kubernetes.site import Claim, Gpu, Identity, Pool, Program, SecretKey, Site, Taint
 from tes_server.filer.manifest import Access
 from tes_server.model import views
 from tes_server.model.task import Task
 from tes_server.plan import compiler
 from tes_server.plan.paths import SitePath, Sites
 from tes_server.plan.policy import Capabilities, Policy, Values
-from tes_server.plan.steps import Plan
+from tes_server.plan.steps import Findings, Plan
 from tes_server.runner import pod
 from tes_server.runner.pod import PodSite
 
@@ -146,8 +146,40 @@ def test_tasks_that_need_more_have_it(more: dict[str, Any]) -> None:
     assert "initContainers" in msgspec.json.decode(render.render(plan_of(LONE), spool).body)["job"]["spec"]["template"]["spec"]
 
 
+SCAN: dict[str, Any] = {
+    "executors": [
+        {"image": "scanner@sha256:" + "1" * 64, "command": ["trivy", "image", "i@sha256:" + "2" * 64], "env": {"TOKEN": "secret://console/token", "A": "b"}}
+    ],
+    "resources": {"cpu_cores": 1, "ram_gb": 2},
+}
+
+
+def test_a_scan(request: pytest.FixtureRequest) -> None:
+    """With volumes and stage-out, who reads its report; with the secrets of scans, which tasks do not have."""
+    site = msgspec.structs.replace(ALONE, scan_secrets={"console": SecretKey("prisma")}, secrets={"portal": SecretKey("portal", "token")})
+    capable = msgspec.structs.replace(CAPABILITIES, scan_secrets=("console",), secrets=("portal",))
+    task = msgspec.convert(SCAN, Task)
+    findings = Findings("trivy", "/scan/report.json")
+    plan = compiler.compile_task(task, "0123456789abcdefghjkmnpqrs", 1, "tes-server.scan", POLICY, capable, findings=findings).plan
+    compare("scan", render.render(plan, site).body, request)
+
+
+def test_secrets_are_the_nodes_to_fetch() -> None:
+    """In a pod of one container too: in no argument, order or file, but by reference."""
+    site = msgspec.structs.replace(ALONE, secrets={"portal": SecretKey("keys", "portal"), "db": SecretKey("db")})
+    capable = msgspec.structs.replace(CAPABILITIES, secrets=("portal", "db"))
+    task = msgspec.convert({"executors": [{"image": "a", "command": ["x"], "env": {"P": "secret://portal", "D": "secret://db/pw", "E": "e"}}]}, Task)
+    body = render.render(compiler.compile_task(task, "t", 1, "o", POLICY, capable).plan, site).body
+    [container] = msgspec.json.decode(body)["job"]["spec"]["template"]["spec"]["containers"]
+    assert container["env"] == [
+        {"name": "P", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "portal"}}},
+        {"name": "D", "valueFrom": {"secretKeyRef": {"name": "db", "key": "pw"}}},
+    ]
+    assert [word for word in container["args"] if word.startswith(("E=", "P=", "D="))] == ["E=e"]
+
+
 def test_no_golden_file_is_left_over() -> None:
-    assert {path.stem for path in (HERE / "jobs").iterdir()} == {*TASKS, "everything", "shared-volume", "alone"}
+    assert {path.stem for path in (HERE / "jobs").iterdir()} == {*TASKS, "everything", "shared-volume", "alone", "scan"}
 
 
 def specs() -> Iterator[Any]:
@@ -172,7 +204,8 @@ def test_no_executor_sees_a_token_a_secret_or_the_order() -> None:
         forbidden = {names.IDENTITY, names.ORDER}
         for container in executors(spec):
             assert not {mount["name"] for mount in container["volumeMounts"]} & forbidden
-            assert not {"env", "envFrom"} & container.keys()
+            assert "envFrom" not in container
+            assert all(variable["valueFrom"].keys() == {"secretKeyRef"} for variable in container.get("env", ()))
             for mount in container["volumeMounts"]:
                 whole = mount["name"] == names.CONTROL and not mount.get("subPath", "").startswith(("bin", "steps/"))
                 assert not whole or "initContainers" not in spec, "the order lies at the top of the control volume"

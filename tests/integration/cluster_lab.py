@@ -58,7 +58,7 @@ class Lab:
         made = KubernetesBackend(
             self.cluster.connect(),
             Site(namespace=self.namespace, server=site.name, image=self.cluster.server_image, **given),
-            Capabilities(submit_window=60.0),
+            Capabilities(submit_window=60.0, secrets=tuple(fields.get("secrets", ())), scan_secrets=tuple(fields.get("scan_secrets", ()))),
             utc,
             bounds=bounds,
             kept=kept,

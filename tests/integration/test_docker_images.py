@@ -111,3 +111,14 @@ def test_an_image_that_was_there_just_now_is_not_looked_for(engine: DockerEngine
     monkeypatch.setattr(docker_engine, "FRESH", -1.0)
     engine.prepare(image)
     assert looks == [image, image]
+
+
+def test_an_image_by_its_id(engine: DockerEngine) -> None:
+    """One that no registry has is pinned so; nothing is pulled."""
+    with engine._daemon.ask("the id") as client:
+        known = client.inspect_image("tes-test/busybox")["Id"]
+    full = known if known.startswith("sha256:") else f"sha256:{known}"
+    assert engine.prepare(full)
+    with pytest.raises(errors.EngineError, match="not there any more") as caught:
+        engine.prepare("sha256:" + "0" * 64)
+    assert (caught.value.code, caught.value.transient) == (Code.IMAGE_NOT_FOUND, True)

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from tes_server.backends.kubernetes.seen import Bounds
+from tes_server.backends.kubernetes.site import SecretKey
 from tes_server.filer import spool_place
 from tes_server.filer.manifest import Access
 from tes_server.model.run import Phase, Reason
@@ -43,6 +44,31 @@ def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def driven(lab: Lab) -> Iterator[Driven]:
     with lab.driven() as made:
         yield made
+
+
+class TestSecrets:
+    def test_only_the_command_sees_one(self, lab: Lab) -> None:
+        """In a pod of one container, and in one with stage steps."""
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"token": "c4n4ry"}}
+        lab.cluster.make(f"{lab.core}/secrets", secret)
+        with lab.driven(secrets={"whole": SecretKey("keys", "token"), "keyed": SecretKey("keys")}) as driven:
+            script = 'echo "$TOKEN" | md5sum; echo "$A"'
+            alone = start(driven, driven.executor(script, env={"TOKEN": "secret://whole", "A": "a"}))
+            staged = start(driven, driven.executor(script, env={"TOKEN": "secret://keyed/token", "A": "a"}), inputs=INPUT)
+            for handle in (alone, staged):
+                report = driven.end(handle)
+                assert report.reason is None, report
+                assert (report.executors[0].stdout or "").split() == [hashlib.md5(b"c4n4ry\n").hexdigest(), "-", "a"]
+                assert "c4n4ry" not in str(lab.pod(handle))
+            driven.backend.release([alone, staged])
+
+    def test_one_that_is_not_there(self, lab: Lab) -> None:
+        with lab.driven(secrets={"gone": SecretKey("no-such-secret")}, bounds=Bounds(config=2.0)) as driven:
+            handle = start(driven, driven.executor("true", env={"A": "secret://gone/key"}))
+            seen = driven.until(handle, lambda seen: seen.phase is Phase.ENDED)
+            assert (seen.reason, seen.code) == (Reason.REJECTED, "SECRET_NOT_FOUND")
+            assert '"no-such-secret" not found' in seen.message
+            driven.backend.release([handle])
 
 
 class TestSize:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 import shutil
+import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,8 +14,9 @@ import pytest
 from tes_server.backends.local import driver as local_driver
 from tes_server.backends.local.driver import LocalBackend
 from tes_server.filer.manifest import Access
-from tes_server.model.run import Reason
+from tes_server.model.run import Handle, Reason
 from tes_server.plan.policy import Capabilities
+from tes_server.runner import local_secrets
 from tes_server.runner.docker import DockerEngine
 from tes_server.runner.engine import Engine
 from tes_server.runner.sandbox import SandboxEngine
@@ -22,6 +26,7 @@ from tests.contract.backend_contract import BackendContract, Driven
 from tests.integration.daemons import Daemon
 
 IMAGE = "tes-test/busybox"
+CANARY = f"s3cr3t-{uuid.uuid4().hex}"
 
 
 class LocalContract(BackendContract):
@@ -44,8 +49,12 @@ class LocalContract(BackendContract):
     def make(self, data: pathlib.Path, engine: Engine, site: pathlib.Path) -> Callable[[], LocalBackend]:
         def made() -> LocalBackend:
             access = Access(roots=(str(site),), closed=())
-            runner = Site(access=access, live_roots=(str(site / "live"),), grace=2.0)
-            capabilities = Capabilities(cpus=2, ram_bytes=4 * 10**9, disk_bytes=10**9, gpus=0, host_image=engine.name == "sandbox")
+            (data.parent / "token").write_text(f"{CANARY}\n")
+            kept = {"token": str(data.parent / "token")}
+            runner = Site(access=access, live_roots=(str(site / "live"),), grace=2.0, secrets=kept, look=local_secrets.look)
+            capabilities = Capabilities(
+                cpus=2, ram_bytes=4 * 10**9, disk_bytes=10**9, gpus=0, host_image=engine.name == "sandbox", secrets=tuple(kept), scan_secrets=tuple(kept)
+            )
             backend = LocalBackend(data, engine, runner, capabilities, utc)
             backend.resume()
             return backend
@@ -86,6 +95,26 @@ class LocalContract(BackendContract):
         backend.cancel([good, bad])
         assert {driven.end(good).reason, driven.end(bad).reason} == {Reason.CANCELED}
 
+    def test_only_the_command_sees_a_secret(self, driven: Driven, data: pathlib.Path) -> None:
+        script = 'echo "$TOKEN" | md5sum; echo up > up; while [ ! -e go ]; do sleep 0.05; done'
+        handle = driven.start(driven.executor(script, workdir="/work", env={"TOKEN": "secret://token", "A": "b"}))
+        backend = driven.backend
+        assert isinstance(backend, LocalBackend)
+        work = backend.attempt(handle.name).volume / "work"
+        driven.until(handle, lambda _: (work / "up").exists())
+        found = subprocess.run(["grep", "-rl", "--devices=skip", CANARY, data], check=False, capture_output=True, text=True)
+        assert found.stdout == ""
+        assert CANARY not in self.known(handle)
+        (work / "go").touch()
+        report = driven.end(handle)
+        assert report.reason is None, report
+        assert (report.executors[0].stdout or "").split()[0] == hashlib.md5(f"{CANARY}\n".encode()).hexdigest()
+        assert CANARY not in str(report)
+
+    def known(self, handle: Handle) -> str:
+        """What the engine tells of an executor to whoever asks."""
+        return ""
+
     def test_out_of_memory(self, driven: Driven, engine: Engine) -> None:
         if not self.limits_memory(engine):
             pytest.skip("this engine cannot limit memory here")
@@ -107,12 +136,17 @@ class TestDocker(LocalContract):
     @pytest.fixture
     def engine(self, data: pathlib.Path, daemon: Daemon) -> Iterator[DockerEngine]:
         self.limits = daemon.limits
+        self.daemon = daemon
         with daemon.engine(data.parent.name, grace=2.0) as engine:
             yield engine
             assert engine.survey() == [], "containers were left behind"
 
     def limits_memory(self, engine: Engine) -> bool:
         return self.limits
+
+    def known(self, handle: Handle) -> str:
+        with self.daemon.engine("look", grace=2.0) as engine, engine._daemon.ask("what it knows") as client:
+            return str(client.inspect_container(f"{handle.name}-0"))
 
     def test_a_missing_image_ends_at_once_with_the_daemons_words(self, driven: Driven) -> None:
         report = driven.run({"image": "tes-test/no-such-image:1", "command": ["x"]})

@@ -78,12 +78,14 @@ def test_what_tasks_may_choose() -> None:
             "aws_batch.shares": ["a", "b"],
             "aws_batch.priorities": {"urgent": 900},
             "aws_batch.secrets": {"TOKEN": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:token"},
+            "aws_batch.scan_secrets": {"CONSOLE": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:prisma"},
         }
     )
     aws_rules.check(known)
     capabilities = aws_rules.target(known).capabilities
     assert capabilities.parameters == {"queue": Values(choices=("big",)), "share": Values(choices=("a", "b")), "priority": Values(choices=("urgent",))}
-    assert capabilities.secrets == ("TOKEN",)
+    assert (capabilities.secrets, capabilities.scan_secrets) == (("TOKEN",), ("CONSOLE",))
+    assert aws_rules.site(known).node.scan_secrets == {"CONSOLE": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:prisma"}
     assert not capabilities.names_last
     assert aws_rules.site(known).chosen == {"big": Queues(regular="big-regular", spot="big-spot")}
     assert aws_rules.target(made()).capabilities.parameters == {}

@@ -8,7 +8,7 @@ import pytest
 
 from tes_server import cluster_rules, configuration, errors, settings
 from tes_server.backends.kubernetes import names
-from tes_server.backends.kubernetes.site import AKS_SPOT, Claim, Gpu, Pool, Taint
+from tes_server.backends.kubernetes.site import AKS_SPOT, Claim, Gpu, Pool, SecretKey, Taint
 from tes_server.plan.policy import Values
 
 CLAIMS = [{"name": "data", "path": "/data/"}, {"name": "reference", "path": "/reference", "read_only": True}]
@@ -32,6 +32,10 @@ def made(**tree: Any) -> settings.Settings:
         ({"kubernetes.claims": [{"name": "a", "path": "a"}]}, "kubernetes.claims[0].path"),
         ({"kubernetes.claims": [{"name": "a", "path": "/a"}, {"name": "b", "path": "/"}]}, "kubernetes.claims[1].path"),
         ({"kubernetes.claims": [{"name": "a", "path": "/tes/control"}]}, "kubernetes.claims[0].path"),
+        ({"kubernetes.secrets": {"a/b": "c"}}, "kubernetes.secrets.a/b"),
+        ({"kubernetes.secrets": {"a": "Portal"}}, "kubernetes.secrets.a"),
+        ({"kubernetes.scan_secrets": {"a": "portal/"}}, "kubernetes.scan_secrets.a"),
+        ({"kubernetes.secrets": {"a": "x"}, "kubernetes.scan_secrets": {"a": "y"}}, "kubernetes.scan_secrets.a"),
         ({"spool.url": "s3://bucket"}, "spool.url"),
         ({"spool.url": "s3://bucket/x", "storage": [{"url": "s3://bucket"}]}, "spool.url"),
         ({"spool.url": "s3://bucket/x", "storage": [{"url": "s3://bucket", "tasks": False}]}, "spool.url"),
@@ -85,6 +89,16 @@ def test_gpus_of_several_types() -> None:
     assert site.gpu_of("") == Gpu()
     assert site.gpu_of("a100") == Gpu(pool=Pool(labels={"sku": "a100"}, taints=(Taint(key="sku", value="gpu"),)))
     assert site.gpu_of("h100") is None
+
+
+def test_secrets_of_tasks_and_those_of_scans() -> None:
+    known = made(**{"kubernetes.secrets": {"portal": "portal", "token": "keys/token"}, "kubernetes.scan_secrets": {"console": "prisma"}})
+    cluster_rules.check(known)
+    capable, site = cluster_rules.target(known).capabilities, cluster_rules.site(known)
+    assert (capable.secrets, capable.scan_secrets) == (("portal", "token"), ("console",))
+    assert capable.secret_keys == {"portal": True, "token": False, "console": True}
+    assert site.secrets == {"portal": SecretKey("portal"), "token": SecretKey("keys", "token")}
+    assert site.scan_secrets == {"console": SecretKey("prisma")}
 
 
 def test_bounds_of_a_task_and_its_parameters() -> None:

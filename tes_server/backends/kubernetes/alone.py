@@ -33,11 +33,11 @@ class Alone(msgspec.Struct, frozen=True):
 
 
 def fits(plan: Plan, site: Site) -> bool:
-    """True if a task may run so. With a spool none does: whoever has one wants reports that outlive the pod."""
+    """True if a task may run so. With a spool none does: whoever has one wants reports that outlive the pod. Nor a scan: somebody must read its report."""
     if site.program is None or site.shared.spool or len(plan.executors) != 1 or not site.uses_node(plan):
         return False
     [step] = plan.executors
-    if plan.stage_in.inputs or plan.stage_out.outputs or step.stdin or step.stdout or step.stderr or step.copies:
+    if plan.stage_in.inputs or plan.stage_out.outputs or plan.stage_out.findings or step.stdin or step.stdout or step.stderr or step.copies:
         return False
     roots = {mount.path for mount in plan.mounts if mount.kind is MountKind.ROOT}
     if len(roots) < len(plan.mounts) or not all(path in roots or below(step.workdir, path) for path in plan.stage_in.directories):
@@ -90,6 +90,7 @@ def report(alone: Alone, pod: PodObject, logged: Told | None) -> tuple[Report | 
         executors=(log,) if log else (),
         start_time=seen.start_time or ended.started_at,
         end_time=seen.ended.end_time if seen.ended else ended.finished_at,
+        images={alone.executor.named: alone.executor.image} if alone.executor.named else {},
     )
     if found is not None:
         made = msgspec.structs.replace(made, reason=found.reason, transient=found.transient, code=found.code, message=found.message)

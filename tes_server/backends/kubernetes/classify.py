@@ -7,6 +7,7 @@ left no record, a node that was taken away, a bound of ours that was over. This 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 
 import msgspec
 
@@ -116,7 +117,7 @@ def _report(pod: PodObject) -> tuple[Report | Elsewhere | None, str]:
 
 def _reported(seen: Seen, pod: PodObject | None, report: Report) -> Observation:
     if pod is not None:
-        report = msgspec.structs.replace(_with_memory(report, pod), images=_images(pod))
+        report = msgspec.structs.replace(_with_memory(report, pod), images=_images(pod, report.images))
     if report.reason is Reason.LOST:  # ended from outside: the report does not know why
         stop = seen.stop
         why = _stopped(stop) if stop else _outside(seen, pod) if pod else None
@@ -144,10 +145,12 @@ def _with_memory(report: Report, pod: PodObject) -> Report:
     )
 
 
-def _images(pod: PodObject) -> dict[str, str]:
-    """Image as the task names it -> what ran."""
+def _images(pod: PodObject, pinned: Mapping[str, str]) -> dict[str, str]:
+    """Image as the task names it -> what ran. `pinned`: from such names to what the pod was told in their place."""
     named = {container.name: container.image for container in pod.spec.containers}
-    return {named[name]: status.image_id for name, status in pod.statuses.items() if names.index_of(name) is not None and status.image_id and name in named}
+    ran = {named[name]: status.image_id for name, status in pod.statuses.items() if names.index_of(name) is not None and status.image_id and name in named}
+    shown = {image: ran[target] for image, target in pinned.items() if target in ran}
+    return {**{image: what for image, what in ran.items() if image not in pinned.values()}, **shown}
 
 
 # -- without one ------------------------------------------------------------------------------------------------------

@@ -1,16 +1,19 @@
 """The containers of a task's pod: stage-in, the executors, stage-out; or one alone. Pure.
 
-An executor runs a stranger's program: it must never get a token, a Secret, the order, or a volume that is not the task's.
+An executor runs a stranger's program: it must never get a token, a Secret that the site has not listed for tasks, the order, or a volume that is not
+the task's.
 """
 
 from __future__ import annotations
 
 import math
 import posixpath
+from collections.abc import Mapping
 from typing import Any
 
 from tes_server.backends.kubernetes import names
-from tes_server.backends.kubernetes.site import Share, Site
+from tes_server.backends.kubernetes.site import SecretKey, Share, Site
+from tes_server.plan import secret_names
 from tes_server.plan.paths import below
 from tes_server.plan.steps import Execute, Mount, MountKind, Plan
 from tes_server.runner import pod
@@ -72,7 +75,8 @@ def alone(plan: Plan, step: Execute, site: Site) -> Container:
     if step.workdir:
         arguments += ["--workdir", step.workdir]
     for name, value in step.env.items():
-        arguments += ["--env", f"{name}={value}"]
+        if secret_names.read(value) is None:
+            arguments += ["--env", f"{name}={value}"]
     return {
         **_executor(plan, step, site, mounts),
         "command": [f"{pod.BIN_MOUNT}/{names.PROGRAM}"],
@@ -87,6 +91,7 @@ def literal(text: str) -> str:
 
 def _executor(plan: Plan, step: Execute, site: Site, mounts: list[dict[str, Any]]) -> Container:
     return {
+        **_secrets(step, site.scan_secrets if plan.stage_out.findings else site.secrets),
         "name": names.executor(step.index),
         "image": step.image,
         "imagePullPolicy": site.pull_policy,
@@ -94,6 +99,17 @@ def _executor(plan: Plan, step: Execute, site: Site, mounts: list[dict[str, Any]
         "securityContext": _security(site),
         "volumeMounts": mounts,
     }
+
+
+def _secrets(step: Execute, known: Mapping[str, SecretKey]) -> Container:
+    """Variables whose values the node fetches when it makes the container: nobody else sees them."""
+    variables = []
+    for variable, value in step.env.items():
+        name = secret_names.read(value)
+        if name is not None:
+            found = known[name.name]  # the compiler refuses others
+            variables.append({"name": variable, "valueFrom": {"secretKeyRef": {"name": found.secret, "key": found.key or name.key}}})
+    return {"env": variables} if variables else {}
 
 
 def _manner(site: Site) -> list[str]:

@@ -57,6 +57,13 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     authority: str = "https://login.microsoftonline.com/"
 
 
+class SecretKey(msgspec.Struct, frozen=True):
+    """A Secret in the tasks' namespace, and the key of it that is meant; "" = whoever asks for it names the key."""
+
+    secret: str
+    key: str = ""
+
+
 class Program(msgspec.Struct, frozen=True, kw_only=True):
     """tes-step in the cluster: the ConfigMap that holds it, and the nodes that it runs on."""
 
@@ -87,6 +94,10 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     stage_environment: dict[str, str] = {}
     stage_secrets: tuple[str, ...] = ()
     """Secrets whose keys become variables of stage containers: credentials of stores"""
+    secrets: dict[str, SecretKey] = {}
+    """what executors may name as `secret://NAME`, and where it is kept"""
+    scan_secrets: dict[str, SecretKey] = {}
+    """the same for scanners of images, who have no other, and nobody else has these"""
     stage: Share = Share(cpus=0.02, ram_bytes=64 * MiB, most_cpus=2.0, most_ram_bytes=2048 * MiB)
     token: Share = Share(cpus=0.001, ram_bytes=4 * MiB)
     """what executors behind the first ask for; they may use what the task may"""

@@ -24,6 +24,9 @@ IMAGE = HOPELESS_IMAGE | {"ErrImagePull", "ImagePullBackOff", "ImageInspectError
 
 CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError", "PreStartHookError", "PostStartHookError"})
 
+NO_SECRET = re.compile(r'secret "[^"]*" not found|couldn\'t find key .* in Secret')
+"""What the kubelet says where a variable's secret is not there."""
+
 NO_START = frozenset({"StartError", "ContainerCannotRun"})
 """Terminated reasons of a container whose first program was never run: it leaves neither lock nor record."""
 
@@ -130,7 +133,8 @@ def _container(status: ContainerStatus, pod: PodObject, phase: Phase, now: datet
             return _waits(phase, Code.WAITING_BACKEND, f"the server's own image: {words}", since, now, bound, Reason.BACKEND, transient=True)
         return _waits(phase, code, f"image {image}: {words}", since, now, bound, Reason.IMAGE, transient=code is Code.IMAGE_ERROR and not hopeless)
     if waiting.reason in CONFIG:
-        return _waits(phase, Code.WAITING_BACKEND, f"{what}: {words}", since, now, bounds.config, Reason.REJECTED, end_code=Code.REJECTED)
+        end = Code.SECRET_NOT_FOUND if index is not None and NO_SECRET.search(words) else Code.REJECTED
+        return _waits(phase, Code.WAITING_BACKEND, f"{what}: {words}", since, now, bounds.config, Reason.REJECTED, end_code=end)
     return None
 
 

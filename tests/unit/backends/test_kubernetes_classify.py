@@ -161,6 +161,15 @@ class TestWaits:
                 Reason.REJECTED,
                 "REJECTED",
             ),
+            (
+                {"pod": executor_waits("CreateContainerConfigError", 'secret "portal" not found')},
+                BOUNDS.config,
+                20,
+                "WAITING_BACKEND",
+                'secret "portal" not found',
+                Reason.REJECTED,
+                "SECRET_NOT_FOUND",
+            ),
             ({"job": job()}, BOUNDS.start, 0, "WAITING_BACKEND", "no pod", Reason.BACKEND, "WAITING_BACKEND"),
             ({"job": job(suspend=True)}, BOUNDS.capacity, 0, "WAITING_CAPACITY", "queue", Reason.CAPACITY, "WAITING_CAPACITY"),
             (
@@ -296,6 +305,17 @@ class TestEndedWithReport:
         report = look(pod=pod("Succeeded", ended(), [ended(), ended()], told(GOOD))).observation.report
         assert report is not None
         assert report.images == {f"image-{n}:1": f"registry.example/image-{n}@sha256:{'1' * 64}" for n in (0, 1)}
+
+    def test_images_that_ran_pinned_are_told_by_the_names_of_the_task(self) -> None:
+        """`image-0:1` is what the pod was told; the task calls it otherwise, and one image has two names."""
+        report = msgspec.structs.replace(GOOD, images={"a:1": "image-0:1", "a:2": "image-0:1"})
+        seen = look(pod=pod("Succeeded", ended(), [ended(), ended()], told(report))).observation.report
+        assert seen is not None
+        assert seen.images == {
+            "a:1": f"registry.example/image-0@sha256:{'1' * 64}",
+            "a:2": f"registry.example/image-0@sha256:{'1' * 64}",
+            "image-1:1": f"registry.example/image-1@sha256:{'1' * 64}",
+        }
 
     def test_a_long_report_is_packed(self) -> None:
         long = Report(executors=(ExecutorLog(exit_code=0, stdout="all work and no play\n" * 1000),))

@@ -13,7 +13,7 @@ from tes_server.model.task import Task
 from tes_server.plan import compiler, objects, parameters, paths
 from tes_server.plan.paths import SitePath, Sites
 from tes_server.plan.policy import Capabilities, Policy, Values
-from tes_server.plan.steps import Mount, MountKind, Plan
+from tes_server.plan.steps import Findings, Mount, MountKind, Plan
 
 POLICY = Policy(sites=Sites(paths=(SitePath("/site", "file:///data/site"),), roots=("/data",)))
 CAPABILITIES = Capabilities(cpus=4, ram_bytes=8 * compiler.GB, disk_bytes=50 * compiler.GB, gpus=0)
@@ -128,6 +128,35 @@ def test_secrets_stay_names_in_the_plan_and_must_be_known() -> None:
             compiled(capable, executors=one(env={"A": value}))
         assert raised.value.pointer == "/executors/0/env/A"
         assert raised.value.public == "asks for a secret that is not there for tasks; there is api-key, db"
+
+
+def test_a_platform_says_where_a_key_must_be_named() -> None:
+    capable = msgspec.structs.replace(CAPABILITIES, secrets=("keyed", "whole"), secret_keys={"keyed": True, "whole": False})
+    assert compiled(capable, executors=one(env={"A": "secret://keyed/k", "B": "secret://whole"}))
+    for value, words in (("secret://keyed", "must name a key of the secret: secret://keyed/KEY"), ("secret://whole/k", "must not name a key")):
+        with pytest.raises(Invalid, match=words):
+            compiled(capable, executors=one(env={"A": value}))
+
+
+def test_secrets_of_scans_are_for_scans_alone() -> None:
+    capable = msgspec.structs.replace(CAPABILITIES, secrets=("mine",), scan_secrets=("console",))
+    task = msgspec.convert({"executors": one(env={"A": "secret://console"})}, Task)
+    with pytest.raises(Invalid, match="there is mine"):
+        compiler.compile_task(task, "t", 1, "o", POLICY, capable)
+    scan = Findings("trivy", "/scan/report.json")
+    planned = compiler.compile_task(task, "t", 1, "o", POLICY, capable, findings=scan).plan
+    assert planned.stage_out.findings == scan
+    assert Mount("/scan") in planned.mounts
+    assert "/scan" in planned.stage_in.directories
+    with pytest.raises(Invalid, match="there is console"):
+        compiler.compile_task(msgspec.convert({"executors": one(env={"A": "secret://mine"})}, Task), "t", 1, "o", POLICY, capable, findings=scan)
+
+
+def test_pinned_images_run_and_the_task_keeps_its_names() -> None:
+    task = msgspec.convert({"executors": [{"image": "a:1", "command": ["x"]}, {"image": "host", "command": ["y"]}]}, Task)
+    pins = {"a:1": "a@sha256:" + "0" * 64, "other": "b"}
+    steps = compiler.compile_task(task, "t", 1, "o", POLICY, SANDBOX, images=pins).plan.executors
+    assert [(step.image, step.named, step.shown_image) for step in steps] == [(pins["a:1"], "a:1", "a:1"), ("host", "", "host")]
 
 
 @pytest.mark.parametrize(

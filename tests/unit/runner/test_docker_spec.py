@@ -107,7 +107,7 @@ def test_gpus_are_those_that_the_platform_gave() -> None:
 
 
 def test_an_environment_with_secrets_is_not_told_to_the_daemon() -> None:
-    body = docker_spec.container(CELL, msgspec.structs.replace(SITE, piped=True))
+    body = docker_spec.container(msgspec.structs.replace(CELL, secret=True), SITE)
     assert body["Env"] == []
     assert body["Cmd"][6:8] == ["--env-add", "/.tes/record/env"]
     assert "x=y" not in str(body)

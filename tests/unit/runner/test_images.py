@@ -73,6 +73,8 @@ def test_a_tag_that_moved_is_followed_and_its_old_image_stays_for_its_digest(mak
     assert images.find(old.digest) == old
     assert images.find(f"{registry.host}/x@{old.digest}") == old
     assert images.find("never/heard:of") is None
+    assert images.prepare(old.digest) == old
+    assert failure(images, "sha256:" + "0" * 64)[:2] == (Code.IMAGE_NOT_FOUND, True)
 
 
 def test_a_registry_without_head_or_digest_is_asked_for_the_manifest(make: Maker, registry: Registry) -> None:

@@ -25,7 +25,7 @@ from tes_server.plan.paths import Sites
 from tes_server.plan.policy import Capabilities, Policy
 from tes_server.plan.steps import Mount, MountKind
 from tes_server.runner import attempt as attempts
-from tes_server.runner import interpreter, reach
+from tes_server.runner import interpreter, reach, vault
 from tes_server.runner.attempt import Attempt
 from tes_server.runner.engine import Cell, CellState, Exit
 from tes_server.runner.halt import Halt
@@ -541,3 +541,54 @@ def test_a_live_directory_is_looked_at_before_each_executor(tmp_path: pathlib.Pa
     report = bench.interpreter(engine, live=(str(live),)).run()
     assert (report.reason, report.code) == (Reason.STAGING, "INPUT_DENIED")
     assert list(bench.machine.started) == ["t-1-0"]
+
+
+class TestSecrets:
+    def bench(self, home: pathlib.Path, look: Callable[[str], str]) -> tuple[Bench, Callable[[], Interpreter], list[tuple[bool, dict[str, str]]]]:
+        bench = Bench(home, {0: ended(0), 1: ended(0)})
+        first, second = bench.plan.executors
+        named = msgspec.structs.replace(second, env={"TOKEN": "secret://portal", "A": "a"})
+        bench.plan = msgspec.structs.replace(bench.plan, executors=(first, named))
+        bench.attempt.create(render.render(bench.plan).body)
+        seen: list[tuple[bool, dict[str, str]]] = []
+
+        def made() -> Interpreter:
+            engine = MemoryEngine(bench.machine)
+            engine.hook = lambda call, cell: seen.append((cell.secret, cell.step.env)) if call == "start" and cell else None
+            site = Site(access=Access(roots=(str(bench.site),)), secrets={"portal": "ref"}, scan_secrets={"console": "other"}, look=look)
+            return Interpreter(bench.attempt, bench.plan, engine, site, Clock(), lambda: None)  # type: ignore[arg-type]
+
+        return bench, made, seen
+
+    def test_only_the_engine_gets_them(self, tmp_path: pathlib.Path) -> None:
+        bench, made, seen = self.bench(tmp_path, {"ref": "c4n4ry"}.__getitem__)
+        report = made().run()
+        assert report.reason is None, report
+        assert seen == [(False, {}), (True, {"TOKEN": "c4n4ry", "A": "a"})]
+        assert "c4n4ry" not in str(report)
+        assert not [path for path in bench.attempt.directory.rglob("*") if path.is_file() and b"c4n4ry" in path.read_bytes()]
+
+    def test_one_that_cannot_be_had_is_told_before_anything_is_fetched_or_run(self, tmp_path: pathlib.Path) -> None:
+        def look(_reference: str) -> str:
+            raise errors.StagingError("the vault does not have it", Code.SECRET_NOT_FOUND)
+
+        bench, made, _ = self.bench(tmp_path, look)
+        report = made().run()
+        assert (report.reason, report.code) == (Reason.STAGING, "SECRET_NOT_FOUND")
+        assert report.message == "/executors/1/env/TOKEN: the secret portal: the vault does not have it"
+        assert not bench.machine.started
+        assert not list(bench.attempt.volume.iterdir())
+
+    def test_a_command_that_runs_goes_on_without_the_vault(self, tmp_path: pathlib.Path) -> None:
+        """The server was restarted, and the secret is gone."""
+        bench, made, _ = self.bench(tmp_path, {"ref": "c4n4ry"}.__getitem__)
+        interpreter = made()
+        for index in (0, 1):
+            record = bench.attempt.record(index)
+            record.mkdir(parents=True)
+            (record / "start").write_text("1 1 1\n")
+        assert isinstance(interpreter._engine, MemoryEngine)
+        interpreter._vault = vault.Vault({}, vault.nothing)
+        bench.attempt.set_staged(attempts.Staged({"i": "sha256:i", "j": "sha256:j"}, (), attempts.boot_id()))
+        (bench.attempt.volume / "work").mkdir()
+        assert interpreter.run().reason is None

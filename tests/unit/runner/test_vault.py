@@ -7,20 +7,19 @@ import json
 import pytest
 
 from tes_server import errors
-from tes_server.plan.steps import Execute, Limits, Plan, StageIn, StageOut
-from tes_server.runner import node_secrets
+from tes_server.plan.steps import Execute
+from tes_server.runner import vault
 from tes_server.telemetry import Code
 
 KEPT = {"ref-plain": "s3cr3t", "ref-json": json.dumps({"user": "u", "password": "p w\n", "port": 5432, "none": None}), "ref-nul": "s3cr3t\0", "ref-list": "[1]"}
 REFERENCES = {"plain": "ref-plain", "json": "ref-json", "nul": "ref-nul", "list": "ref-list", "gone": "ref-gone", "busy": "ref-busy"}
 
 
-def plan_of(*envs: dict[str, str]) -> Plan:
-    steps = tuple(Execute(index=number, image="i", argv=("a",), env=env) for number, env in enumerate(envs))
-    return Plan(task_id="t", attempt=1, stage_in=StageIn(), executors=steps, stage_out=StageOut(), mounts=(), limits=Limits(cpus=1, ram_bytes=1))
+def step(index: int, env: dict[str, str]) -> Execute:
+    return Execute(index=index, image="i", argv=("a",), env=env)
 
 
-class Vault:
+class Keeper:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
@@ -34,19 +33,20 @@ class Vault:
 
 
 def test_each_is_put_in_place_and_asked_for_once() -> None:
-    vault = Vault()
-    plan = plan_of({"A": "secret://json/password", "B": "as it is", "C": "secret://plain"}, {"A": "secret://json/port", "B": "secret://json"})
-    assert node_secrets.wanted(plan)
-    resolved = node_secrets.resolve(plan, REFERENCES, vault)
-    assert [step.env for step in resolved.executors] == [{"A": "p w\n", "B": "as it is", "C": "s3cr3t"}, {"A": "5432", "B": KEPT["ref-json"]}]
-    assert sorted(vault.asked) == ["ref-json", "ref-plain"]
-    assert plan.executors[0].env["C"] == "secret://plain"
+    keeper = Keeper()
+    first = step(0, {"A": "secret://json/password", "B": "as it is", "C": "secret://plain"})
+    second = step(1, {"A": "secret://json/port", "B": "secret://json"})
+    opened = vault.Vault(REFERENCES, keeper)
+    assert vault.wanted(first)
+    assert [opened.opened(one).env for one in (first, second)] == [{"A": "p w\n", "B": "as it is", "C": "s3cr3t"}, {"A": "5432", "B": KEPT["ref-json"]}]
+    assert sorted(keeper.asked) == ["ref-json", "ref-plain"]
+    assert first.env["C"] == "secret://plain"
 
 
 def test_without_any_nobody_is_asked() -> None:
-    plan = plan_of({"A": "plain"}, {})
-    assert not node_secrets.wanted(plan)
-    assert node_secrets.resolve(plan, {}, Vault()) == plan
+    plain = step(0, {"A": "plain"})
+    assert not vault.wanted(plain)
+    assert vault.Vault({}, vault.nothing).opened(plain) == plain
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_without_any_nobody_is_asked() -> None:
 )
 def test_what_cannot_be_had_is_named_and_not_told(value: str, code: Code, words: str, transient: bool) -> None:
     with pytest.raises(errors.StagingError) as raised:
-        node_secrets.resolve(plan_of({}, {"a/b": value}), REFERENCES, Vault())
+        vault.Vault(REFERENCES, Keeper()).opened(step(1, {"a/b": value}))
     said = raised.value
     assert said.public.startswith("/executors/1/env/a~1b: the secret ")
     assert words in said.public

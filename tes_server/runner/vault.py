@@ -13,43 +13,51 @@ import msgspec
 from tes_server import errors
 from tes_server.plan import paths, secret_names
 from tes_server.plan.secret_names import SecretName
-from tes_server.plan.steps import Execute, Plan
+from tes_server.plan.steps import Execute
 from tes_server.telemetry import Code
 
 LONGEST = 64 * 1024
 """Bytes of one value: what Secrets Manager holds, and less than Linux takes in one variable."""
 
 Look = Callable[[str], str]
-"""From a reference (`node.NodeSite.secrets`) to the secret. StagingError SECRET_NOT_FOUND, SECRET_DENIED, SECRET_ERROR, in words without the value."""
+"""From a reference (`site.Site.secrets`) to the secret. StagingError SECRET_NOT_FOUND, SECRET_DENIED, SECRET_ERROR, in words without the value."""
 
 
-def wanted(plan: Plan) -> bool:
-    """Whether any executor asks for a secret."""
-    return any(secret_names.read(value) is not None for executor in plan.executors for value in executor.env.values())
+def nothing(_reference: str) -> str:
+    """`Look` of a site without secrets."""
+    raise errors.StagingError("this site has no secrets", Code.SECRET_NOT_FOUND)
 
 
-def resolve(plan: Plan, references: Mapping[str, str], look: Look) -> Plan:
-    """The plan with the values in place. Each secret is asked for once. Raises StagingError that names field and secret."""
-    found: dict[str, str] = {}
+def wanted(step: Execute) -> bool:
+    """Whether an executor asks for a secret."""
+    return any(secret_names.read(value) is not None for value in step.env.values())
 
-    def value(text: str, field: str) -> str:
+
+class Vault:
+    """The secrets that one attempt may have, each asked for once. For one thread at a time."""
+
+    def __init__(self, references: Mapping[str, str], look: Look) -> None:
+        self._references = references
+        self._look = look
+        self._found: dict[str, str] = {}
+
+    def opened(self, step: Execute) -> Execute:
+        """The executor with the values in place. Raises StagingError that names field and secret."""
+        env = {key: self._value(text, f"/executors/{step.index}/env/{paths.pointer_part(key)}") for key, text in step.env.items()}
+        return msgspec.structs.replace(step, env=env)
+
+    def _value(self, text: str, field: str) -> str:
         name = secret_names.read(text)
         if name is None:
             return text
         try:
-            if name.name not in references:
+            if name.name not in self._references:
                 raise errors.StagingError("this site has none of that name for tasks", Code.SECRET_NOT_FOUND)
-            if name.name not in found:
-                found[name.name] = look(references[name.name])
-            return _usable(_part(found[name.name], name))
+            if name.name not in self._found:
+                self._found[name.name] = self._look(self._references[name.name])
+            return _usable(_part(self._found[name.name], name))
         except errors.StagingError as cause:
             raise errors.StagingError(f"{field}: the secret {name.name}: {cause.public}", cause.code, cause.transient) from None
-
-    def executor(step: Execute) -> Execute:
-        env = {key: value(text, f"/executors/{step.index}/env/{paths.pointer_part(key)}") for key, text in step.env.items()}
-        return msgspec.structs.replace(step, env=env)
-
-    return msgspec.structs.replace(plan, executors=tuple(executor(step) for step in plan.executors))
 
 
 def _part(secret: str, name: SecretName) -> str:

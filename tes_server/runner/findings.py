@@ -1,0 +1,77 @@
+"""What a scanner found, in our own words: its raw report is read from the scan's volume once it has ended, and told as its stdout.
+
+The one place that does so, for runners and pods alike. What it tells is bounded (`scan.report`), whatever the scanner wrote. This module must never
+judge an image: `scan.policy` does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+from collections.abc import Sequence
+
+import msgspec
+
+from tes_server import errors
+from tes_server.filer import rooted
+from tes_server.model.run import Reason
+from tes_server.model.task import ExecutorLog
+from tes_server.plan.steps import Findings
+from tes_server.runner.failure import Failure
+from tes_server.scan import report
+from tes_server.scan.base import LARGEST_RAW
+from tes_server.scan.report import ScanReport
+from tes_server.scan.scanners import SCANNERS
+from tes_server.telemetry import Code
+
+LAST_WORDS = 500
+"""Characters of what a scanner said last that become part of the reason why its scan failed."""
+
+
+def settle(step: Findings | None, volume: pathlib.Path, logs: Sequence[ExecutorLog], found: Failure | None) -> tuple[tuple[ExecutorLog, ...], Failure | None]:
+    """The logs and the failure of an attempt after its scan was read; as they are where it is none (`step` None)."""
+    if step is None or not logs:
+        return tuple(logs), found
+    *before, last = logs
+    if found is not None and (found.reason is not Reason.EXIT or last.exit_code not in SCANNERS[step.scanner].exits):
+        return tuple(logs), _explained(found, last)
+    try:
+        told = report.encode(take(step, volume))
+    except errors.StagingError as cause:
+        return tuple(logs), Failure(Reason.STAGING, cause.code, cause.public)
+    return (*before, msgspec.structs.replace(last, stdout=told)), None
+
+
+def take(step: Findings, volume: pathlib.Path) -> ScanReport:
+    """The report below `volume`. StagingError SCAN_FAILED in words: none there, too large, or not what that scanner writes."""
+    try:
+        raw = _read(volume, step.path)
+    except FileNotFoundError:
+        raise _failed(f"{step.scanner} left no report") from None
+    except OSError as cause:
+        raise _failed(f"the report of {step.scanner} cannot be read: {os.strerror(cause.errno or errno.EIO)}") from cause
+    if len(raw) > LARGEST_RAW:
+        raise _failed(f"the report of {step.scanner} has more than {LARGEST_RAW // 10**6} MB")
+    try:
+        return SCANNERS[step.scanner].read(raw)
+    except errors.ScanError as cause:
+        raise _failed(cause.public) from None
+
+
+def _read(volume: pathlib.Path, path: str) -> bytes:
+    place = rooted.Realm(str(volume)).find(path)
+    if not place.rest:
+        raise IsADirectoryError(errno.EISDIR, "is a directory")
+    with os.fdopen(rooted.open_file(place.folder, place.rest[0]), "rb") as file:
+        return file.read(LARGEST_RAW + 1)
+
+
+def _failed(words: str) -> errors.StagingError:
+    return errors.StagingError(words, Code.SCAN_FAILED)
+
+
+def _explained(found: Failure, log: ExecutorLog) -> Failure:
+    """With what the scanner said: whoever reads the verdict has nothing else of it."""
+    words = " ".join((log.stderr or log.stdout or "").split())[-LAST_WORDS:]
+    return msgspec.structs.replace(found, message=f"{found.message}: {words}") if words and found.reason is Reason.EXIT else found
