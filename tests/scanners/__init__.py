@@ -1,0 +1,1 @@
+"""Stand-ins of image scanners, which no registry in reach has."""
