@@ -22,6 +22,7 @@ from tes_server.control import retention
 from tes_server.control.decide import Rules
 from tes_server.control.reconciler import Pace, Reconciler
 from tes_server.control.service import About, Service
+from tes_server.digests.base import Resolver
 from tes_server.filer import spool_place
 from tes_server.model.run import Reason
 from tes_server.plan import parameters, route
@@ -156,6 +157,15 @@ def place_name(settings: Settings) -> str:
 def backends(settings: Settings) -> dict[str, Backend]:
     """Backends that run tasks, resumed. Only the reconciler's process has them."""
     return {platform.name: platform.backend(settings, clock) for platform in platforms.enabled(settings)}
+
+
+def resolver(settings: Settings) -> Resolver | None:
+    """What makes digests of names of images; None where nothing is scanned. Only the reconciler's process has one, or a command that scans."""
+    if not scan_rules.enabled(settings):
+        return None
+    from tes_server import digest_rules
+
+    return digest_rules.resolver(settings)
 
 
 def archive(settings: Settings) -> retention.Archive:

@@ -35,8 +35,24 @@ def doctor(backend: str | None, **site: Any) -> None:
     works = [doctor_places.PLACES[name](settings) for name in there if backend in (None, name)]
     for url, said, fault in site_looks.stores(settings, ask=True):
         click.echo(f"no    store {url}: {fault.code}: {fault.public}" if fault else f"ok    store {url}: {said}")
+    _say_registries(settings)
     _say_archive(settings)
     sys.exit(0 if all(works) and stored else 1)
+
+
+def _say_registries(settings: Settings) -> None:
+    """Whether the registries that are reached by another address answer there; any other may be named by a task, or not."""
+    from tes_server import digest_rules, scan_rules
+
+    if not scan_rules.enabled(settings):
+        return
+    registry = digest_rules.registry(settings)
+    for name, url in settings.scan.registries.items():
+        try:
+            registry.reach(name)
+            click.echo(f"ok    registry {name} at {url}: can be asked for digests")
+        except errors.EngineError as cause:
+            click.echo(f"no    registry {name} at {url}: {cause.public} (scan.registries)")
 
 
 def _say_archive(settings: Settings) -> None:

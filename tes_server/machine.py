@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import shutil
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,11 +19,17 @@ from tes_server.plan.compiler import GB
 from tes_server.plan.policy import Capabilities, Target
 from tes_server.runner import local_secrets
 from tes_server.runner.engine import Engine
+from tes_server.runner.image_registry import Mirror
 from tes_server.runner.images import Images
 from tes_server.runner.site import Site
-from tes_server.settings import Settings
+from tes_server.settings import DockerSettings, PodmanSettings, Settings
 
-ENGINES = ("docker", "podman", "sandbox")
+if TYPE_CHECKING:
+    from tes_server.runner.docker_products import Product
+
+DAEMONS = ("docker", "podman")
+
+ENGINES = (*DAEMONS, "sandbox")
 """Engines of the local backend, in the order in which "auto" tries them."""
 
 SUBMIT_WINDOW = 10.0
@@ -76,11 +83,10 @@ def _works(settings: Settings, name: str) -> bool:
 def engine(settings: Settings, name: str) -> Engine:
     """The engine `name`, not checked yet."""
     data = data_directory(settings)
-    if name in ("docker", "podman"):
-        from tes_server.runner import docker_products
+    if name in DAEMONS:
         from tes_server.runner.docker import DockerEngine
 
-        product, wanted = (docker_products.DOCKER, settings.docker) if name == "docker" else (docker_products.PODMAN, settings.podman)
+        product, wanted = daemon(settings, name)
         return DockerEngine(wanted.url, _data_id(data), product=product, network=wanted.network, grace=settings.local.grace)
     from tes_server.runner.sandbox import SandboxEngine
 
@@ -88,17 +94,34 @@ def engine(settings: Settings, name: str) -> Engine:
     return SandboxEngine(data=data, allow_host=sandbox.allow_host, network=sandbox.network, processes=sandbox.processes, images=images(settings))
 
 
+def daemon(settings: Settings, name: str) -> tuple[Product, DockerSettings | PodmanSettings]:
+    """One of `DAEMONS`, and its settings."""
+    from tes_server.runner import docker_products
+
+    return (docker_products.DOCKER, settings.docker) if name == "docker" else (docker_products.PODMAN, settings.podman)
+
+
+def docker_config() -> pathlib.Path:
+    """Docker's login file, where Docker looks for it."""
+    return pathlib.Path(os.environ.get("DOCKER_CONFIG") or pathlib.Path.home() / ".docker") / "config.json"
+
+
+def mirrors(settings: Settings) -> tuple[Mirror, ...]:
+    """The mirrors of registries, in order."""
+    return tuple(Mirror(mirror.prefix, mirror.url) for mirror in settings.sandbox.mirrors)
+
+
 def images(settings: Settings) -> Images:
     """The images of the sandbox engine. Docker's login file is found as Docker finds it."""
     from tes_server.runner import userns
-    from tes_server.runner.images import Mirror, Options
+    from tes_server.runner.images import Options
 
     sandbox = settings.sandbox
     options = Options(
         limit=int(sandbox.images_gb * GB),
-        mirrors=tuple(Mirror(mirror.prefix, mirror.url) for mirror in sandbox.mirrors),
+        mirrors=mirrors(settings),
         plain_http=frozenset(sandbox.plain_http),
-        docker_config=pathlib.Path(os.environ.get("DOCKER_CONFIG") or pathlib.Path.home() / ".docker") / "config.json",
+        docker_config=docker_config(),
     )
     return Images(data_directory(settings) / "images", options, ids=userns.ids())
 

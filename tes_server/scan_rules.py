@@ -19,6 +19,7 @@ from tes_server import errors, platforms
 from tes_server.model import image_names
 from tes_server.model.task import Executor, Resources, Task
 from tes_server.plan import secret_names
+from tes_server.runner import image_manifest
 from tes_server.scan import base, gate, patterns
 from tes_server.scan.base import Options, Scanner
 from tes_server.scan.gate import Mode, Modes, OnError
@@ -31,8 +32,6 @@ HOUR, MINUTE = 3600.0, 60.0
 _SENSITIVE = re.compile(r"(PASS(WORD|PHRASE)?|TOKEN|SECRET|CREDENTIALS?|(ACCESS|PRIVATE|API|SECRET)_?KEY)$", re.IGNORECASE)
 """Variables whose value is no setting: settings are printed, and plans hold what they say."""
 
-_ARCHITECTURE = re.compile(r"[a-z0-9_]+(/v[0-9]+)?")
-
 
 # -- whether it makes sense ----------------------------------------------------------------------------------------
 
@@ -44,8 +43,10 @@ def check(settings: Settings) -> None:
             if name not in (known := [one.name for one in platforms.PLATFORMS]):
                 raise errors.SettingsError(f"there is no backend {name!r}; there is {', '.join(known)}", f"scan.{key}.{name}")
     for name, architecture in settings.scan.architectures.items():
-        if not _ARCHITECTURE.fullmatch(architecture):
-            raise errors.SettingsError("must be an architecture as images name it, e.g. amd64, arm64 or arm/v7", f"scan.architectures.{name}")
+        try:
+            image_manifest.architecture_of(architecture or "nothing")
+        except errors.EngineError as cause:
+            raise errors.SettingsError("must be amd64 or arm64: tasks run on no others", f"scan.architectures.{name}") from cause
     _check_policy(settings)
     _check_registries(settings)
     if enabled(settings):

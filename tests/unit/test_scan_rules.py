@@ -31,6 +31,8 @@ def made(**tree: Any) -> settings.Settings:
         ({"scan.backends": {"kubernets": "off"}}, "scan.backends.kubernets"),
         ({"scan.architectures": {"kubernets": "amd64"}}, "scan.architectures.kubernets"),
         ({"scan.architectures": {"local": "linux/amd64"}}, "scan.architectures.local"),
+        ({"scan.architectures": {"kubernetes": "arm/v7"}}, "scan.architectures.kubernetes"),
+        ({"scan.architectures": {"kubernetes": ""}}, "scan.architectures.kubernetes"),
         ({"scan.server": "trivy:4954"}, "scan.server"),
         ({"scan.server": "http://user:x@trivy:4954"}, "scan.server"),
         ({"scan.server": "http://trivy:70000"}, "scan.server"),
