@@ -212,6 +212,7 @@ def task(settings: Settings, image: str) -> Task:
     scan, by, told = settings.scan, scanner(settings), options(settings)
     return Task(
         name=f"scan of {image}"[:200],
+        tags={base.IMAGE_TAG: image},
         executors=(Executor(image=scan.image, command=by.argv(image, told), env=by.env(told)),),
         resources=Resources(
             cpu_cores=scan.cpus,

@@ -16,7 +16,7 @@ import msgspec
 
 from tes_server.errors import Invalid, TooLarge
 from tes_server.model.task import Executor, FileType, Input, Output, Resources, Task
-from tes_server.plan import mounts, parameters, paths, secret_names, wildcards
+from tes_server.plan import mounts, parameters, paths, scans, secret_names, wildcards
 from tes_server.plan.policy import HOST_IMAGE, Capabilities, Policy
 from tes_server.plan.steps import Collect, Execute, Fetch, Findings, Limits, Mount, Placement, Plan, StageIn, StageOut
 
@@ -83,8 +83,10 @@ def compile_task(
         layout.executor(executor, f"/executors/{number}")
     for number, output in enumerate(outputs):
         layout.output(output, f"/outputs/{number}")
+    engine: tuple[Mount, ...] = ()
     if findings is not None:
         layout.report(findings.path)
+        findings, engine = scans.equipped(findings, task, capabilities)
     layout.check()
     plan = Plan(
         task_id=task_id,
@@ -92,7 +94,7 @@ def compile_task(
         stage_in=StageIn(directories=layout.directories(), inputs=tuple(layout.fetches)),
         executors=tuple(_pinned(layout.executions(), images)),
         stage_out=StageOut(outputs=layout.collects, findings=findings),
-        mounts=layout.mounts(),
+        mounts=(*layout.mounts(), *engine),
         limits=reserve(task.resources, given, policy, capabilities),
         placement=_placement(task.resources, given),
         owner=owner,

@@ -96,10 +96,14 @@ class Execute(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag
 
 
 class Findings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The executor is a scanner of images: which one (a name of `scan.scanners`), and the file of the volume that it leaves its raw report in."""
+    """The executor is a scanner of images: which one (a name of `scan.scanners`), and the file of the volume that it leaves its raw report in.
+
+    `image`: what it looks at in the container engine that runs it, which must have it by then; "" = it fetches the image itself.
+    """
 
     scanner: str
     path: str
+    image: str = ""
 
 
 class StageOut(msgspec.Struct, frozen=True, omit_defaults=True, tag="STAGE_OUT"):

@@ -287,6 +287,7 @@ class DockerEngine:
             grace=self._grace,
             open_files=self._open_files,
             gpus=self._gpus,
+            socket=self._daemon.socket,
         )
 
 
@@ -301,7 +302,7 @@ def _make_room(cell: Cell) -> None:
     if cell.step.copies:
         cell.volume.chmod(0o777)
     for mount in cell.mounts:
-        if mount.kind is not MountKind.LIVE:
+        if mount.kind in (MountKind.ROOT, MountKind.FILE):
             volume.place(cell.volume, mount.path, directory=mount.kind is MountKind.ROOT)
 
 

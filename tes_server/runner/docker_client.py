@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import docker
+import docker.constants
 import docker.errors
 import requests
 import urllib3
@@ -41,6 +42,13 @@ class Daemon:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._client: Any = None
+
+    @property
+    def socket(self) -> str:
+        """The path of its socket on this machine; "" where it is asked by another way."""
+        url = self.url or str(self.product.address(os.environ, os.geteuid()).get("base_url") or docker.constants.DEFAULT_UNIX_SOCKET)
+        kind, _, path = url.partition("://")
+        return "/" + path.lstrip("/") if kind.endswith("unix") else ""
 
     @contextlib.contextmanager
     def ask(self, what: str) -> Iterator[Any]:

@@ -13,8 +13,10 @@ from typing import Any
 
 import msgspec
 
+from tes_server import errors
 from tes_server.plan.steps import Mount, MountKind
 from tes_server.runner.engine import Cell
+from tes_server.telemetry import Code
 
 STEP = "/.tes/step"
 """Where executors find tes-step; below a directory that no image has and no task may name by accident."""
@@ -60,6 +62,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     """seconds between TERM and KILL where `Engine.stop` does not say"""
     open_files: bool
     """the server is not root: tes-step gives it access to the files that the container's users make"""
+    socket: str = ""
+    """the daemon's own, for scanners; "" = it has none that a container could be given"""
     gpus: tuple[str, ...] = ()
     """ids of the GPUs that an executor with GPUs gets, all of them; () = the daemon gives as many as it asks for"""
 
@@ -70,6 +74,8 @@ def container(cell: Cell, site: Site) -> dict[str, Any]:
     return {
         "Image": step.image,
         "Entrypoint": [STEP],
+        # Who has the engine is root; the image's own user could not open its socket.
+        **({"User": "0:0"} if any(mount.kind is MountKind.ENGINE for mount in cell.mounts) else {}),
         "Cmd": [*_options(cell, site), "--", *step.argv],
         "Env": [] if cell.secret else variables(cell),
         "Labels": {**cell.labels, CELL_LABEL: cell.name, DATA_LABEL: site.data},
@@ -143,12 +149,16 @@ def _mounts(cell: Cell, site: Site) -> list[dict[str, Any]]:
     own = [_bind(str(site.step), STEP, read_only=True), _bind(str(cell.record), RECORD)]
     if cell.step.copies:
         own.append(_bind(str(cell.volume), VOLUME))
-    return own + [_mount(mount, cell.volume) for mount in cell.mounts]
+    return own + [_mount(mount, cell.volume, site) for mount in cell.mounts]
 
 
-def _mount(mount: Mount, volume: pathlib.Path) -> dict[str, Any]:
+def _mount(mount: Mount, volume: pathlib.Path, site: Site) -> dict[str, Any]:
     if mount.kind is MountKind.LIVE:
         return _bind(mount.source, mount.path)
+    if mount.kind is MountKind.ENGINE:
+        if not site.socket:
+            raise errors.EngineError("the scanner needs this engine's socket, and the engine is asked by another way than one", Code.REJECTED)
+        return _bind(site.socket, mount.path)
     return _bind(f"{volume}{mount.path}", mount.path, read_only=mount.kind is MountKind.FILE)
 
 

@@ -193,6 +193,8 @@ class Interpreter:
         for step in filter(vault.wanted, self.plan.executors):
             self._vault.opened(step)  # one that cannot be had is told before anything is fetched
         images = {step.shown_image: self._prepare(step.image) for step in {step.shown_image: step for step in self.plan.executors}.values()}
+        if self.plan.stage_out.findings is not None and self.plan.stage_out.findings.image:
+            self._prepare(self.plan.stage_out.findings.image)
         with self._moving("in") as progress:
             notices = transfer.stage_in(self.plan.stage_in, self._attempt.volume, self._site.access, self._stopped, progress)
         staged = Staged(images, notices, boot_id())

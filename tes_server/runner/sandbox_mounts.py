@@ -39,6 +39,8 @@ def binds(cell: Cell, realm: rooted.Realm, show: Callable[[pathlib.Path, str], s
 
 
 def _bind(cell: Cell, mount: Mount, place: str, name: str, show: Callable[[pathlib.Path, str], str], *, inside: bool) -> bwrap.Bind:
+    if mount.kind is MountKind.ENGINE:
+        raise errors.EngineError("the sandbox has no container engine to give to a scanner", Code.REJECTED)
     live = mount.kind is MountKind.LIVE
     if inside or not live:
         volume.place(cell.volume, mount.path, directory=mount.kind is not MountKind.FILE)

@@ -17,6 +17,9 @@ from tes_server.scan.report import ScanReport
 REPORT = "/scan/report.json"
 """Where a scanner puts its raw report: a path of the scan's volume."""
 
+IMAGE_TAG = "image"
+"""Tag of a scan's task: the image that is scanned, by digest or by its id in a local engine."""
+
 LARGEST_RAW = 64_000_000
 """Bytes of a raw report that are read. A Trivy report of a very large image has some 20 MB."""
 

@@ -16,11 +16,13 @@ from tes_server.backends.local.driver import LocalBackend
 from tes_server.filer.manifest import Access
 from tes_server.model.run import Handle, Reason
 from tes_server.plan.policy import Capabilities
+from tes_server.plan.steps import Findings
 from tes_server.runner import local_secrets
 from tes_server.runner.docker import DockerEngine
 from tes_server.runner.engine import Engine
 from tes_server.runner.sandbox import SandboxEngine
 from tes_server.runner.site import Site
+from tes_server.scan import base
 from tests.clock import utc
 from tests.contract.backend_contract import BackendContract, Driven
 from tests.integration.daemons import Daemon
@@ -53,7 +55,7 @@ class LocalContract(BackendContract):
             kept = {"token": str(data.parent / "token")}
             runner = Site(access=access, live_roots=(str(site / "live"),), grace=2.0, secrets=kept, look=local_secrets.look)
             capabilities = Capabilities(
-                cpus=2, ram_bytes=4 * 10**9, disk_bytes=10**9, gpus=0, host_image=engine.name == "sandbox", secrets=tuple(kept), scan_secrets=tuple(kept)
+                cpus=2, ram_bytes=4 * 10**9, disk_bytes=10**9, gpus=0, host_image=engine.name == "sandbox", secrets=tuple(kept), engine_socket=True
             )
             backend = LocalBackend(data, engine, runner, capabilities, utc)
             backend.resume()
@@ -147,6 +149,15 @@ class TestDocker(LocalContract):
     def known(self, handle: Handle) -> str:
         with self.daemon.engine("look", grace=2.0) as engine, engine._daemon.ask("what it knows") as client:
             return str(client.inspect_container(f"{handle.name}-0"))
+
+    def test_a_scanner_of_local_images_has_the_engine(self, driven: Driven, engine: DockerEngine) -> None:
+        found = driven.executor(f"test -S /var/run/docker.sock && echo '{{\"SchemaVersion\": 2}}' > {base.REPORT}")
+        with engine._daemon.ask("the id") as client:
+            image = "sha256:" + client.inspect_image(IMAGE)["Id"].removeprefix("sha256:")
+        told = driven.run(found, findings=Findings("trivy", base.REPORT), tags={base.IMAGE_TAG: image})
+        assert told.reason is None, told
+        gone = driven.run(found, findings=Findings("trivy", base.REPORT), tags={base.IMAGE_TAG: "sha256:" + "0" * 64})
+        assert (gone.reason, gone.code) == (Reason.IMAGE, "IMAGE_NOT_FOUND"), "it would have found nothing to look at"
 
     def test_a_missing_image_ends_at_once_with_the_daemons_words(self, driven: Driven) -> None:
         report = driven.run({"image": "tes-test/no-such-image:1", "command": ["x"]})

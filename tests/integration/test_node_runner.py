@@ -25,8 +25,10 @@ from pytest_httpserver import HTTPServer
 
 from tes_server.filer.manifest import Access
 from tes_server.model.run import Reason
+from tes_server.plan.steps import Findings
 from tes_server.runner import node, node_engine, node_sweep
 from tes_server.runner.node_place import Place
+from tes_server.scan import base, report
 from tests.contract import object_servers
 from tests.integration.node_lab import RUN, Node, shell, until
 
@@ -354,6 +356,9 @@ def test_a_task_that_fills_the_disk_is_told_so(lab: Node) -> None:
         assert lab.leftovers() == []
 
 
+EMPTY = '{"SchemaVersion": 2, "ArtifactName": "i", "ArtifactType": "container_image"}'
+"""The report of a scan that has found nothing."""
+
 VALUE = f"s3cr3t-{uuid.uuid4().hex}"
 ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:db-a1B2c3"
 
@@ -386,6 +391,19 @@ class TestSecrets:
         assert report.reason is None, report
         assert VALUE not in str(report)
         assert VALUE not in lab.runners[0].log
+        assert lab.leftovers() == []
+
+    def test_a_scanner_has_its_own_and_the_nodes_engine(self, lab: Node, vault: dict[str, str], docker_client: Any) -> None:
+        """And what it says in its own words stays there."""
+        lab.site = msgspec.structs.replace(lab.site, secrets={}, scan_secrets={"console": ARN})
+        image = docker_client.inspect_image("tes-test/busybox")["Id"]
+        write = f"echo '{EMPTY}' > {base.REPORT}"
+        script = f'test -S /var/run/docker.sock && test "$(id -u)" = 0 && test "$PASSWORD" = {VALUE} && {write}'
+        lab.plan(shell(script, env={"PASSWORD": "secret://console/password"}), findings=Findings("trivy", base.REPORT), tags={base.IMAGE_TAG: image})
+        told = lab.run(more=vault)
+        assert told.reason is None, told
+        assert report.decode(told.executors[0].stdout or "").scanner == "trivy"
+        assert VALUE not in str(told) + lab.runners[0].log
         assert lab.leftovers() == []
 
     @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tes_server.plan import compiler, objects, parameters, paths
 from tes_server.plan.paths import SitePath, Sites
 from tes_server.plan.policy import Capabilities, Policy, Values
 from tes_server.plan.steps import Findings, Mount, MountKind, Plan
+from tes_server.scan.base import IMAGE_TAG
 
 POLICY = Policy(sites=Sites(paths=(SitePath("/site", "file:///data/site"),), roots=("/data",)))
 CAPABILITIES = Capabilities(cpus=4, ram_bytes=8 * compiler.GB, disk_bytes=50 * compiler.GB, gpus=0)
@@ -150,6 +151,24 @@ def test_secrets_of_scans_are_for_scans_alone() -> None:
     assert "/scan" in planned.stage_in.directories
     with pytest.raises(Invalid, match="there is console"):
         compiler.compile_task(msgspec.convert({"executors": one(env={"A": "secret://mine"})}, Task), "t", 1, "o", POLICY, capable, findings=scan)
+
+
+def test_a_scanner_that_needs_it_gets_the_engine_and_nobody_else_does() -> None:
+    local = "sha256:" + "0" * 64
+    capable = msgspec.structs.replace(CAPABILITIES, engine_socket=True)
+
+    def scan(image: str, scanner: str = "trivy", by: Capabilities = capable) -> Plan:
+        task = msgspec.convert({"executors": one(), "tags": {IMAGE_TAG: image}}, Task)
+        return compiler.compile_task(task, "t", 1, "o", POLICY, by, findings=Findings(scanner, "/scan/report.json")).plan
+
+    given = scan(local)
+    assert given.mounts[-1] == Mount("/var/run/docker.sock", MountKind.ENGINE)
+    assert given.stage_out.findings == Findings("trivy", "/scan/report.json", local)
+    for without in (scan(f"r/i@{local}"), compiled(capable, tags={IMAGE_TAG: local}).plan):
+        assert not [mount for mount in without.mounts if mount.kind is MountKind.ENGINE]
+    assert scan(f"r/i@{local}", "twistcli").mounts[-1].kind is MountKind.ENGINE
+    with pytest.raises(Invalid, match="this backend has none"):
+        scan(local, by=CAPABILITIES)
 
 
 def test_pinned_images_run_and_the_task_keeps_its_names() -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from tes_server import errors
 from tes_server.plan.steps import Execute, Limits, Mount, MountKind
 from tes_server.runner import docker_spec
 from tes_server.runner.engine import Cell
+from tes_server.telemetry import Code
 
 OOM = ("--oom", "/sys/fs/cgroup/memory.events", "--oom", "/sys/fs/cgroup/memory/memory.oom_control")
 
@@ -104,6 +106,18 @@ def test_gpus_are_those_that_the_platform_gave() -> None:
     site = msgspec.structs.replace(SITE, gpus=("GPU-aa", "GPU-bb"))
     assert docker_spec.container(CELL, site)["HostConfig"]["DeviceRequests"] == [{"DeviceIDs": ["GPU-aa", "GPU-bb"], "Capabilities": [["gpu"]]}]
     assert "DeviceRequests" not in docker_spec.container(msgspec.structs.replace(CELL, limits=Limits(cpus=1, ram_bytes=1)), site)["HostConfig"]
+
+
+def test_a_scanner_that_has_the_engine() -> None:
+    """And one whose engine has no socket that a container could be given."""
+    cell = msgspec.structs.replace(CELL, mounts=(Mount("/var/run/docker.sock", MountKind.ENGINE),))
+    body = docker_spec.container(cell, msgspec.structs.replace(SITE, socket="/run/user/1/docker.sock"))
+    assert body["User"] == "0:0"
+    assert body["HostConfig"]["Mounts"][-1] == bind("/run/user/1/docker.sock", "/var/run/docker.sock")
+    assert "User" not in docker_spec.container(CELL, SITE)
+    with pytest.raises(errors.EngineError) as raised:
+        docker_spec.container(cell, SITE)
+    assert raised.value.code == Code.REJECTED
 
 
 def test_an_environment_with_secrets_is_not_told_to_the_daemon() -> None:
