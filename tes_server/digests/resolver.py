@@ -117,7 +117,11 @@ class LookupResolver:
                 busy[lane] += 1
                 del self._waiting[key]
                 self._running[key] = lane
-                threading.Thread(target=self._run, args=key, name="tes-digest", daemon=True).start()
+                try:
+                    threading.Thread(target=self._run, args=key, name="tes-digest", daemon=True).start()
+                except RuntimeError:  # this machine gives no more threads now: the next one who asks tries again
+                    self._waiting[key] = self._running.pop(key)
+                    return
 
     def _run(self, image: str, backend: str) -> None:
         try:

@@ -24,6 +24,9 @@ from tes_server.telemetry import Code
 Send = Callable[..., urllib3.BaseHTTPResponse]
 """send(method, url, headers=..., body=...) -> the answer, its body read. Raises EngineError where nobody answers or is busy."""
 
+MOST = 1000
+"""Headers kept: anybody may name repositories without end."""
+
 _SHORTEST = 60.0
 """Seconds that a token is good for if its server does not say (Docker's token specification)."""
 _MARGIN = 10.0
@@ -65,9 +68,17 @@ class Access:
             header, seconds = _bearer(origin, repository, parameters, login, send)
         else:
             raise errors.EngineError("the registry wants a kind of sign-in that is not known here", Code.IMAGE_DENIED)
-        with self._lock:
-            self._known[origin, repository] = (header, time.monotonic() + seconds)
+        self._keep((origin, repository), header, seconds)
         return header
+
+    def _keep(self, place: tuple[str, str], header: str, seconds: float) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if len(self._known) >= MOST:
+                self._known = {known: told for known, told in self._known.items() if told[1] > now}
+            if len(self._known) >= MOST:
+                self._known.clear()
+            self._known[place] = (header, now + seconds)
 
 
 def parse(challenge: str) -> tuple[str, dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import pathlib
 import threading
@@ -24,7 +25,7 @@ from tes_server.runner.image_registry import Registry
 from tes_server.telemetry import Code
 from tests import image_case
 from tests.image_case import Packed, entry, layer, pack
-from tests.integration import registry_server, token_server
+from tests.integration import daemons, registry_server, token_server
 
 pytestmark = pytest.mark.registry
 
@@ -170,48 +171,45 @@ def test_an_ecr_registry_by_the_server_s_own_identity(httpserver: HTTPServer, tm
 
 
 class TestDaemon:
-    """A Docker daemon on this machine."""
-
-    @pytest.fixture
-    def daemon(self, docker_client: Any) -> Iterator[Daemon]:
-        made = Daemon("", timeout=kept.TIMEOUT)
-        yield made
-        made.close()
+    """Docker's or Podman's service on this machine."""
 
     def here(self, daemon: Daemon) -> Lookup:
         return look({"local": Place(here=True, look=kept.of_daemon(daemon))})
 
-    @pytest.mark.docker
-    def test_what_never_was_in_a_registry_is_its_id(self, docker_client: Any, daemon: Daemon) -> None:
-        name = f"127.0.0.1:1/{uuid.uuid4().hex}"
-        docker_client.tag("tes-test/static", name)
-        try:
-            known = docker_client.inspect_image(name)
-            answer = self.here(daemon)(name, "local")
-            assert answer == Resolved(name, known["Id"], known["Id"], local=True)
-            assert self.here(daemon)(known["Id"], "local") == Resolved(known["Id"], known["Id"], known["Id"], local=True)
-        finally:
-            docker_client.remove_image(name, noprune=True)
-        assert code(self.here(daemon)(name, "local")) == (Code.IMAGE_ERROR, True), "now nobody has it, and its registry does not answer"
+    def test_what_is_in_no_registry_is_its_id(self, daemon: daemons.Daemon) -> None:
+        repository = f"127.0.0.1:1/{uuid.uuid4().hex}"
+        name, client = f"{repository}:latest", daemon.client
+        client.tag("tes-test/static", repository, "latest")
+        with contextlib.closing(Daemon(daemon.url, daemon.product, kept.TIMEOUT)) as asked:
+            ask = self.here(asked)
+            try:
+                known = "sha256:" + client.inspect_image(name)["Id"].removeprefix("sha256:")
+                assert ask(repository, "local") == Resolved(repository, known, known, local=True)
+                assert ask(known, "local") == Resolved(known, known, known, local=True)
+                assert client.inspect_image(known)["Id"].removeprefix("sha256:") == known[7:], "which runs it, too"
+            finally:
+                client.remove_image(name, noprune=True)
+            assert code(ask(name, "local")) == (Code.IMAGE_ERROR, True), "now nobody has it, and its registry does not answer"
 
     @pytest.mark.docker
-    def test_what_a_registry_has_docker_runs_by_that_digest(self, docker_client: Any, daemon: Daemon, registry: str) -> None:
+    def test_what_a_registry_has_docker_runs_by_that_digest(self, docker_client: Any, registry: str) -> None:
         name = f"{registry}/static:{uuid.uuid4().hex}"
         docker_client.tag("tes-test/static", name)
         pinned = ""
-        try:
-            (pushed,) = [event["aux"]["Digest"] for event in docker_client.push(name, stream=True, decode=True) if "aux" in event]
-            answer = self.here(daemon)(name, "local")
-            assert isinstance(answer, Resolved)
-            assert (answer.digest, answer.local) == (pushed, False)
-            pinned = answer.pinned
-            docker_client.remove_image(name, noprune=True)
-            docker_client.pull(pinned)
-            assert pinned in docker_client.inspect_image(pinned)["RepoDigests"]
-        finally:
-            for each in (name, pinned):
-                if each and docker_client.images(each):
-                    docker_client.remove_image(each, noprune=True)
+        with contextlib.closing(Daemon("", timeout=kept.TIMEOUT)) as asked:
+            try:
+                (pushed,) = [event["aux"]["Digest"] for event in docker_client.push(name, stream=True, decode=True) if "aux" in event]
+                answer = self.here(asked)(name, "local")
+                assert isinstance(answer, Resolved)
+                assert (answer.digest, answer.local) == (pushed, False)
+                pinned = answer.pinned
+                docker_client.remove_image(name, noprune=True)
+                docker_client.pull(pinned)
+                assert pinned in docker_client.inspect_image(pinned)["RepoDigests"]
+            finally:
+                for each in (name, pinned):
+                    if each and docker_client.images(each):
+                        docker_client.remove_image(each, noprune=True)
 
     def test_a_daemon_that_is_not_there_says_nothing(self, registry: str) -> None:
         one = made()

@@ -263,6 +263,14 @@ class TestAddresses:
         look = make({}, {"127.0.0.1:5000": registry.server.url})
         assert found(look, "127.0.0.1:5000/team/tool", "kubernetes").pinned == f"127.0.0.1:5000/team/tool@{one.digest}", "names do not change"
 
+    def test_by_the_proxy_of_the_environment(self, registry: fake.Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+        one = packed()
+        registry.push(one)
+        monkeypatch.setenv("http_proxy", registry.server.url)
+        monkeypatch.setenv("no_proxy", "")
+        registry.lie = lambda request: registry.truth(request._replace(path=request.path.removeprefix("http://r.example")))
+        assert found(make({}, {"r.example": "http://r.example"}), "r.example/x").digest == one.digest
+
     def test_with_a_path(self, registry: fake.Registry) -> None:
         registry.push(packed(), "hub/library/debian")
         assert found(make({}, {"docker.io": f"{registry.server.url}/hub/"}), "debian").pinned.startswith("docker.io/library/debian@sha256:")

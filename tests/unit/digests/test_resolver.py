@@ -188,6 +188,16 @@ def test_what_does_not_fit_into_the_queue_is_looked_up_when_it_is_asked_for_agai
     assert collections.Counter(registry.asked).most_common(1)[0][1] == 1
 
 
+def test_without_a_thread_it_waits_for_the_next_time(registry: Registry, resolver: LookupResolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        assert resolver.ask(["x"], "local") == {}
+    assert settled(resolver, "x") == {"x": found("x")}
+
+
 def test_a_fault_of_ours_is_an_answer(registry: Registry, resolver: LookupResolver, caplog: pytest.LogCaptureFixture) -> None:
     def broken(_: str) -> Answer:
         raise ZeroDivisionError

@@ -97,6 +97,18 @@ def test_a_token_is_for_one_repository(make: Maker, registry: Registry, other: R
     assert [query(request)["scope"] for request in gate.given] == ["repository:one:pull,push", "repository:two:pull,push"]
 
 
+def test_tokens_of_many_repositories_do_not_pile_up(make: Maker, registry: Registry, other: Registry, image: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(registry, other)
+    monkeypatch.setattr(image_access, "MOST", 2)
+    images = make()
+    for name in ("one", "two", "three", "one"):
+        registry.push(image, name)
+        images.pull(f"{registry.host}/{name}")
+    assert len(gate.given) == 4, "the first one's was dropped"
+    images.pull(f"{registry.host}/three")
+    assert len(gate.given) == 5, "the gate knows the last token only"
+
+
 def test_a_token_that_ended_is_replaced(make: Maker, registry: Registry, other: Registry, image: Packed) -> None:
     gate = Gate(registry, other, uses=1)
     make().prepare(registry.push(image))
