@@ -15,8 +15,9 @@ from tes_server import errors, settings
 from tes_server.api import application
 from tes_server.api.methods import Verified
 from tes_server.api.sign_in import WAITING, SignIn
-from tes_server.model.principal import Principal, Role
+from tes_server.model.principal import SCANS, Principal, Role
 from tes_server.settings_auth import AuthSettings
+from tests.contract.store_contract import a_record
 from tests.unit.api import asgi, users
 from tests.unit.api.service import TASK
 from tests.unit.control.conftest import World
@@ -26,14 +27,19 @@ MATE = users.basic("mate")
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ASGIApp]:
-    place = tmp_path_factory.mktemp("site")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    made = World(tmp_path_factory.mktemp("site") / "tasks.sqlite")
+    yield made
+    made.store.close()
+
+
+@pytest.fixture(scope="module")
+def app(world: World) -> ASGIApp:
+    place = world.path.parent
     users.write(place / "users", ("alice", Role.USER), ("bob", Role.USER), ("vera", Role.VIEWER), ("root", Role.ADMIN), ("mate", Role.USER, "alice"))
-    world = World(place / "tasks.sqlite")
     service = world.service()
     service._about = msgspec.structs.replace(service._about, description="of the hospital", storage=("s3://patients",), parameters=("backend",))
-    yield application.build(service, settings.Settings(auth=AuthSettings(modes=("basic",), users_file=str(place / "users"))))
-    world.store.close()
+    return application.build(service, settings.Settings(auth=AuthSettings(modes=("basic",), users_file=str(place / "users"))))
 
 
 def create(app: ASGIApp, headers: dict[str, str], body: bytes = TASK) -> str:
@@ -129,6 +135,23 @@ def test_an_admin_sees_and_cancels_all(app: ASGIApp) -> None:
     assert {alices, admins} <= listed(app, ADMIN)
     assert asgi.post(app, f"/v1/tasks/{alices}:cancel", headers=ADMIN).status == 200
     assert asgi.get(app, f"/v1/tasks/{admins}", headers=ALICE).status == 404
+
+
+def test_scans_of_images_are_for_those_who_see_all(app: ASGIApp, world: World) -> None:
+    scan = "s" * 26
+    world.store.insert([a_record(scan, owner=SCANS.owner, created=world.clock())]).result()
+    mine = create(app, ALICE)
+    assert scan not in listed(app, ALICE)
+    assert scan.encode() not in asgi.get(app, "/ui", headers=ALICE).body
+    for method, path in (("GET", f"/v1/tasks/{scan}?view=FULL"), ("GET", f"/ui/tasks/{scan}"), ("POST", f"/v1/tasks/{scan}:cancel")):
+        answer = asgi.request(app, method, path, headers=ALICE)
+        assert answer is not None
+        assert answer.status == 404
+    for who in (VIEWER, ADMIN):
+        assert {scan, mine} <= listed(app, who)
+        assert scan.encode() in asgi.get(app, "/ui", headers=who).body
+        assert asgi.get(app, f"/v1/tasks/{scan}?view=FULL", headers=who).status == 200
+    assert asgi.post(app, f"/v1/tasks/{scan}:cancel", headers=ADMIN).status == 200
 
 
 def test_the_pages_show_what_the_api_shows(app: ASGIApp) -> None:
