@@ -19,7 +19,7 @@ from connexion.resolver import Resolver
 from starlette.types import ASGIApp
 
 from tes_server import settings
-from tes_server.api import auth, contract, handlers, passwords, problems, query, routes, site
+from tes_server.api import auth, contract, handlers, problems, query, routes, site
 from tes_server.api.methods import Method
 from tes_server.api.sign_in import SignIn
 from tes_server.api.ui import pages
@@ -52,7 +52,13 @@ def sign_in(config: AuthSettings) -> SignIn | None:
     """The ways to sign in that the settings name; None if there are none."""
     methods: list[Method] = []
     if "basic" in config.modes:
-        methods.append(passwords.Passwords(pathlib.Path(config.users_file)))
+        from tes_server.api.passwords import Passwords
+
+        methods.append(Passwords(pathlib.Path(config.users_file)))
+    if "oidc" in config.modes:
+        from tes_server.api.tokens import Tokens
+
+        methods.append(Tokens(config.issuers))
     return SignIn(methods) if methods else None
 
 
