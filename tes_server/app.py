@@ -19,7 +19,9 @@ from tes_server import auth_rules, errors, machine, platforms, scan_rules, site_
 from tes_server.backends.base import Backend
 from tes_server.backends.local import place
 from tes_server.control import retention
+from tes_server.control.audit import Audit, AuditFile, to_log
 from tes_server.control.decide import Rules
+from tes_server.control.limits import Bounds, Limits
 from tes_server.control.reconciler import Pace, Reconciler
 from tes_server.control.service import About, Service
 from tes_server.digests.base import Resolver
@@ -130,7 +132,23 @@ def targets(settings: Settings) -> dict[str, Target]:
 def service(settings: Settings, kept: Store) -> Service:
     """The API's door."""
     rules = [msgspec.convert(rule, route.Rule, from_attributes=True) for rule in settings.routes]
-    return Service(kept, targets(settings), rules, about(settings), settings.server.compat, clock)
+    return Service(kept, targets(settings), rules, about(settings), settings.server.compat, clock, limits(settings, kept), audit(settings))
+
+
+def limits(settings: Settings, kept: Store) -> Limits | None:
+    """What each owner may have and ask for; None = anything."""
+    bounds = msgspec.convert(settings.limits, Bounds, from_attributes=True)
+    if bounds == Bounds():
+        return None
+    return Limits(kept, msgspec.structs.replace(bounds, default_cores=settings.tasks.default_cpus))
+
+
+def audit(settings: Settings) -> Audit | None:
+    """Where it is written who did what; None = nowhere."""
+    place = settings.log.audit or ("log" if settings.auth.modes else "none")
+    if place == "none":
+        return None
+    return Audit(to_log if place == "log" else AuditFile(pathlib.Path(place)), clock)
 
 
 def about(settings: Settings) -> About:

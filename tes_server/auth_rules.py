@@ -77,6 +77,17 @@ def _check_prefixes(auth: AuthSettings) -> None:
         seen[issuer.prefix] = number
 
 
+def check_audit(place: str) -> None:
+    """Refuse a place for the audit log that is none, or cannot be written."""
+    if place in ("", "log", "none"):
+        return
+    if not os.path.isabs(place):  # noqa: PTH117 - a text of the settings
+        raise errors.SettingsError('must be an absolute path, "log" or "none"', "log.audit")
+    writable = os.access(place, os.W_OK) if pathlib.Path(place).exists() else os.access(pathlib.Path(place).parent, os.W_OK)
+    if not writable:
+        raise errors.SettingsError(f"{place} cannot be written", "log.audit")
+
+
 def check_files(auth: AuthSettings) -> None:
     """Refuse to serve where nobody could sign in: a users file without users, an introspection without its secret."""
     if "basic" in auth.modes and not users_file.read(pathlib.Path(auth.users_file)):

@@ -65,6 +65,7 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
 
     app.check(settings)
     auth_rules.check_files(settings.auth)
+    auth_rules.check_audit(settings.log.audit)
     telemetry.set_up_logging(settings.log.level)
     held = None
 

@@ -46,14 +46,19 @@ class Conflict(TesServerError):
 
 
 class Forbidden(TesServerError):
-    """The request must not be served to this caller or from this origin."""
+    """The request must not be served to this caller or from this origin. `who` is the caller, for the audit log, if that is known."""
+
+    who: str = ""
 
 
 class Unauthorized(TesServerError):
     """The request needs a sign-in, or the one that it has is not good. `reason` is one stable word for log and metric.
 
-    `challenges` are values of WWW-Authenticate (RFC 9110, 11.6.1).
+    `challenges` are values of WWW-Authenticate (RFC 9110, 11.6.1). `who` is whom the credentials name, for the audit log, if there is somebody
+    of that name.
     """
+
+    who: str = ""
 
     def __init__(self, public: str, reason: str, challenges: tuple[str, ...] = ()) -> None:
         super().__init__(public)
@@ -68,6 +73,14 @@ class Unavailable(TesServerError):
         super().__init__(public)
         self.retry_after = retry_after
         self.why = why
+
+
+class TooMany(TesServerError):
+    """The caller has or asks for more than its owner may at a time. `retry_after` is in seconds."""
+
+    def __init__(self, public: str, retry_after: float) -> None:
+        super().__init__(public)
+        self.retry_after = retry_after
 
 
 class NameTaken(Unavailable):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tes_server.settings_auth import AuthSettings
+from tes_server.settings_auth import AuthSettings, LimitSettings
 from tes_server.settings_aws import AwsBatchSettings
 from tes_server.settings_azure import AzureBatchSettings
 from tes_server.settings_kubernetes import KubernetesSettings
@@ -281,6 +281,9 @@ class LogSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Events below this level are left out."""
+    audit: str = ""
+    """Where it is written who created and canceled tasks, and who could not sign in: the absolute path of a file (JSON lines), "log" for this
+    log, or "none". Empty = "log" with sign-in, "none" without."""
 
 
 class Settings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -310,6 +313,7 @@ class Settings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     routes: tuple[RouteSettings, ...] = ()
     """Routing rules in order, e.g. `[[routes]]` tables; where none holds, the first backend takes the task."""
     control: ControlSettings = ControlSettings()
+    limits: LimitSettings = LimitSettings()
     retention: RetentionSettings = RetentionSettings()
     log: LogSettings = LogSettings()
 

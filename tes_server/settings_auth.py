@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tes_server.settings_parts import Part
+from tes_server.settings_parts import Amount, Count, Part
 
 Leeway = Annotated[float, msgspec.Meta(ge=0, le=300)]
 
@@ -77,3 +77,18 @@ class AuthSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Host names (without port) by which clients may call this server, beside loopback names. Others get 403. Sign-in makes it needless."""
     allow_open: bool = False
     """Allow listening on other than loopback addresses without sign-in. Everybody who reaches the port can run programs."""
+
+
+class LimitSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one owner may have at a time, and ask for; 0 = any. Beyond it creates (and lists) get 429 with Retry-After, nothing else ever."""
+
+    queued: Count = 0
+    """Tasks that have not begun. Several API processes count every five seconds what the others let in."""
+    tasks: Count = 0
+    """Tasks that have not ended."""
+    cores: Amount = 0.0
+    """Cores that tasks which have not ended ask for together."""
+    creates_per_minute: Count = 0
+    """New tasks; a minute's worth may come at once. Each API process counts for itself."""
+    lists_per_minute: Count = 0
+    """Lists of tasks, those of /ui too; as above."""

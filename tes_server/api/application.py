@@ -23,6 +23,7 @@ from tes_server.api import auth, contract, handlers, problems, query, routes, si
 from tes_server.api.methods import Method
 from tes_server.api.sign_in import SignIn
 from tes_server.api.ui import pages
+from tes_server.control.audit import Audit
 from tes_server.control.service import Service
 from tes_server.settings_auth import AuthSettings
 
@@ -48,7 +49,7 @@ def description_file() -> pathlib.Path:
     return installed if installed.exists() else here.parents[2] / "openapi" / FILE
 
 
-def sign_in(config: AuthSettings) -> SignIn | None:
+def sign_in(config: AuthSettings, audit: Audit | None = None) -> SignIn | None:
     """The ways to sign in that the settings name; None if there are none."""
     methods: list[Method] = []
     if "basic" in config.modes:
@@ -59,7 +60,7 @@ def sign_in(config: AuthSettings) -> SignIn | None:
         from tes_server.api.tokens import Tokens
 
         methods.append(Tokens(config.issuers))
-    return SignIn(methods) if methods else None
+    return SignIn(methods, audit) if methods else None
 
 
 def build(service: Service, config: settings.Settings, closing: Sequence[Callable[[], None]] = ()) -> ASGIApp:
@@ -85,9 +86,10 @@ def build(service: Service, config: settings.Settings, closing: Sequence[Callabl
     guard = functools.partial(
         auth.Guard,
         rules=auth.Rules.of(config.auth),
-        sign_in=sign_in(config.auth),
+        sign_in=sign_in(config.auth, service.audit),
         public=PUBLIC_PATHS,
         open_metrics=config.auth.open_metrics,
+        addresses=service.audit is not None,
     )
     app = connexion.ConnexionMiddleware(
         beside,

@@ -104,12 +104,21 @@ class Guard:
     """The layer that puts a Principal into `scope["principal"]`, or raises `errors.Forbidden` or `errors.Unauthorized`.
 
     Without `sign_in` everybody is `ANONYMOUS`. With it, those who do not sign in are `GUEST` on the paths `public`, which tell
-    nothing of a task, and nobody elsewhere.
+    nothing of a task, and nobody elsewhere. `addresses`: principals say where their requests come from.
     """
 
-    def __init__(self, app: ASGIApp, rules: Rules, sign_in: SignIn | None = None, public: frozenset[str] = frozenset(), open_metrics: bool = True) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        rules: Rules,
+        sign_in: SignIn | None = None,
+        public: frozenset[str] = frozenset(),
+        open_metrics: bool = True,
+        addresses: bool = False,
+    ) -> None:
         self._app = app
         self._public = public
+        self._addresses = addresses
         self._sign_in = sign_in
         self._open_paths = OPEN_PATHS if sign_in is None or open_metrics else OPEN_PATHS - {METRICS}
         # The answer depends on three headers that hardly vary, so it is remembered for those seen last.
@@ -119,7 +128,8 @@ class Guard:
         """Pass the request on with its principal."""
         if scope["type"] == "http" and scope["path"] not in self._open_paths:
             self.judge(scope["headers"])
-            scope["principal"] = ANONYMOUS if self._sign_in is None else await self._signed_in(self._sign_in, scope)
+            principal = ANONYMOUS if self._sign_in is None else await self._signed_in(self._sign_in, scope)
+            scope["principal"] = msgspec.structs.replace(principal, address=_address(scope)) if self._addresses else principal
         await self._app(scope, receive, send)
 
     def judge(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -139,7 +149,7 @@ class Guard:
             raise errors.Forbidden(why)
 
     async def _signed_in(self, sign_in: SignIn, scope: Scope) -> Principal:
-        principal = await sign_in.principal(scope["headers"])
+        principal = await sign_in.principal(scope["headers"], _address(scope))
         path = scope["path"]
         if principal is None:
             if path in self._public:
@@ -148,6 +158,11 @@ class Guard:
         if path == METRICS and principal.scope != ALL:
             raise errors.Forbidden("the metrics are for those who may see everybody's tasks")
         return principal
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _text(value: bytes | None) -> str | None:

@@ -67,7 +67,8 @@ class Handlers:
         """TES 1.1, CreateTask. The task is stored durably when this returns."""
         task: Task = call.body
         arguments = call.principal, task, idempotency_key(call.headers)
-        if call.size > SMALL:  # whatever fills a large body (files, executors, one long argv), checking it takes its time
+        # A limit may have to be looked up in the store first.
+        if call.size > SMALL or self._service.limits is not None:  # whatever fills a large body (files, executors, one long argv), checking it takes its time
             stored = await run_in_threadpool(self._service.create, *arguments)
         else:
             stored = self._service.create(*arguments)

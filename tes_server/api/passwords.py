@@ -72,12 +72,14 @@ class Passwords:
         """Who has these credentials. Blocks for as long as argon2 takes. Raises Unauthorized, or Unavailable while there is no usable file."""
         name, password = _parts(credentials)
         with self._lock:
-            user, nobody, fault = self._users.get(name), self._nobody, self._fault
-        if fault:
-            raise errors.Unavailable("sign-in by password is not available now", 10.0, fault)
+            user, nobody, broken = self._users.get(name), self._nobody, self._fault
+        if broken:
+            raise errors.Unavailable("sign-in by password is not available now", 10.0, broken)
         right = _fits(user.hash if user is not None else nobody, password)
         if user is None or not right:
-            raise errors.Unauthorized(WRONG, "password")
+            fault = errors.Unauthorized(WRONG, "password")
+            fault.who = name if user is not None else ""
+            raise fault
         return Verified(Principal(user.owner, user.role, who="" if user.owner == user.name else user.name), time.monotonic() + KEPT)
 
 

@@ -28,6 +28,7 @@ STATUSES: dict[type[errors.TesServerError], int] = {
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.TooLarge: 413,
+    errors.TooMany: 429,
     errors.Unavailable: 503,
 }
 
@@ -112,7 +113,7 @@ class Problems:
 def _headers(cause: Exception) -> list[answers.Header]:
     if isinstance(cause, errors.Unauthorized):
         return [(b"www-authenticate", challenge.encode("latin-1")) for challenge in cause.challenges]
-    if isinstance(cause, errors.Unavailable):
+    if isinstance(cause, errors.Unavailable | errors.TooMany):
         return [(b"retry-after", b"%d" % max(1, math.ceil(cause.retry_after)))]
     if isinstance(cause, HTTPException):
         return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (cause.headers or {}).items()]

@@ -16,6 +16,7 @@ from tes_server import errors, telemetry
 from tes_server.api.answers import Header
 from tes_server.api.methods import Method, Verified
 from tes_server.api.remembered import Remembered
+from tes_server.control.audit import Audit
 from tes_server.model.principal import Principal
 
 WAITING = 64
@@ -29,17 +30,18 @@ LONGEST = 32 * 1024
 
 
 class SignIn:
-    """All ways to sign in of one server. For one event loop."""
+    """All ways to sign in of one server. For one event loop. `audit` is told of credentials that are not good."""
 
-    def __init__(self, methods: Sequence[Method]) -> None:
+    def __init__(self, methods: Sequence[Method], audit: Audit | None = None) -> None:
+        self._audit = audit
         self._methods = {method.scheme: method for method in methods}
         self._desks = {method.scheme: anyio.Semaphore(method.threads) for method in methods}
         self._threads = anyio.CapacityLimiter(sum(method.threads for method in methods))
         self._known: Remembered[Principal] = Remembered()
         self._wrong: Remembered[errors.TesServerError] = Remembered(1000)
 
-    async def principal(self, headers: Sequence[Header]) -> Principal | None:
-        """Who asks, None if the request has no credentials. Raises Unauthorized, Forbidden, Unavailable."""
+    async def principal(self, headers: Sequence[Header], address: str = "") -> Principal | None:
+        """Who asks (from `address`), None if the request has no credentials. Raises Unauthorized, Forbidden, Unavailable."""
         given = [value for name, value in headers if name == b"authorization"]
         if not given:
             return None
@@ -55,10 +57,10 @@ class SignIn:
         version = method.version(now)
         known = self._known.get(given[0], version, now)
         if known is None:
-            known = await self._found_out(method, given[0], credentials.strip(), version)
+            known = await self._found_out(method, given[0], credentials.strip(), version, address)
         return known
 
-    async def _found_out(self, method: Method, header: bytes, credentials: str, version: object) -> Principal:
+    async def _found_out(self, method: Method, header: bytes, credentials: str, version: object, address: str) -> Principal:
         wrong = self._wrong.get(header, version, time.monotonic())
         if wrong is not None:
             raise self._raised(wrong, method)
@@ -77,6 +79,8 @@ class SignIn:
         if isinstance(found, errors.TesServerError):
             reason = found.reason if isinstance(found, errors.Unauthorized) else "forbidden"
             telemetry.SIGN_INS_REFUSED.labels(method.scheme, reason).inc()
+            if self._audit is not None:
+                self._audit.refused(address, method.scheme, reason, found.who)
             self._wrong.put(header, version, found, time.monotonic() + WRONG_KEPT)
             raise self._raised(found, method)
         self._known.put(header, version, found.principal, found.until)

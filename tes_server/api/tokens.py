@@ -73,6 +73,11 @@ class Tokens:
 
     def _verified(self, found: dict[str, Any], issuer: IssuerSettings, *, must_end: bool) -> Verified:
         now = self._clock()
-        claims.check(found, issuer, now, must_end=must_end)
+        try:
+            claims.check(found, issuer, now, must_end=must_end)
+            principal = claims.principal_of(found, issuer)
+        except (errors.Unauthorized, errors.Forbidden) as fault:
+            fault.who = str(found.get("sub", ""))[:200]  # its issuer has said so
+            raise
         left = float(found["exp"]) + issuer.leeway - now if "exp" in found else KEPT
-        return Verified(claims.principal_of(found, issuer), time.monotonic() + min(KEPT, left))
+        return Verified(principal, time.monotonic() + min(KEPT, left))

@@ -17,6 +17,8 @@ import msgspec
 
 from tes_server import errors, telemetry
 from tes_server.control import decide
+from tes_server.control.audit import Audit
+from tes_server.control.limits import Limits
 from tes_server.model import run, views
 from tes_server.model.principal import ALL, Principal, Role, Scope
 from tes_server.model.record import Brief, Detail, Lane, Query, Record, StateFilter, Status, View
@@ -73,7 +75,11 @@ class Service:
         about: About,
         compat: str,
         clock: Callable[[], datetime.datetime],
+        limits: Limits | None = None,
+        audit: Audit | None = None,
     ) -> None:
+        self.limits = limits
+        self.audit = audit
         self.blocking = store.blocking
         self.compat = compat
         self._store = store
@@ -89,10 +95,12 @@ class Service:
     def create(self, principal: Principal, task: Task, idempotency_key: str | None = None) -> concurrent.futures.Future[str]:
         """Check, route and keep a task; the future gives its id once it is durable.
 
-        Raises Invalid, or Forbidden for those who may only look, at once. With a key the id follows from (owner, key): the same task again gives the same id,
-        another task fails the future with Conflict.
+        Raises Invalid, TooMany, or Forbidden for those who may only look, at once. With a key the id follows from (owner, key): the
+        same task again gives the same id, another task fails the future with Conflict.
         """
         _changing(principal)
+        if self.limits is not None:
+            self.limits.asks_for_create(principal.owner)
         now = self._clock()
         task_id = key_id(principal.owner, idempotency_key) if idempotency_key else new_id(now)
         placed = placing.place(views.with_types(task), task_id, principal.owner, self._rules, self._targets)
@@ -112,9 +120,11 @@ class Service:
             task=compiled.task,
             detail=Detail(compiled.warnings) if compiled.warnings else None,
         )
+        settled = self._admit(record, bool(idempotency_key))
         answer: concurrent.futures.Future[str] = concurrent.futures.Future()
 
         def settle(kept: concurrent.futures.Future[None]) -> None:
+            settled()
             try:
                 cause = kept.exception()
                 if isinstance(cause, errors.Conflict) and idempotency_key:
@@ -123,12 +133,30 @@ class Service:
                     raise cause
                 else:
                     telemetry.TASKS_CREATED.inc()
+                    if self.audit is not None:
+                        self.audit.did("task.create", principal, task=task_id)
                 answer.set_result(task_id)
             except BaseException as cause:  # noqa: BLE001 - whatever it is, the caller waits for it
                 answer.set_exception(cause)
 
-        self._store.insert([record], undo=None if idempotency_key else self._disown).add_done_callback(settle)
+        try:
+            stored = self._store.insert([record], undo=None if idempotency_key else self._disown)
+        except errors.TesServerError:
+            settled()
+            raise
+        stored.add_done_callback(settle)
         return answer
+
+    def _admit(self, record: Record, has_key: bool) -> Callable[[], None]:
+        """Count a new task in. One whose key is there already is no new one, however many there are."""
+        if self.limits is None or record.task is None:
+            return lambda: None
+        try:
+            return self.limits.admit(record.owner, record.task)
+        except errors.TooMany:
+            if has_key and self._store.get(Scope(record.owner), record.id, View.MINIMAL) is not None:
+                return lambda: None
+            raise
 
     def _same(self, record: Record) -> None:
         """A repeated create is fine if it is the same task."""
@@ -147,7 +175,9 @@ class Service:
         return views.task_json(task, view, self.compat, tails)
 
     def list_json(self, principal: Principal, request: ListRequest) -> bytes:
-        """A page of tasks as JSON. Raises Invalid whose pointer is the parameter's name."""
+        """A page of tasks as JSON. Raises Invalid whose pointer is the parameter's name, TooMany (`limits`)."""
+        if self.limits is not None:
+            self.limits.asks_for_list(principal.owner)
         query = self._query(principal, request)
         page = self._store.page(query)
         token = _token(page.after, query) if page.after else None
@@ -193,6 +223,8 @@ class Service:
         """Ask to cancel. Idempotent, also on ended tasks. Durable when it returns. Raises NotFound, and Forbidden for those who may only look."""
         _changing(principal)
         self._cancel(principal.scope, task_id)
+        if self.audit is not None:
+            self.audit.did("task.cancel", principal, task=task_id)
 
     def _disown(self, task_id: str) -> None:
         """Its create was answered 503, and the store had it all the same: nobody knows its id, and the client may create another."""

@@ -37,3 +37,11 @@ def test_a_server_that_nobody_could_sign_in_to_does_not_start(tmp_path: pathlib.
         auth_rules.check_files(auth)
     users.write(tmp_path / "users", ("alice", Role.USER))
     auth_rules.check_files(auth)
+
+
+def test_a_place_for_the_audit_log(tmp_path: pathlib.Path) -> None:
+    for place in ("", "log", "none", str(tmp_path / "audit.jsonl"), "/dev/null"):
+        auth_rules.check_audit(place)
+    for place in ("audit.jsonl", "off", str(tmp_path / "none" / "audit.jsonl")):
+        with pytest.raises(errors.SettingsError, match=r"log\.audit"):
+            auth_rules.check_audit(place)

@@ -31,6 +31,8 @@ class MemoryService(Service):
         """Be as new."""
         self.blocking = False
         self.compat = "clients"
+        self.limits = None
+        self.audit = None
         self.tasks: dict[str, Task] = {}
         self.states: dict[str, str] = {}
         self.keys: list[str | None] = []

@@ -15,6 +15,8 @@ from tes_server import errors, settings
 from tes_server.api import application
 from tes_server.api.methods import Verified
 from tes_server.api.sign_in import WAITING, SignIn
+from tes_server.control.audit import Audit, AuditFile
+from tes_server.control.limits import Bounds, Limits
 from tes_server.model.principal import SCANS, Principal, Role
 from tes_server.settings_auth import AuthSettings
 from tests.contract.store_contract import a_record
@@ -330,3 +332,43 @@ def test_each_method_has_its_challenge_and_the_one_that_was_tried_says_why() -> 
         assert door.refusal("sign in", "missing").challenges == ("Test", "Other")
 
     asyncio.run(ask())
+
+
+# -- the audit log ------------------------------------------------------------------------------------------------------
+
+
+def test_who_could_not_sign_in_is_told_without_what_was_typed(tmp_path: pathlib.Path) -> None:
+    users.write(tmp_path / "users", ("alice", Role.USER))
+    world = World(tmp_path / "tasks.sqlite")
+    service = world.service()
+    service.audit = Audit(AuditFile(tmp_path / "audit"), world.clock)
+    app = application.build(service, settings.Settings(auth=AuthSettings(modes=("basic",), users_file=str(tmp_path / "users"))))
+    for _ in range(3):
+        asgi.get(app, "/v1/tasks", headers=users.basic("alice", "wr0ng-canary"))
+        asgi.get(app, "/v1/tasks", headers=users.basic("my-canary-password", "x"))
+        asgi.get(app, "/v1/tasks")
+    create(app, ALICE)
+    world.store.close()
+    text = (tmp_path / "audit").read_text()
+    assert "canary" not in text
+    refused, unknown, created = (msgspec.json.decode(line) for line in text.splitlines())
+    assert (refused["action"], refused["who"], refused["address"]) == ("sign_in.refused", "alice", "127.0.0.1")
+    assert "who" not in unknown
+    assert (created["action"], created["owner"], created["who"], created["address"]) == ("task.create", "alice", "alice", "127.0.0.1")
+
+
+def test_too_much_is_429_with_a_time(tmp_path: pathlib.Path) -> None:
+    users.write(tmp_path / "users", ("alice", Role.USER))
+    world = World(tmp_path / "tasks.sqlite")
+    service = world.service()
+    service.limits = Limits(world.store, Bounds(tasks=1, lists_per_minute=1))
+    app = application.build(service, settings.Settings(auth=AuthSettings(modes=("basic",), users_file=str(tmp_path / "users"))))
+    task_id = create(app, ALICE)
+    listed(app, ALICE)
+    for answer in (asgi.post(app, "/v1/tasks", TASK, headers=ALICE), asgi.get(app, "/v1/tasks", headers=ALICE), asgi.get(app, "/ui", headers=ALICE)):
+        assert answer.status == 429
+    assert int(asgi.get(app, "/v1/tasks", headers=ALICE).headers["retry-after"]) in range(1, 61)
+    for path in (f"/v1/tasks/{task_id}", "/v1/service-info", f"/ui/tasks/{task_id}"):
+        assert asgi.get(app, path, headers=ALICE).status == 200
+    assert asgi.post(app, f"/v1/tasks/{task_id}:cancel", headers=ALICE).status == 200
+    world.store.close()
