@@ -17,8 +17,10 @@ import msgspec
 
 from tes_server import errors, platforms
 from tes_server.model import image_names
+from tes_server.model.principal import SCANS
 from tes_server.model.task import Executor, Resources, Task
-from tes_server.plan import secret_names
+from tes_server.plan import compiler, secret_names
+from tes_server.plan.steps import Findings
 from tes_server.runner import image_manifest
 from tes_server.scan import base, gate, patterns
 from tes_server.scan.base import Options, Scanner
@@ -28,6 +30,9 @@ from tes_server.scan.scanners import SCANNERS
 from tes_server.settings import Settings
 
 HOUR, MINUTE = 3600.0, 60.0
+
+SAMPLE = f"registry.example/repository@sha256:{'0' * 64}"
+"""An image as scans get them."""
 
 _SENSITIVE = re.compile(r"(PASS(WORD|PHRASE)?|TOKEN|SECRET|CREDENTIALS?|(ACCESS|PRIVATE|API|SECRET)_?KEY)$", re.IGNORECASE)
 """Variables whose value is no setting: settings are printed, and plans hold what they say."""
@@ -53,6 +58,8 @@ def check(settings: Settings) -> None:
         _check_scanner(settings)
         _check_environment(settings)
         _check_networks(settings)
+        for backend in scanned(settings):
+            _check_trial(settings, backend)
 
 
 def _check_policy(settings: Settings) -> None:
@@ -144,6 +151,35 @@ def _check_networks(settings: Settings) -> None:
             raise errors.SettingsError(f"leaves scans of images without a network, and tasks on {backend} need them (scan.mode)", key)
 
 
+def _check_trial(settings: Settings, backend: str) -> None:
+    """A scan of an image like any other can be planned for a backend."""
+    target = next(one for one in platforms.PLATFORMS if one.name == backend).target(settings)
+    capabilities = target.capabilities
+    sure = backend != "local" or settings.local.engine == "sandbox"  # which engine "auto" comes to, nobody has looked yet
+    if scanner(settings).engine(SAMPLE) and not capabilities.engine_socket and sure:
+        raise errors.SettingsError(
+            f"{settings.scan.scanner} looks at images of a container engine, and scans on {backend} reach none: turn them off there (scan.backends)",
+            "scan.scanner",
+        )
+    if not sure:
+        capabilities = msgspec.structs.replace(capabilities, engine_socket=True)
+    if backend == "local" and not settings.local.disk_gb:
+        capabilities = msgspec.structs.replace(capabilities, disk_bytes=0)  # what is free at this moment is no reason to refuse a start
+    try:
+        compiler.compile_task(task(settings, SAMPLE), "scan", 1, SCANS.owner, target.policy, capabilities, findings=findings(settings))
+    except (errors.Invalid, errors.TooLarge) as cause:
+        raise errors.SettingsError(f"scans cannot run on {backend}: {cause.public}", _at_fault(cause.pointer)) from cause
+
+
+def _at_fault(pointer: str) -> str:
+    """The setting that a field of a scan's task comes from."""
+    whole = ("/executors/0/env/", "scan.env.")
+    if pointer.startswith(whole[0]):
+        return whole[1] + pointer.removeprefix(whole[0]).replace("~1", "/").replace("~0", "~")
+    known = {"/executors/0/image": "image", "/resources/cpu_cores": "cpus", "/resources/ram_gb": "ram_gb", "/resources/disk_gb": "disk_gb"}
+    return f"scan.{known.get(pointer, 'arguments')}"
+
+
 # -- what it means ----------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +257,11 @@ def task(settings: Settings, image: str) -> Task:
             backend_parameters={"max_runtime": f"{scan.timeout:g}"},
         ),
     )
+
+
+def findings(settings: Settings) -> Findings:
+    """Where that task leaves its report, and whose it is."""
+    return Findings(settings.scan.scanner, base.REPORT)
 
 
 def architecture(settings: Settings, backend: str) -> str:

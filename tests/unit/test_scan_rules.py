@@ -57,6 +57,12 @@ def made(**tree: Any) -> settings.Settings:
         ({"scan.registries": {"r.example": "r.example"}}, "scan.registries.r.example"),
         ({"scan.registries": {"r.example": "http://a:b@r.example"}}, "scan.registries.r.example"),
         ({"docker.network": "none"}, "docker.network"),
+        ({**PRISMA, "local.engine": "sandbox"}, "scan.scanner"),
+        ({**PRISMA, **CLUSTER, "local.enabled": False}, "scan.scanner"),
+        ({"scan.env": {"TRIVY_TOKEN": "secret://trivy/token"}}, "scan.env.TRIVY_TOKEN"),  # which nobody has listed
+        ({"scan.env": {"TRIVY_TOKEN": "secret://trivy"}, "local.secrets": {"trivy": "/run/secrets/trivy"}}, "scan.env.TRIVY_TOKEN"),  # that is for tasks
+        ({"scan.cpus": 100_000}, "scan.cpus"),
+        ({"scan.disk_gb": 2, "local.disk_gb": 1}, "scan.disk_gb"),
         ({"sandbox.network": False, "local.engine": "sandbox"}, "sandbox.network"),
     ],
 )
@@ -73,7 +79,8 @@ def test_what_cannot_work_is_refused_by_its_key(tree: dict[str, Any], where: str
         {},
         PRISMA,
         {"scan.scanner": "grype", "scan.server": ""},
-        {"scan.image": DIGEST},
+        {"scan.env": {"TRIVY_TOKEN": "secret://trivy"}, "local.scan_secrets": {"trivy": "/run/secrets/trivy"}},
+        {**PRISMA, **CLUSTER, "scan.backends": {"kubernetes": "off"}},
         {"scan.env": {"TRIVY_TOKEN_HEADER": "X-Token"}},
         {"scan.registries": {"127.0.0.1:5000": "http://10.0.0.1:5000", "docker.io": "https://mirror.example/hub"}},
         {"scan.policy.ignore": [{"id": "CVE-1", "reason": "r", "expires": "2020-01-31"}]},  # a server must start on the day after, too
