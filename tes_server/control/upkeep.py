@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from tes_server import errors, telemetry
 from tes_server.backends.base import Backend
+from tes_server.control.old_scans import OldScans
 from tes_server.control.retention import Retention
 from tes_server.model import record as model
 from tes_server.model import run
@@ -52,6 +53,7 @@ class Upkeep:
         self._census_interval = CENSUS_INTERVAL_PAID if store.blocking else CENSUS_INTERVAL
         self._untold: dict[str, datetime.datetime] = {}
         self._told = True
+        self._old_scans = OldScans(store)
         self._none_live = False
         self._again = False
         self.watching = False
@@ -74,6 +76,8 @@ class Upkeep:
         self.survey(now, shards, away=away)
         if self._retention is not None and shards:
             self._retention.turn(shards, now)
+        if shards:
+            self._old_scans.turn(shards, now)
 
     def watch(self, now: datetime.datetime, shards: frozenset[int]) -> None:
         """Fetch the live output of tasks that somebody reads."""
