@@ -40,6 +40,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several workers (`--dist loadgroup`) the tests of a file stay together, those of the one cluster too, and those whose
+    emulated hosts share this machine's Docker and its firewall. The two long groups come first: the others fill up beside them."""
+    for item in items:
+        names = {mark.name for mark in item.iter_markers()}
+        if "xdist_group" not in names:
+            group = "cluster" if "cluster" in names else "batch" if names & {"aws_batch", "azure_batch"} else item.path.stem
+            item.add_marker(pytest.mark.xdist_group(group))
+    if config.getoption("dist", "no") == "loadgroup":
+        items.sort(key=lambda item: {"cluster": 0, "batch": 1}.get(_group(item), 2))
+
+
+def _group(item: pytest.Item) -> str:
+    [mark] = item.iter_markers("xdist_group")
+    return str(mark.args[0])
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """In CI the words of a failure come at once: a run that is cut off for its time never comes to its end, where pytest has them."""
     if report.failed and os.environ.get("REQUIRE_SERVICES") and not os.environ.get("PYTEST_XDIST_WORKER"):

@@ -17,7 +17,7 @@ from tests.acceptance.server import BIN
 from tests.integration.aws_lab import Lab
 from tests.integration.conftest import unreachable
 
-pytestmark = [pytest.mark.aws_batch, pytest.mark.docker, pytest.mark.s3, pytest.mark.xdist_group("aws_batch")]
+pytestmark = [pytest.mark.aws_batch, pytest.mark.docker, pytest.mark.s3]
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 

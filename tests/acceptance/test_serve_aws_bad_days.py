@@ -16,7 +16,7 @@ from tests.acceptance.aws_site import SMALL, Site, sh
 from tests.acceptance.server import served
 from tests.integration.aws_lab import Lab
 
-pytestmark = [pytest.mark.aws_batch, pytest.mark.docker, pytest.mark.s3, pytest.mark.xdist_group("aws_batch")]
+pytestmark = [pytest.mark.aws_batch, pytest.mark.docker, pytest.mark.s3]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from tests.acceptance.server import BIN
 from tests.integration.azure_lab import Lab
 from tests.integration.conftest import unreachable
 
-pytestmark = [pytest.mark.azure_batch, pytest.mark.docker, pytest.mark.azurite, pytest.mark.xdist_group("azure_batch")]
+pytestmark = [pytest.mark.azure_batch, pytest.mark.docker, pytest.mark.azurite]
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 

@@ -16,7 +16,7 @@ from tests.acceptance.azure_site import SMALL, Site, sh
 from tests.acceptance.server import served
 from tests.integration.azure_lab import Lab
 
-pytestmark = [pytest.mark.azure_batch, pytest.mark.docker, pytest.mark.azurite, pytest.mark.xdist_group("azure_batch")]
+pytestmark = [pytest.mark.azure_batch, pytest.mark.docker, pytest.mark.azurite]
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from tests.contract.object_servers import S3, s3
 from tests.integration.conftest import unreachable
 from tests.relay import Relay
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.cluster
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 

@@ -14,7 +14,7 @@ from tests.contract.backend_contract import BackendContract
 from tests.integration import aws_lab
 from tests.integration.aws_lab import Lab
 
-pytestmark = [pytest.mark.aws_batch, pytest.mark.docker, pytest.mark.s3, pytest.mark.xdist_group("aws_batch")]
+pytestmark = [pytest.mark.aws_batch, pytest.mark.docker, pytest.mark.s3]
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from tests.integration.aws_lab import Lab
 from tests.integration.conftest import unreachable
 from tests.integration.doors import doors
 
-pytestmark = [pytest.mark.aws_batch, pytest.mark.docker, pytest.mark.s3, pytest.mark.xdist_group("aws_batch")]
+pytestmark = [pytest.mark.aws_batch, pytest.mark.docker, pytest.mark.s3]
 
 IMAGE = "tes-test/busybox"
 SMALL = {"cpu_cores": 0.5, "ram_gb": 0.05}

@@ -23,7 +23,7 @@ from tests.emulators.aws_batch.world import ACCOUNT, KEY, SECRET, Environment, Q
 from tests.integration import aws_desk
 from tests.integration.aws_desk import GOOD, Desk, happens, look, plan, started, submit, until
 
-pytestmark = [pytest.mark.aws_batch, pytest.mark.xdist_group("aws_batch")]
+pytestmark = pytest.mark.aws_batch
 
 USER = f"arn:aws:iam::{ACCOUNT}:user/emulator"
 

@@ -14,7 +14,7 @@ from tests.contract.backend_contract import BackendContract
 from tests.integration import azure_lab
 from tests.integration.azure_lab import Lab
 
-pytestmark = [pytest.mark.azure_batch, pytest.mark.docker, pytest.mark.azurite, pytest.mark.xdist_group("azure_batch")]
+pytestmark = [pytest.mark.azure_batch, pytest.mark.docker, pytest.mark.azurite]
 
 
 @pytest.fixture(scope="module")

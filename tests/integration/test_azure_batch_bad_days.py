@@ -22,7 +22,7 @@ from tests.integration.azure_bench import DEAF, REAPED, SMALL, SPOT, UP, Bench
 from tests.integration.azure_lab import GB, SHAPE, Lab
 from tests.integration.doors import doors
 
-pytestmark = [pytest.mark.azure_batch, pytest.mark.docker, pytest.mark.azurite, pytest.mark.xdist_group("azure_batch")]
+pytestmark = [pytest.mark.azure_batch, pytest.mark.docker, pytest.mark.azurite]
 
 PASSWORD = "correct-horse-battery"  # of nothing
 WORLD = World(boot=0.0, restore=None, secrets={"lab/db": f'{{"password": "{PASSWORD}"}}', "lab/plain": PASSWORD})

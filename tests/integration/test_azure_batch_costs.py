@@ -17,7 +17,7 @@ from tests.emulators.azure_batch.protocol import now
 from tests.integration import azure_desk
 from tests.integration.azure_desk import GOOD, Clock, Desk, added, happens, look, many, until
 
-pytestmark = [pytest.mark.azure_batch, pytest.mark.xdist_group("azure_batch")]
+pytestmark = pytest.mark.azure_batch
 
 POLLS = frozenset({"list_tasks", "get_pool"})
 """Calls that follow from time, not from tasks."""

@@ -18,7 +18,7 @@ from tests.emulators.azure_batch.world import ACCOUNT, CLIENT, KEY, SECRET
 from tests.integration import azure_desk
 from tests.integration.azure_desk import REGULAR, SIZE, Clock, Desk, added, later, look, plan
 
-pytestmark = [pytest.mark.azure_batch, pytest.mark.xdist_group("azure_batch")]
+pytestmark = pytest.mark.azure_batch
 
 OTHER_KEY = base64.b64encode(b"another key").decode()
 

@@ -22,7 +22,7 @@ from tests.clock import utc
 from tests.integration import azure_desk
 from tests.integration.azure_desk import GB, GOOD, POLL, REGULAR, SIZE, Clock, Desk, added, happens, later, look, many, plan, reported, submit, until
 
-pytestmark = [pytest.mark.azure_batch, pytest.mark.xdist_group("azure_batch")]
+pytestmark = pytest.mark.azure_batch
 
 TEN_MINUTES = datetime.timedelta(minutes=10)
 

@@ -18,7 +18,7 @@ from tests.emulators.azure_batch.world import CLIENT, World
 from tests.integration import azure_machine
 from tests.integration.node_lab import Node, shell, until
 
-pytestmark = [pytest.mark.azure_batch, pytest.mark.docker, pytest.mark.xdist_group("azure_start_task")]
+pytestmark = [pytest.mark.azure_batch, pytest.mark.docker]
 
 VALUE = "correct-horse-battery"  # of nothing
 

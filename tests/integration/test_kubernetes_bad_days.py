@@ -21,7 +21,7 @@ from tests.integration import cluster_lab
 from tests.integration.cluster_lab import SMALL, Lab, says, start
 from tests.integration.doors import doors
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.cluster
 
 QUICK = Bounds(image=4.0, config=4.0)
 UP = "echo up; exec sleep 1000"

@@ -18,7 +18,7 @@ from tests.contract.backend_contract import BackendContract, Driven
 from tests.integration import cluster_lab
 from tests.integration.cluster_lab import Lab
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from tests.integration import cluster_lab
 from tests.integration.cluster_lab import Lab, policy, says, start, writes
 from tests.relay import Relay
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.cluster
 
 USER = "tes-test/user"
 INPUT = [{"path": "/work/in", "content": "x"}]

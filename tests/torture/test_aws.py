@@ -12,7 +12,7 @@ from tests.acceptance import aws_scatter, aws_site
 from tests.integration import aws_lab
 from tests.torture.conftest import Tell
 
-pytestmark = [pytest.mark.aws_batch, pytest.mark.docker, pytest.mark.s3, pytest.mark.xdist_group("aws_batch")]
+pytestmark = [pytest.mark.aws_batch, pytest.mark.docker, pytest.mark.s3]
 
 TASKS = 300
 

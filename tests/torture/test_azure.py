@@ -12,7 +12,7 @@ from tests.acceptance import azure_scatter, azure_site
 from tests.integration import azure_lab
 from tests.torture.conftest import Tell
 
-pytestmark = [pytest.mark.azure_batch, pytest.mark.docker, pytest.mark.azurite, pytest.mark.xdist_group("azure_batch")]
+pytestmark = [pytest.mark.azure_batch, pytest.mark.docker, pytest.mark.azurite]
 
 TASKS = 300
 

@@ -28,7 +28,7 @@ from tests.torture.conftest import Tell
 from tests.torture.crowd import Crowd
 from tests.torture.test_clock import SOURCE, jump
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.cluster
 
 RATE = 0.8
 """Tasks a second that a cluster of two cores runs beside whatever else it does."""
