@@ -29,7 +29,7 @@ demo: $(INSTALLED) ## run a real task end to end in the sandbox and show its out
 
 test: $(STAMP) ## lint, types, structure and tests (integration tests run where their services answer)
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 TORTURE_SECONDS ?= 300
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import pathlib
+import re
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tes_server import errors
 from tes_server.runner.sandbox import SandboxEngine
@@ -39,22 +43,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files instead of comparing with them")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several workers (`--dist loadgroup`) the tests of a file stay together, those of the one cluster too, and those whose
-    emulated hosts share this machine's Docker and its firewall. The two long groups come first: the others fill up beside them."""
-    for item in items:
-        names = {mark.name for mark in item.iter_markers()}
-        if "xdist_group" not in names:
-            group = "cluster" if "cluster" in names else "batch" if names & {"aws_batch", "azure_batch"} else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(group))
-    if config.getoption("dist", "no") == "loadgroup":
-        items.sort(key=lambda item: {"cluster": 0, "batch": 1}.get(_group(item), 2))
+ROWS = (re.compile("chart|kubernetes_(bad_days|cluster|tasks)|serve_cluster"), re.compile("aws|azure|node_runner"))
+"""Files whose tests cannot go side by side: those of the one cluster, and those whose emulated hosts share this machine's Docker and its firewall."""
 
 
-def _group(item: pytest.Item) -> str:
-    [mark] = item.iter_markers("xdist_group")
-    return str(mark.args[0])
+def _row(test: str) -> str:
+    file = test.partition("::")[0]
+    return next((row.pattern for row in ROWS if row.search(pathlib.PurePath(file).stem)), file)
+
+
+class _Rows(LoadScopeScheduling):  # type: ignore[misc]
+    def _split_scope(self, nodeid: str) -> str:
+        return _row(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    """With `--dist loadfile` the tests of a file, and those of a row, go to one worker."""
+    return _Rows(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The rows are long: workers begin with them, and what else there is fills up beside them."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        order = {row.pattern: number for number, row in enumerate(ROWS)}
+        items.sort(key=lambda item: order.get(_row(item.nodeid), len(ROWS)))
 
 
 @pytest.hookimpl(tryfirst=True)

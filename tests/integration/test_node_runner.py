@@ -32,7 +32,7 @@ from tes_server.scan import base, report
 from tests.contract import object_servers
 from tests.integration.node_lab import RUN, Node, shell, until
 
-pytestmark = [pytest.mark.docker, pytest.mark.xdist_group("batch")]
+pytestmark = pytest.mark.docker
 
 
 @pytest.fixture
