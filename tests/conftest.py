@@ -72,8 +72,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """In CI the words of a failure come at once: a run that is cut off for its time never comes to its end, where pytest has them."""
-    if report.failed and os.environ.get("REQUIRE_SERVICES") and not os.environ.get("PYTEST_XDIST_WORKER"):
-        print(f"\n{report.nodeid} ({report.when})\n{report.longreprtext}", file=sys.__stderr__, flush=True)
+    if report.outcome in ("failed", "rerun") and os.environ.get("REQUIRE_SERVICES") and not os.environ.get("PYTEST_XDIST_WORKER"):
+        print(f"\n{report.nodeid} ({report.when}: {report.outcome})\n{report.longreprtext}", file=sys.__stderr__, flush=True)
 
 
 @pytest.fixture(scope="session")

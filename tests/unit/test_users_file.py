@@ -52,6 +52,7 @@ def test_comments_order_mode_and_links_stay(tmp_path: pathlib.Path) -> None:
         ("alice:user::$2y$05$abcdefghijklmnopqrstuv", "argon2"),
         (f"bob:user::{HASH}", "second time"),
     ],
+    ids=lambda text: text.partition("$")[0],
 )
 def test_lines_that_are_refused_with_their_number(tmp_path: pathlib.Path, line: str, said: str) -> None:
     path = tmp_path / "users"

@@ -40,7 +40,7 @@ def test_one_from_a_registry_is_for_it_to_say(images: Images) -> None:
         assert images.prepare(found.pinned).digest == ONE.digest
 
 
-@pytest.mark.parametrize("image", ["nothing/here", ONE.digest])
+@pytest.mark.parametrize("image", ["nothing/here", ONE.digest], ids=["name", "digest"])
 def test_what_is_not_there_by_that_name(images: Images, image: str) -> None:
     images.load(io.BytesIO(image_case.layout(ONE)))
     assert kept.of_sandbox(images)(image) is None
