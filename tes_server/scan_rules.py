@@ -31,6 +31,9 @@ from tes_server.settings import Settings
 
 HOUR, MINUTE = 3600.0, 60.0
 
+CONSOLES = ("twistcli", "prisma")
+"""Scanners that ask a Prisma Cloud Compute Console."""
+
 SAMPLE = f"registry.example/repository@sha256:{'0' * 64}"
 """An image as scans get them."""
 
@@ -114,9 +117,9 @@ def _check_scanner(settings: Settings) -> None:
         raise errors.SettingsError(f"is for trivy, and scan.scanner is {scan.scanner}", "scan.server")
     if scan.server and not _plain(scan.server):
         raise errors.SettingsError("must be the http(s):// url of a Trivy server; its token is TRIVY_TOKEN in scan.env", "scan.server")
-    if scan.console and scan.scanner != "twistcli":
-        raise errors.SettingsError(f"is for twistcli, and scan.scanner is {scan.scanner}", "scan.console")
-    if scan.scanner == "twistcli" and not (scan.console.startswith("https://") and _plain(scan.console)):
+    if scan.console and scan.scanner not in CONSOLES:
+        raise errors.SettingsError(f"is for {' and '.join(CONSOLES)}, and scan.scanner is {scan.scanner}", "scan.console")
+    if scan.scanner in CONSOLES and not (scan.console.startswith("https://") and _plain(scan.console)):
         raise errors.SettingsError("must be the https:// url of the Prisma Cloud Compute Console", "scan.console")
     if given := base.misused(scan.arguments, scanner(settings).reserved):
         raise errors.SettingsError(f"{given.partition('=')[0]} is for the server to give", f"scan.arguments[{scan.arguments.index(given)}]")

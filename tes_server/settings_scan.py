@@ -59,18 +59,19 @@ class ScanSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The mode of tasks of some owners, in place of all others; keys are shell patterns, the first that holds counts."""
     on_error: Literal["block", "allow"] = "block"
     """What "enforce" makes of a scan that fails, and of an image whose digest cannot be found: refuse the task, or run it with a warning."""
-    scanner: Literal["trivy", "twistcli", "grype"] = "trivy"
-    """What scans. twistcli looks at images of a Docker engine, and needs one where tasks run: this machine's, or the nodes' of AWS Batch and Azure Batch."""
+    scanner: Literal["trivy", "twistcli", "prisma", "grype"] = "trivy"
+    """What scans. twistcli looks at images of a Docker engine, and needs one where tasks run: this machine's, or the nodes' of AWS Batch and Azure Batch.
+    prisma has the Prisma Console scan them in their registries."""
     image: str = ""
-    """The scanner's own image, by digest: `docker.io/aquasec/trivy@sha256:…`. It is trusted as it is."""
+    """The scanner's own image, by digest: `docker.io/aquasec/trivy@sha256:…`; for prisma this server's. It is trusted as it is."""
     program: str = ""
-    """Path of the scanner's program in that image; empty = by its usual name (`trivy`, `twistcli`, `grype`) on the PATH."""
+    """Path of the scanner's program in that image; empty = by its usual name (`trivy`, `twistcli`, `grype`) on the PATH. prisma: of Python."""
     place: Literal["job", "task"] = "job"
     """"job": each image is scanned once, by a job of its own. "task": and again first in every task, as a second lock."""
     server: str = ""
     """Trivy: url of a Trivy server that holds the database. Empty = each scan fetches a database."""
     console: str = ""
-    """twistcli: url of the Prisma Cloud Compute Console."""
+    """twistcli and prisma: url of the Prisma Cloud Compute Console."""
     arguments: tuple[str, ...] = ()
     """Further arguments of the scanner."""
     env: dict[str, str] = {}
@@ -80,7 +81,7 @@ class ScanSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     error_minutes: Pause = 10.0
     """Minutes after which a scan that failed is made again, once a task needs it."""
     database_days: Amount = 7.0
-    """Oldest database (days) that is believed; 0 = any. Reports of twistcli do not tell: the Console has the database."""
+    """Oldest database (days) that is believed; 0 = any. Reports of twistcli and prisma do not tell: the Console has it."""
     timeout: Pause = 900.0
     """Seconds after which a scan is given up."""
     cpus: Pause = 1.0

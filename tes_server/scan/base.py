@@ -6,6 +6,7 @@ credentials are `secret://` references in `Options.env`, which only the scanner'
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection, Iterable
 from typing import Protocol
 
@@ -79,6 +80,13 @@ def is_local(image: str) -> bool:
 def host(url: str) -> str:
     """The host of a url, for people; logins and paths are not."""
     return url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+
+
+def moment(time: datetime.datetime | None) -> datetime.datetime | None:
+    """In UTC; Go's zero time is none."""
+    if time is None or time.year < 1970:
+        return None
+    return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)
 
 
 def misused(arguments: Iterable[str], reserved: Collection[str]) -> str:

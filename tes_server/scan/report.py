@@ -118,6 +118,18 @@ def bounded(report: ScanReport, findings: Iterable[Finding]) -> ScanReport:
     return made
 
 
+def uncounted(found: ScanReport, told: dict[str, int]) -> ScanReport:
+    """With what the scanner counted and did not list: it may be anything, also what can be mended."""
+    counts, cut, fixable = dict(found.counts), dict(found.cut), dict(found.cut_fixable)
+    for word, count in told.items():
+        name = severity(word)
+        more = count - found.counts.get(name, 0)
+        if word != "total" and more > 0:
+            for numbers in (counts, cut, fixable):
+                numbers[name] = numbers.get(name, 0) + more
+    return msgspec.structs.replace(found, counts=counts, cut=cut, cut_fixable=fixable)
+
+
 def encode(report: ScanReport) -> str:
     """As it travels: one line of JSON."""
     return msgspec.json.encode(report).decode()

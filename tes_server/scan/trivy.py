@@ -157,12 +157,12 @@ class Trivy:
             scanner=self.name,
             scanner_version=own.version or (read.trivy.version if read.trivy else ""),
             database=f"of {database.updated:%Y-%m-%d %H:%M}" if database.updated else "",
-            database_time=_aware(database.updated),
+            database_time=base.moment(database.updated),
             target=read.artifact_name,
             digests=tuple(name.rpartition("@")[2] for name in metadata.repo_digests or ()),
             os=f"{system.family} {system.name}".strip(),
             end_of_life=system.ended if metadata.system else None,
-            created=_aware(metadata.image_config.created) if metadata.image_config else None,
+            created=base.moment(metadata.image_config.created) if metadata.image_config else None,
         )
         return bounded(report, [*_vulnerabilities(results), *_secrets(results)])
 
@@ -179,10 +179,3 @@ def _secrets(results: list[_Result]) -> list[Finding]:
     return [
         Finding(id=f"secret:{one.rule}", severity=one.severity, package=result.target, title=one.title) for result in results for one in result.secrets or ()
     ]
-
-
-def _aware(time: datetime.datetime | None) -> datetime.datetime | None:
-    """In UTC; Go's zero time is none."""
-    if time is None or time.year < 1970:
-        return None
-    return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)

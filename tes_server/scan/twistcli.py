@@ -17,7 +17,7 @@ from tes_server import errors
 from tes_server.model.verdict import Finding
 from tes_server.scan import base
 from tes_server.scan.base import REPORT, Options
-from tes_server.scan.report import ScanReport, bounded, severity
+from tes_server.scan.report import ScanReport, bounded, uncounted
 
 _FIXED = "fixed in "
 """How the status of a finding begins that a version mends."""
@@ -104,7 +104,7 @@ class Twistcli:
             refused=_refused(result),
         )
         found = bounded(report, map(_finding, result.vulnerabilities or ()))
-        return _uncounted(found, result.vulnerability_distribution or {})
+        return uncounted(found, result.vulnerability_distribution or {})
 
 
 def _finding(one: _Vulnerability) -> Finding:
@@ -122,23 +122,11 @@ def _refused(result: _Result) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _uncounted(found: ScanReport, told: dict[str, int]) -> ScanReport:
-    """With what the scanner counted and did not list: it may be anything, also what can be mended."""
-    counts, cut, fixable = dict(found.counts), dict(found.cut), dict(found.cut_fixable)
-    for word, count in told.items():
-        name = severity(word)
-        more = count - found.counts.get(name, 0)
-        if word != "total" and more > 0:
-            for numbers in (counts, cut, fixable):
-                numbers[name] = numbers.get(name, 0) + more
-    return msgspec.structs.replace(found, counts=counts, cut=cut, cut_fixable=fixable)
-
-
 def _newest(times: Iterable[str | int | None]) -> datetime.datetime | None:
     """When the last layer was made; None where none tells."""
     found = []
     for time in times:
         with contextlib.suppress(msgspec.ValidationError, ValueError, OverflowError, OSError):
             made = datetime.datetime.fromtimestamp(time, datetime.UTC) if isinstance(time, int) else msgspec.convert(time, datetime.datetime)
-            found.append(made.replace(tzinfo=datetime.UTC) if made.tzinfo is None else made.astimezone(datetime.UTC))
-    return max((time for time in found if time.year >= 1970), default=None)
+            found.append(base.moment(made))
+    return max(filter(None, found), default=None)

@@ -79,6 +79,7 @@ def test_what_cannot_work_is_refused_by_its_key(tree: dict[str, Any], where: str
         {},
         PRISMA,
         {"scan.scanner": "grype", "scan.server": ""},
+        {**PRISMA, **CLUSTER, "scan.scanner": "prisma"},
         {"scan.env": {"TRIVY_TOKEN": "secret://trivy"}, "local.scan_secrets": {"trivy": "/run/secrets/trivy"}},
         {**PRISMA, **CLUSTER, "scan.backends": {"kubernetes": "off"}},
         {"scan.env": {"TRIVY_TOKEN_HEADER": "X-Token"}},

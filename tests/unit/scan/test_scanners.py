@@ -18,7 +18,7 @@ from tes_server.scan.scanners import SCANNERS
 DATA = pathlib.Path(__file__).parents[2] / "data" / "scan"
 DIGEST = "sha256:" + "a" * 64
 IMAGE = f"127.0.0.1:5000/tes-test/old@{DIGEST}"
-TRIVY, TWISTCLI, GRYPE = SCANNERS["trivy"], SCANNERS["twistcli"], SCANNERS["grype"]
+TRIVY, TWISTCLI, PRISMA, GRYPE = (SCANNERS[name] for name in ("trivy", "twistcli", "prisma", "grype"))
 REGISTRIES = {"127.0.0.1:5000": "http://10.213.0.1:5000"}
 
 
@@ -153,6 +153,28 @@ def test_what_the_console_passes() -> None:
     assert read.created == utc(1970, 1, 1, 0, 0, 7)
 
 
+# -- the registry scan of a Prisma Console ----------------------------------------------------------------------------
+
+
+def test_prisma_is_a_program_of_ours() -> None:
+    argv = PRISMA.argv(IMAGE, Options(console="https://console.example:8083", timeout=90.5, registries=REGISTRIES))
+    assert argv == (
+        "python", "-m", "tes_server.runner.prisma_console", "--address", "https://console.example:8083", "--output", "/scan/report.json", "--seconds", "90",
+        IMAGE,
+    )  # fmt: skip
+    assert not PRISMA.engine(IMAGE)
+
+
+def test_a_record_of_the_console() -> None:
+    read = PRISMA.read((DATA / "prisma.json").read_bytes())
+    assert read.target == "127.0.0.1:5000/tes-test/old"
+    assert read.digests == (DIGEST, DIGEST)
+    assert read.created == utc(2024, 5, 14, 1, 28, 26)
+    assert read.counts == {"CRITICAL": 1, "HIGH": 1}
+    assert [(one.id, one.fixed) for one in read.findings] == [("CVE-2199-0001", "1:1.2.11.dfsg-1+deb10u2"), ("prisma:410", "")]
+    assert read.cut == {}
+
+
 # -- Grype ------------------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +205,9 @@ def test_a_report_of_grype() -> None:
 
 
 @pytest.mark.parametrize("name", SCANNERS)
-@pytest.mark.parametrize("garbage", [b"", b"null", b"[]", b"{}", b"FATAL\terror", b'{"results": [], "SchemaVersion": 1}', b"\x00\xff", b"[" * 100_000, b"\x1e"])
+@pytest.mark.parametrize(
+    "garbage", [b"", b"null", b"[]", b"{}", b"FATAL\terror", b'{"results": [], "SchemaVersion": 1}', b"[{}]", b"[{}, {}]", b"\x00\xff", b"[" * 100_000, b"\x1e"]
+)
 def test_garbage_is_no_report(name: str, garbage: bytes) -> None:
     with pytest.raises(errors.ScanError, match=name):
         SCANNERS[name].read(garbage)
