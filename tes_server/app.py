@@ -21,14 +21,19 @@ from tes_server.backends.local import place
 from tes_server.control import retention
 from tes_server.control.audit import Audit, AuditFile, to_log
 from tes_server.control.decide import Rules
+from tes_server.control.desk import Desk
 from tes_server.control.limits import Bounds, Limits
 from tes_server.control.reconciler import Pace, Reconciler
+from tes_server.control.scans import Scanning
 from tes_server.control.service import About, Service
-from tes_server.digests.base import Resolver
+from tes_server.digests.base import Resolved, Resolver
 from tes_server.filer import spool_place
 from tes_server.model.run import Reason
+from tes_server.model.task import Task
 from tes_server.plan import parameters, route
 from tes_server.plan.policy import Target
+from tes_server.plan.steps import Findings
+from tes_server.scan.base import REPORT
 from tes_server.settings import Settings, StoreSettings
 from tes_server.store.base import Store
 from tes_server.store.mongo_account import Account, account
@@ -199,6 +204,26 @@ def _retention(settings: Settings, kept: Store) -> retention.Retention | None:
     return retention.Retention(kept, datetime.timedelta(days=rules.days), functools.partial(archive, settings) if rules.archive else None)
 
 
+def scanning(settings: Settings) -> Scanning:
+    """What the site wants of image scans. They must be enabled (`scan_rules.enabled`)."""
+    return Scanning(
+        modes=scan_rules.modes(settings),
+        on_error=scan_rules.on_error(settings),
+        policy=scan_rules.policy(settings),
+        task=functools.partial(_scan_of, settings),
+        findings=Findings(settings.scan.scanner, REPORT),
+    )
+
+
+def _scan_of(settings: Settings, image: Resolved) -> Task:
+    return scan_rules.task(settings, image.pinned)
+
+
+def _desk(settings: Settings, kept: Store) -> Desk | None:
+    asked = resolver(settings)
+    return None if asked is None else Desk(kept, asked, scanning(settings))
+
+
 def reconciler(settings: Settings, kept: Store, running: dict[str, Backend]) -> Reconciler:
     """The loop of one reconciler process."""
     retries, control = settings.retries, settings.control
@@ -225,4 +250,5 @@ def reconciler(settings: Settings, kept: Store, running: dict[str, Backend]) -> 
         clock,
         random.Random().random,  # noqa: S311 - jitter, not a secret
         _retention(settings, kept),
+        _desk(settings, kept),
     )

@@ -51,6 +51,11 @@ class Code(enum.StrEnum):
     WAITING_TURN = "WAITING_TURN"
     WAITING_CAPACITY = "WAITING_CAPACITY"
     WAITING_BACKEND = "WAITING_BACKEND"
+    WAITING_IMAGE = "WAITING_IMAGE"
+    WAITING_SCAN = "WAITING_SCAN"
+    SCANNED = "SCANNED"
+    SCAN_WARNING = "SCAN_WARNING"
+    SCAN_REFUSED = "SCAN_REFUSED"
     MACHINE_SILENT = "MACHINE_SILENT"
     CANCELED = "CANCELED"
     RETRY = "RETRY"
@@ -91,6 +96,9 @@ ADVICE: dict[Code, str] = {
     Code.WAITING_TURN: "tasks of one owner start oldest first, owners take turns",
     Code.WAITING_CAPACITY: "starts as soon as enough of the site is free",
     Code.WAITING_BACKEND: "the platform does not take it now; it is asked again",
+    Code.WAITING_IMAGE: "the registry is asked again",
+    Code.WAITING_SCAN: "starts as soon as the scan says that it may",
+    Code.SCAN_REFUSED: "use an image that the site's policy takes, or ask who runs the server",
     Code.MACHINE_SILENT: "wait; if it does not come back the task is tried again elsewhere",
     Code.CANCELED: "canceled on request",
     Code.RETRY: "a new attempt was made",
@@ -166,4 +174,9 @@ TRANSFER_BYTES = prometheus.Counter("tes_transfer_bytes", "Bytes of files that w
 TRANSFER_SECONDS = prometheus.Counter("tes_transfer_seconds", "Time of each of their transfers, summed up", ["scheme", "direction"])
 TASKS_REMOVED = prometheus.Counter("tes_tasks_removed", "Ended tasks removed as `retention.days` says")
 RETENTION_FAILED = prometheus.Counter("tes_retention_failed", "Batches of ended tasks that could not be archived or removed")
+SCANS = prometheus.Counter("tes_scans", "Scans of images that were begun")
+SCAN_VERDICTS = prometheus.Counter("tes_scan_verdicts", "Verdicts that scans came to, by outcome", ["outcome"])
+SCAN_SECONDS = prometheus.Histogram("tes_scan_seconds", "From the begin of a scan, in the queue, to its end", buckets=(1, 3, 10, 30, 100, 300, 1000, 3000))
+SCAN_HITS = prometheus.Counter("tes_scan_hits", "Images of attempts that started on a verdict of the store")
+SCAN_WAITS = prometheus.Counter("tes_scan_waits", "Tasks that were held back for an image, by what they waited for", ["reason"])
 BACKEND_CALLS = prometheus.Counter("tes_backend_calls", "Calls to backends", ["backend", "call", "outcome"])

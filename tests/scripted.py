@@ -8,12 +8,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
 from tes_server import errors
 from tes_server.backends.base import Job
+from tes_server.digests.base import Answer, Resolved
 from tes_server.model import run
 from tes_server.model.run import Handle, Later, Observation, Phase, Refusal, Report, Room, Tails
 from tes_server.model.task import ExecutorLog
@@ -158,3 +160,37 @@ class ScriptedBackend:
 
     def close(self) -> None:
         pass
+
+
+class ScriptedResolver:
+    """Answers what `answers` holds; other names lead to a digest of their own. A name in `slow` is being looked up until `found` is called."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.slow: set[str] = set()
+        self.asked: collections.Counter[str] = collections.Counter()
+        self._done: Callable[[], None] = lambda: None
+
+    def ask(self, images: Collection[str], backend: str) -> Mapping[str, Answer]:
+        self.asked.update(images)
+        return {name: self.answers.get(name) or resolved(name) for name in images if name not in self.slow}
+
+    def found(self, name: str) -> None:
+        self.slow.discard(name)
+        self._done()
+
+    def listen(self, done: Callable[[], None]) -> None:
+        self._done = done
+
+    def close(self) -> None:
+        pass
+
+
+def digest_of(text: str) -> str:
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def resolved(name: str, version: str = "") -> Resolved:
+    """The name at a digest; another `version` of it at another one."""
+    digest = digest_of(name + version)
+    return Resolved(name, digest, f"{name.partition(':')[0]}@{digest}")

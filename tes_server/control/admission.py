@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from tes_server.model.principal import SCANS
 from tes_server.model.record import Record
 from tes_server.model.run import Room
 from tes_server.plan.compiler import GB
@@ -37,7 +38,7 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 def in_turn(candidates: Sequence[Candidate], served: Mapping[str, int]) -> list[Candidate]:
-    """Each owner's first, then each owner's second, ...; among owners the one served longest ago first.
+    """Each owner's first, then each owner's second, ...; among owners the one served longest ago first, but for scans of images: others wait for each.
 
     `served`: owner -> a number that grows with each start; an owner that is not there was never served.
     """
@@ -45,7 +46,7 @@ def in_turn(candidates: Sequence[Candidate], served: Mapping[str, int]) -> list[
     keyed: list[tuple[tuple[int, int], Candidate]] = []
     for candidate in candidates:
         owner = candidate.record.owner
-        keyed.append(((ranks[owner], served.get(owner, -1)), candidate))
+        keyed.append(((ranks[owner], -2 if owner == SCANS.owner else served.get(owner, -1)), candidate))
         ranks[owner] += 1
     return [candidate for _, candidate in sorted(keyed, key=operator.itemgetter(0))]
 

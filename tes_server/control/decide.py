@@ -14,6 +14,7 @@ import msgspec
 
 from tes_server import telemetry
 from tes_server.control import changes
+from tes_server.control.clearance import UNSEEN, Cleared
 from tes_server.model import record as model
 from tes_server.model import run
 from tes_server.model.record import Change, Detail, Lane, Logs, Record, Status
@@ -87,14 +88,17 @@ def drop(record: Record, now: datetime.datetime) -> Change:
 # -- submitting -----------------------------------------------------------------------------------------------------
 
 
-def intend(record: Record, now: datetime.datetime, window: float, place: str = "") -> Change:
+def intend(record: Record, now: datetime.datetime, window: float, place: str = "", cleared: Cleared = UNSEEN) -> Change:
     """Save the intent before the effect: after `until` no call of this attempt can still be under way.
 
-    A call takes up to `window` seconds and must begin within as many of `now`.
+    A call takes up to `window` seconds and must begin within as many of `now`. What is known of its images is told with it.
     """
     until = now + datetime.timedelta(seconds=2 * window)
-    status = msgspec.structs.replace(record.status, submitting=until, place=place, not_before=None)
-    return changes.change(record, status=status, lane=Lane.ACTIVE, due=until if place else until + SKEW)
+    metadata = {**record.status.metadata, **cleared.metadata}
+    status = msgspec.structs.replace(record.status, submitting=until, place=place, not_before=None, metadata=metadata)
+    told = (record.detail or Detail()).system_logs
+    lines = tuple(line for line in cleared.lines if line not in told)
+    return changes.change(record, status=status, lane=Lane.ACTIVE, due=until if place else until + SKEW, lines=lines)
 
 
 def submitted(record: Record, outcome: Handle | Refusal | Later, now: datetime.datetime, rules: Rules, seen: Observation | None = None) -> Change:
@@ -144,17 +148,17 @@ def sent_again(record: Record, now: datetime.datetime, rules: Rules, jitter: flo
     return changes.change(settled, status=status, lane=Lane.WAITING, due=due)
 
 
-def held_back(record: Record, code: Code, message: str) -> Change | None:
-    """Not admitted now: keep the reason where clients see it. None if it is the same as before."""
+def held_back(record: Record, code: Code, message: str, due: datetime.datetime | None = None) -> Change | None:
+    """Not admitted now: keep the reason where clients see it. None if it is the same as before. `due`: not looked at before then."""
     status = _waiting(record.status, code, message)
-    if status == record.status:
+    if status == record.status and due is None:
         return None
-    return changes.change(record, status=status, lane=Lane.WAITING, due=record.due)
+    return changes.change(record, status=status, lane=Lane.WAITING, due=due or record.due)
 
 
-def refused(record: Record, message: str, now: datetime.datetime) -> Change:
-    """The task cannot be planned any more (the site's settings changed since it was created)."""
-    return _end(record, now, State.SYSTEM_ERROR, lines=(telemetry.line(Code.REJECTED, message),))
+def refused(record: Record, lines: tuple[str, ...], now: datetime.datetime) -> Change:
+    """The task is not started (any more), for what the lines say: an image that the policy forbids, settings that changed since it was created."""
+    return _end(record, now, State.SYSTEM_ERROR, lines=lines)
 
 
 # -- observing ------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from tes_server import errors, telemetry
 from tes_server.backends.base import Backend
 from tes_server.control import decide, places, saves, starts, upkeep
 from tes_server.control.decide import Need, Rules
+from tes_server.control.desk import Desk
 from tes_server.control.places import Standing
 from tes_server.control.retention import Retention
 from tes_server.control.saves import Settle
@@ -73,6 +74,7 @@ class Reconciler:
         clock: Callable[[], datetime.datetime],
         random: Callable[[], float],
         retention: Retention | None = None,
+        desk: Desk | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -95,8 +97,11 @@ class Reconciler:
         self._looked = upkeep.EPOCH
         self._stale = False
         self._saves = saves.Saves(store, clock, self._again)
-        site = starts.Site(store, backends, targets, rules, who, clock, monotonic)
+        site = starts.Site(store, backends, targets, rules, who, clock, monotonic, desk)
         self._starts = starts.Starts(site, self._saves, self._upkeep, self.hear, pace.batch)
+        self._desk = desk
+        if desk is not None:
+            desk.listen(self._look_again)
         for backend in backends.values():
             backend.listen(self.hear)
 
@@ -135,6 +140,8 @@ class Reconciler:
             if not busy:
                 self._rest()
         self._upkeep.close()
+        if self._desk is not None:
+            self._desk.close()
 
     def _rest(self) -> None:
         longest = WATCHED_PAUSE if self._upkeep.watching else self._pace.poll
@@ -154,6 +161,8 @@ class Reconciler:
 
     def _again(self, change: Change) -> None:
         """This is due at once."""
+        if self._desk is not None and change.state in ENDS:
+            self._desk.hear()
         if change.lane is Lane.ACTIVE:
             self.hear([change.id])
         else:

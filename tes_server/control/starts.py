@@ -18,10 +18,13 @@ import msgspec
 from tes_server import errors, telemetry
 from tes_server.backends.base import Backend, Job
 from tes_server.control import admission, congestion, decide, saves
+from tes_server.control.clearance import UNSEEN, Cleared, Held, Refused
 from tes_server.control.decide import Need, Rules
+from tes_server.control.desk import Desk
 from tes_server.control.upkeep import Upkeep
 from tes_server.model import record as model
 from tes_server.model import run
+from tes_server.model.principal import SCANS
 from tes_server.model.record import Change, Lane, Record
 from tes_server.model.run import Handle
 from tes_server.plan import compiler, parameters
@@ -43,6 +46,8 @@ class Site(msgspec.Struct, frozen=True):
     who: str
     clock: Callable[[], datetime.datetime]
     monotonic: Callable[[], float]
+    desk: Desk | None = None
+    """where images are looked at first; None: nobody wants that"""
 
 
 class Starts:
@@ -75,11 +80,16 @@ class Starts:
     def start(self, shards: frozenset[int], now: datetime.datetime, *, whole: bool = True) -> bool:
         """Admit and submit; True if more may start at once. Not `whole`: only if somebody waited at the last look, for what has ended since."""
         rooms = self._rooms()
-        if self._congestion.lasts(rooms, now) or not (whole or self._waited):
+        desk = self._site.desk
+        came = desk is not None and desk.poll(now)
+        if not came and (self._congestion.lasts(rooms, now) or not (whole or self._waited)):
             return False
         due = self._site.store.due(Lane.WAITING, shards, now, self._batch)
+        if desk is not None:
+            due = desk.joined(due, shards, now, self._batch)
+        cleared = self._cleared(due, shards, now)
         waiting: dict[str, list[Record]] = collections.defaultdict(list)
-        for record in due:
+        for record, _ in cleared.values():
             waiting[record.status.backend].append(record)
         started = 0
         for name, records in waiting.items():
@@ -87,10 +97,31 @@ class Starts:
             if backend is None:
                 telemetry.log(logger, logging.ERROR, "backend.missing", backend=name, tasks=len(records))
                 continue
-            started += self._start_on(backend, records, now)
+            started += self._start_on(backend, records, {record.id: cleared[record.id][1] for record in records}, now)
         self._congestion.looked(rooms, started, len(due), now)
         self._waited = len(due) > started
-        return started >= self._batch
+        return started >= self._batch or (started > 0 and desk is not None and desk.more)
+
+    def _cleared(self, due: Sequence[Record], shards: frozenset[int], now: datetime.datetime) -> dict[str, tuple[Record, Cleared]]:
+        """Those that may start as far as their images go, and as what; the others are told why they may not. Scans begun for them come along."""
+        desk = self._site.desk
+        if desk is None:
+            return {record.id: (record, UNSEEN) for record in due}
+        looked = desk.look(due, now)
+        held: list[Change] = []
+        refused: list[tuple[Record, tuple[str, ...]]] = []
+        cleared = {record.id: (record, UNSEEN) for record in looked.begun if model.shard_of(record.id) in shards}
+        for record in due:
+            match looked.decisions[record.id]:
+                case Cleared() as decision:
+                    cleared[record.id] = (record, decision)
+                case Held(code, message, until) if message and (change := decide.held_back(record, code, message, until)) is not None:
+                    held.append(change)
+                case Refused(lines):
+                    refused.append((record, lines))
+        self._saves.once(held)
+        self._refuse(refused, now)
+        return cleared
 
     def _rooms(self) -> congestion.Rooms:
         rooms: dict[str, run.Room | None] = {}
@@ -99,7 +130,7 @@ class Starts:
                 rooms[name] = backend.room()
         return rooms
 
-    def _start_on(self, backend: Backend, records: Sequence[Record], now: datetime.datetime) -> int:
+    def _start_on(self, backend: Backend, records: Sequence[Record], cleared: Mapping[str, Cleared], now: datetime.datetime) -> int:
         candidates = [candidate for record in records if (candidate := self._candidate(record, now)) is not None]
         try:
             room = backend.room()
@@ -110,12 +141,13 @@ class Starts:
         self._hold_back([(candidate.record, reason) for candidate, reason in admitted.wait], Code.WAITING_CAPACITY)
         jobs: dict[str, Job] = {}
         for candidate in admitted.start:
-            plan = self._plan(candidate.record, now)
+            plan = self._plan(candidate.record, cleared[candidate.record.id], now)
             if plan is not None:
                 jobs[candidate.record.id] = backend.render(plan)
+                telemetry.SCAN_HITS.inc(cleared[candidate.record.id].verdicts)
                 self._starts += 1
                 self._served[candidate.record.owner] = self._starts
-        self._submit(backend, [candidate.record for candidate in admitted.start if candidate.record.id in jobs], jobs)
+        self._submit(backend, [candidate.record for candidate in admitted.start if candidate.record.id in jobs], jobs, cleared)
         return len(jobs)
 
     def _candidate(self, record: Record, now: datetime.datetime) -> admission.Candidate | None:
@@ -126,47 +158,74 @@ class Starts:
             given = parameters.read(resources, target.capabilities.parameters)
             return admission.Candidate(record, compiler.reserve(resources, given, target.policy, target.capabilities))
         except errors.Invalid as cause:
-            self._refuse(record, cause, now)
+            self._refuse([(record, _rejected(cause))], now)
             return None
 
-    def _plan(self, record: Record, now: datetime.datetime) -> Plan | None:
+    def _plan(self, record: Record, cleared: Cleared, now: datetime.datetime) -> Plan | None:
         target = self._site.targets[record.status.backend]
         if record.task is None:
             raise TypeError("records of the WAITING lane come with their task")
+        findings = None
+        if record.owner == SCANS.owner:
+            if self._site.desk is None:
+                self._refuse([(record, (telemetry.line(Code.REJECTED, "images are not scanned here any more"),))], now)
+                return None
+            findings = self._site.desk.scanning.findings
         try:
-            return compiler.compile_task(record.task, record.id, record.status.attempt, record.owner, target.policy, target.capabilities).plan
+            return compiler.compile_task(
+                record.task,
+                record.id,
+                record.status.attempt,
+                record.owner,
+                target.policy,
+                target.capabilities,
+                images=cleared.images,
+                findings=findings,
+            ).plan
         except (errors.Invalid, errors.TooLarge) as cause:
-            self._refuse(record, cause, now)
+            self._refuse([(record, _rejected(cause))], now)
             return None
 
-    def _refuse(self, record: Record, cause: errors.Invalid | errors.TooLarge, now: datetime.datetime) -> None:
-        self._saves.commit([(record, lambda record: decide.refused(record, str(cause), now) if decide.need(record) is Need.SUBMIT else None)])
+    def _refuse(self, pairs: Sequence[tuple[Record, tuple[str, ...]]], now: datetime.datetime) -> None:
+        self._saves.commit([(record, functools.partial(_refused, lines, now)) for record, lines in pairs])
 
     def _hold_back(self, pairs: Sequence[tuple[Record, str]], code: Code) -> None:
         self._saves.once([change for record, reason in pairs if (change := decide.held_back(record, code, reason)) is not None])
 
     # -- the submit -------------------------------------------------------------------------------------------------
 
-    def _submit(self, backend: Backend, records: Sequence[Record], jobs: Mapping[str, Job]) -> None:
-        """Intent before effect: only records whose intent was saved are submitted, and only while that is fresh."""
+    def _submit(self, backend: Backend, records: Sequence[Record], jobs: Mapping[str, Job], cleared: Mapping[str, Cleared]) -> None:
+        """Intent before effect: only records whose intent was saved are submitted, and only while that and the verdicts on their images are fresh."""
         if not records:
             return
         now, began = self._site.clock(), self._site.monotonic()
         window = backend.capabilities.submit_window
-        intents = {record.id: decide.intend(record, now, window, backend.place) for record in records}
+        intents = {record.id: decide.intend(record, now, window, backend.place, cleared[record.id]) for record in records}
         lost = self._saves.once(list(intents.values()))
         intended = {record.id: saves.after(record, intents[record.id]) for record in records if record.id not in lost}
         self._intents.update(_name(record) for record in intended.values())
         # The save took its time, or this process was stopped meanwhile: is it still ours to submit, and in time?
         held = self._site.store.hold(self._site.who, self._site.clock()) if intended else frozenset()
-        fresh = {task_id: record for task_id, record in intended.items() if model.shard_of(task_id) in held}
+        ours = {task_id: record for task_id, record in intended.items() if model.shard_of(task_id) in held}
+        fresh = self._still_cleared(backend, ours, cleared)
+        late = len(intended) - len(ours)
         if self._site.monotonic() - began > window:
-            fresh = {}
-        if len(fresh) < len(intended):
-            telemetry.log(logger, logging.WARNING, "submit.late", backend=backend.name, tasks=len(intended) - len(fresh))
+            late, fresh = late + len(fresh), {}
+        if late:
+            telemetry.log(logger, logging.WARNING, "submit.late", backend=backend.name, tasks=late)
         if not fresh or self._call(backend, fresh, jobs, now):
             # An attempt may have ended before its handle was saved: its news found nothing to look at. And what came late is found absent.
             self._hear(list(intended))
+
+    def _still_cleared(self, backend: Backend, intended: Mapping[str, Record], cleared: Mapping[str, Cleared]) -> dict[str, Record]:
+        """Those whose verdicts hold at this moment. The others go back: of them it is known that nothing was sent."""
+        desk = self._site.desk
+        lapsed = desk.lapsed({task_id: cleared[task_id] for task_id in intended}, self._site.clock) if desk is not None else set()
+        if lapsed:
+            later = run.Later(Code.WAITING_SCAN, "the verdict on one of its images has just expired", 0.0)
+            self._saves.commit([(intended[each], functools.partial(self._submitted, _name(intended[each]), backend.place, later, None)) for each in lapsed])
+            self.settled([_name(intended[each]) for each in lapsed])
+        return {task_id: record for task_id, record in intended.items() if task_id not in lapsed}
 
     def _call(self, backend: Backend, intended: Mapping[str, Record], jobs: Mapping[str, Job], now: datetime.datetime) -> bool:
         """False if nobody knows what came of it."""
@@ -201,6 +260,14 @@ class Starts:
         if record.status.submitting is None or (_name(record), record.status.place) != (name, place):
             return None
         return decide.submitted(record, outcome, self._site.clock(), self._site.rules, seen)
+
+
+def _refused(lines: tuple[str, ...], now: datetime.datetime, record: Record) -> Change | None:
+    return decide.refused(record, lines, now) if decide.need(record) is Need.SUBMIT else None
+
+
+def _rejected(cause: errors.Invalid | errors.TooLarge) -> tuple[str, ...]:
+    return (telemetry.line(Code.REJECTED, str(cause)),)
 
 
 def _name(record: Record) -> str:

@@ -1,0 +1,101 @@
+"""What becomes of a task that waits, from the rulings about its images: it may start, is held back, or is refused. Pure.
+
+`scan.gate` rules about each image; here is only what a task, and whoever reads its logs, gets of that.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+import msgspec
+
+from tes_server import telemetry
+from tes_server.digests.base import Resolved
+from tes_server.model.verdict import Outcome, ScanKey, Verdict
+from tes_server.scan import gate
+from tes_server.scan.gate import Door, Mode, Ruling
+from tes_server.telemetry import Code
+
+
+class Cleared(msgspec.Struct, frozen=True):
+    """What an attempt may start with, as far as its images were looked at: they run as `images` says."""
+
+    images: dict[str, str] = {}
+    """image as the task names it -> by digest"""
+    metadata: dict[str, str] = {}
+    lines: tuple[str, ...] = ()
+    needs: tuple[ScanKey, ...] = ()
+    """verdicts without which it may not start, at the moment when it does"""
+    verdicts: int = 0
+    """how many images had one"""
+
+
+UNSEEN = Cleared()
+"""No image was looked at: nobody wants that here."""
+
+
+class Held(msgspec.Struct, frozen=True):
+    """It waits for something that is on its way. `message` "": for a moment only, which is not worth a save."""
+
+    code: Code = Code.WAITING_IMAGE
+    message: str = ""
+    due: datetime.datetime | None = None
+    """not looked at before then, unless what it waits for is there"""
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """It may not run."""
+
+    lines: tuple[str, ...]
+
+
+Decision = Cleared | Held | Refused
+
+
+class Image(msgspec.Struct, frozen=True):
+    """What is known of one image of a task, and the ruling about it."""
+
+    name: str
+    ruling: Ruling
+    answer: Resolved | None = None
+    verdict: Verdict | None = None
+    held: Held | None = None
+    """where the ruling is WAIT"""
+
+
+def settle(mode: Mode, images: Sequence[Image]) -> Decision:
+    """The decision about a task with these images. No ruling may be SCAN: whoever asks has begun the scans by now."""
+    ruling = gate.together(image.ruling for image in images)
+    if ruling.door is Door.SHUT:
+        return Refused(tuple(telemetry.line(Code.SCAN_REFUSED, reason) for reason in ruling.reasons))
+    if ruling.door is not Door.OPEN:
+        held = [image.held for image in images if image.held is not None]
+        # Words before none: what it waits for the longest is worth telling.
+        return max(held, key=lambda one: bool(one.message), default=Held())
+    found = [image for image in images if image.answer is not None]
+    judged = [image.verdict for image in images if image.verdict is not None]
+    return Cleared(
+        images={image.name: image.answer.pinned for image in found if image.answer},
+        metadata={f"digest_{image.name}": image.answer.digest for image in found if image.answer},
+        lines=(
+            *(telemetry.line(Code.SCAN_WARNING, reason) for image in images if not _passed(image) for reason in image.ruling.reasons),
+            *(telemetry.line(Code.SCANNED, _words(image)) for image in found),
+        ),
+        needs=tuple(verdict.key for verdict in judged) if mode is Mode.ENFORCE else (),
+        verdicts=len(judged),
+    )
+
+
+def _passed(image: Image) -> bool:
+    return image.verdict is not None and image.verdict.outcome is Outcome.PASS
+
+
+def _words(image: Image) -> str:
+    where = f"{image.name} is {image.answer.digest}" if image.answer else image.name
+    verdict = image.verdict
+    if verdict is None:
+        return f"{where}, not scanned"
+    said = {Outcome.PASS: "passed", Outcome.FAIL: "refused by"}.get(verdict.outcome, "not judged by")
+    by = " ".join(filter(None, (verdict.scanner, verdict.scanner_version)))
+    return f"{where}, {said} the scan of {verdict.scanned_at:%Y-%m-%d %H:%M} UTC ({by})"

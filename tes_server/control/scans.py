@@ -1,0 +1,164 @@
+"""Scans of images as records of the store, one for each digest, policy and round, and the verdicts that come of them.
+
+The id of a scan follows from what it is about, so that the store's primary key makes it the only one, whoever begins it. Its life is that of any
+task; whoever needs its verdict next judges what it left. Nothing is kept here: a process that dies loses no scan.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from tes_server import errors, telemetry
+from tes_server.digests.base import Resolved
+from tes_server.model.principal import SCANS
+from tes_server.model.record import Lane, Record, Status
+from tes_server.model.states import ENDS, State
+from tes_server.model.task import Task
+from tes_server.model.verdict import Outcome, ScanKey, Verdict
+from tes_server.plan.steps import Findings
+from tes_server.scan import gate, policy, report
+from tes_server.store.base import Store
+from tes_server.telemetry import Code
+
+logger = logging.getLogger(__name__)
+
+ROUNDS = 1000
+"""Scans of one key that ended long ago and that are passed over to the next: those of years."""
+
+TICK = datetime.timedelta(microseconds=1000)
+"""What stores tell times by; a scan is newer than the verdict before it, whatever the clock says."""
+
+
+class Scanning(msgspec.Struct, frozen=True, kw_only=True):
+    """What the site wants of scans."""
+
+    modes: gate.Modes
+    on_error: gate.OnError
+    policy: policy.Policy
+    task: Callable[[Resolved], Task]
+    """the scan of an image as a task"""
+    findings: Findings
+    """where that task leaves its report"""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """An image without a verdict that holds, and the last one that there was."""
+
+    key: ScanKey
+    image: Resolved
+    backend: str
+    before: Verdict | None = None
+
+
+def scan_id(key: ScanKey, before: Verdict | None) -> str:
+    """The id of the scan that follows on a verdict: 130 bits of what it is about, `[a-z2-7]{26}`."""
+    last = before.scanned_at.isoformat() if before else ""
+    return base64.b32encode(hashlib.sha256(msgspec.msgpack.encode((key.digest, key.policy, last))).digest())[:26].decode().lower()
+
+
+class Scans:
+    """Begins scans and judges what has ended."""
+
+    def __init__(self, store: Store, scanning: Scanning) -> None:
+        self._store = store
+        self._scanning = scanning
+
+    def settle(self, wanted: Mapping[ScanKey, Wanted], now: datetime.datetime) -> tuple[dict[ScanKey, Verdict | Record], list[Record]]:
+        """What there is now for each key: a verdict that holds, kept by now, or the record of the scan that is under way; and the scans begun here.
+
+        One read for all, however many wait. Raises `errors.Unavailable`.
+        """
+        found: dict[ScanKey, Verdict | Record] = {}
+        begun: list[Record] = []
+        open_ = dict(wanted)
+        judged_here = set()
+        for _ in range(ROUNDS):
+            if not open_:
+                break
+            ids = {key: scan_id(key, one.before) for key, one in open_.items()}
+            there = {record.id: record for record in self._store.load(ids.values())}
+            missing = {key: one for key, one in open_.items() if ids[key] not in there}
+            fresh = self._begin(missing, now)
+            found.update(fresh)
+            begun += fresh.values()
+            for key, one in list(open_.items()):
+                record = there.get(ids[key])
+                if record is None:
+                    continue
+                if record.state not in ENDS:
+                    found[key] = record
+                    continue
+                made = judged(one, record, self._scanning.policy, now)
+                if made.fresh(now):
+                    self._keep(made, record)
+                    found[key] = made
+                    judged_here.add(key)
+                else:
+                    open_[key] = msgspec.structs.replace(one, before=made)  # of long ago: on to the round after it
+            open_ = {key: one for key, one in open_.items() if key not in found}
+        # Somebody may have kept a newer one meanwhile, or taken it back: then that holds.
+        return {**found, **(self._store.verdicts(judged_here) if judged_here else {})}, begun
+
+    def _begin(self, missing: Mapping[ScanKey, Wanted], now: datetime.datetime) -> dict[ScanKey, Record]:
+        """Insert these scans, each by itself; those that somebody else was faster with are left out."""
+        records = {key: self._record(one, now) for key, one in missing.items()}
+        inserted = {key: self._store.insert([record]) for key, record in records.items()}
+        begun = {}
+        for key, kept in inserted.items():
+            try:
+                kept.result()
+            except errors.Conflict:
+                continue
+            begun[key] = records[key]
+            one = missing[key]
+            telemetry.SCANS.inc()
+            telemetry.log(logger, logging.INFO, "scan.begun", task=records[key].id, image=one.image.name, digest=key.digest, backend=one.backend)
+        return begun
+
+    def _record(self, one: Wanted, now: datetime.datetime) -> Record:
+        created = max(now, one.before.scanned_at + TICK) if one.before else now
+        return Record(
+            id=scan_id(one.key, one.before),
+            owner=SCANS.owner,
+            created=created,
+            state=State.QUEUED,
+            lane=Lane.WAITING,
+            due=created,
+            status=Status(
+                backend=one.backend,
+                rule=f"the scan of an image that tasks on {one.backend} name",
+                waiting=telemetry.line(Code.WAITING_TURN, f"in the queue of the backend {one.backend}"),
+            ),
+            task=self._scanning.task(one.image),
+        )
+
+    def _keep(self, made: Verdict, record: Record) -> None:
+        self._store.keep(made)
+        telemetry.SCAN_VERDICTS.labels(made.outcome).inc()
+        telemetry.SCAN_SECONDS.observe(max(0.0, (made.scanned_at - record.created).total_seconds()))
+        level = logging.INFO if made.outcome is Outcome.PASS else logging.WARNING
+        telemetry.log(logger, level, "scan.judged", task=record.id, image=made.image, digest=made.key.digest, outcome=made.outcome, error=made.message)
+
+
+def judged(one: Wanted, record: Record, rules: policy.Policy, now: datetime.datetime) -> Verdict:
+    """The verdict that a scan's record, which has ended, comes to: the same for whoever asks, whenever, but for a clock that was ahead. Pure."""
+    # When it ended is the platform's word; it must neither lie ahead nor before what the round follows on.
+    at = max(record.created, min(record.status.end_time or record.created, now))
+    name = one.image.name
+    if record.owner != SCANS.owner:
+        return policy.failed(one.key, name, rules, f"the task {record.id} has the id of the scan, and is none", at)
+    lines = record.detail.system_logs if record.detail else ()
+    if record.state is not State.COMPLETE:
+        why = lines[-1] if lines else f"the scan ended with {record.state}"
+        return policy.failed(one.key, name, rules, f"{why} (task {record.id})", at)
+    streams = record.detail.streams if record.detail else ()
+    try:
+        return policy.judge(report.decode(streams[-1][0] if streams else ""), rules, one.key, name, at)
+    except errors.ScanError as cause:
+        return policy.failed(one.key, name, rules, f"{cause.public} (task {record.id})", at)
