@@ -57,7 +57,7 @@ def add(name: str, role: str, owner: str, replace: bool, generate: bool, config:
     import argon2
 
     path = _place(config, file)
-    fault = users_file.fault_of(User(name, Role(role), owner or name, argon2.PasswordHasher().hash("")))
+    fault = users_file.fault_of(User(name, Role(role), owner or name))
     if fault:
         raise errors.SettingsError(fault, name)
     if path.exists() and name in users_file.read(path) and not replace:  # before a password is asked for

@@ -26,12 +26,12 @@ _HASH = re.compile(r"\$argon2(id|i|d)\$v=19\$m=\d{1,7},t=\d{1,3},p=\d{1,2}\$[A-Z
 
 
 class User(msgspec.Struct, frozen=True):
-    """One line of the file. `hash` is an encoded argon2 hash (`$argon2id$v=19$...`)."""
+    """One line of the file. `hash` is an encoded argon2 hash (`$argon2id$v=19$...`); "" before there is one."""
 
     name: str
     role: Role
     owner: str
-    hash: str
+    hash: str = ""
 
 
 def read(path: pathlib.Path) -> dict[str, User]:
@@ -65,14 +65,14 @@ def _parsed(line: str, where: str) -> User:
         raise errors.SettingsError("must be name:role:owner:hash", where)
     name, role, owner, hashed = fields
     user = User(name, Role(role) if role in ROLES else Role.GUEST, owner or name, hashed)
-    fault = fault_of(user)
+    fault = fault_of(user) or ("" if _HASH.fullmatch(hashed) else "the hash is none of argon2's")
     if fault:
         raise errors.SettingsError(fault, where)
     return user
 
 
 def fault_of(user: User) -> str:
-    """What is wrong with it, as a sentence without its subject; "" if nothing."""
+    """What is wrong with it, whatever its hash, as a sentence; "" if nothing."""
     for what, text in (("the name", user.name), ("the owner", user.owner)):
         if ":" in text:
             return f"{what} must have no colon"
@@ -80,7 +80,7 @@ def fault_of(user: User) -> str:
             return f"{what} {fault}"
     if user.role not in ROLES:
         return f"the role must be one of {', '.join(ROLES)}"
-    return "" if _HASH.fullmatch(user.hash) else "the hash is none of argon2's"
+    return ""
 
 
 def change(path: pathlib.Path, do: Callable[[dict[str, User]], None]) -> None:

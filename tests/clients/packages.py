@@ -68,6 +68,21 @@ def jars(name: str, *artifacts: str) -> str:
     return f"{home}/jars/*"
 
 
+def modules(name: str, *packages: str) -> pathlib.Path:
+    """A directory whose `node_modules` has these packages of npm (`name@version`)."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        unreachable("Node.js with npm", "npm or node is not installed")
+    home = CACHE / f"{name}-{_key(*packages)}"
+    if not (home / "complete").exists():
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        (home / "package.json").write_text("{}")
+        _fetch([npm, "install", "--prefix", str(home), "--silent", "--no-audit", "--no-fund", "--ignore-scripts", *packages])
+        (home / "complete").touch()
+    return home
+
+
 def _pip(bin_: pathlib.Path, *arguments: str) -> None:
     _fetch([str(bin_ / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments])
 

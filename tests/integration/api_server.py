@@ -11,15 +11,18 @@ import uvicorn
 
 from tes_server import settings
 from tes_server.api import application
+from tes_server.settings_auth import AuthSettings
 from tests.unit.api.service import MemoryService
 
 BODY_LIMIT = 1_000_000
 
 
 @contextlib.contextmanager
-def running() -> Iterator[tuple[str, int]]:
-    """Serve in a thread. Requests may come at once: the socket listens before the thread starts."""
-    app = application.build(MemoryService(), settings.Settings(server=settings.ServerSettings(body_limit=BODY_LIMIT)))
+def running(auth: AuthSettings | None = None, owner: str = "anonymous") -> Iterator[tuple[str, int]]:
+    """Serve in a thread. Requests may come at once: the socket listens before the thread starts. `owner` is who creates tasks."""
+    service = MemoryService()
+    service.owner = owner
+    app = application.build(service, settings.Settings(server=settings.ServerSettings(body_limit=BODY_LIMIT), auth=auth or AuthSettings()))
     server = uvicorn.Server(uvicorn.Config(app, http="httptools", lifespan="on", log_config=None, access_log=False))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -22,7 +22,7 @@ TASK = b'{"executors":[{"image":"alpine","command":["true"]}]}'
 
 
 class MemoryService(Service):
-    """Tasks in a dict, newest first. `threads` holds the name of the thread of each call."""
+    """Tasks in a dict, newest first. `threads` holds the name of the thread of each call, `owner` is who has to create them."""
 
     def __init__(self) -> None:
         self.forget()
@@ -39,9 +39,10 @@ class MemoryService(Service):
         self.lists: list[ListRequest] = []
         self.threads: list[str] = []
         self.down = False
+        self.owner = "anonymous"
 
     def create(self, principal: Principal, task: Task, idempotency_key: str | None = None) -> concurrent.futures.Future[str]:
-        assert principal.owner == "anonymous"
+        assert principal.owner == self.owner
         self.threads.append(threading.current_thread().name)
         if not task.executors:
             raise errors.Invalid("needs at least one executor", "/executors")
