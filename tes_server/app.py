@@ -32,8 +32,6 @@ from tes_server.model.run import Reason
 from tes_server.model.task import Task
 from tes_server.plan import parameters, route
 from tes_server.plan.policy import Target
-from tes_server.plan.steps import Findings
-from tes_server.scan.base import REPORT
 from tes_server.settings import Settings, StoreSettings
 from tes_server.store.base import Store
 from tes_server.store.mongo_account import Account, account
@@ -211,7 +209,7 @@ def scanning(settings: Settings) -> Scanning:
         on_error=scan_rules.on_error(settings),
         policy=scan_rules.policy(settings),
         task=functools.partial(_scan_of, settings),
-        findings=Findings(settings.scan.scanner, REPORT),
+        findings=scan_rules.findings(settings),
     )
 
 

@@ -62,6 +62,11 @@ def pinned(image: str) -> bool:
     return bool(_ID.fullmatch(image)) or image_names.is_digest(image.partition("@")[2])
 
 
+def readable(image: str) -> bool:
+    """True if patterns can tell what a name names: a place in a registry, a local engine's id, or this machine."""
+    return _parts(image) is not None or _ID.fullmatch(image) is not None
+
+
 def _parts(image: str) -> tuple[list[str], str, str] | None:
     """Registry and path in their parts, tag, digest; None for a name that names nothing in a registry."""
     if image == HOST:

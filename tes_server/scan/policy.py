@@ -87,6 +87,8 @@ class Admission(msgspec.Struct, frozen=True):
 
 def admissible(image: str, policy: Policy) -> Admission:
     """What the name of an image settles. Denied comes before exempt, exempt before allowed."""
+    if policy.deny and not patterns.readable(image):
+        return Admission(Entry.REFUSED, f"image {image} is named in a way that the site's rules cannot read: name it as registry/repository[:tag][@sha256:...]")
     if denied := patterns.first(policy.deny, image):
         return Admission(Entry.REFUSED, f"image {image} is denied by the site ({denied}): use one from elsewhere")
     if exempt := patterns.first(policy.exempt, image):

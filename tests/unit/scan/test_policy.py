@@ -187,6 +187,9 @@ def test_a_scan_that_failed() -> None:
         ({"exempt": ("host",)}, "host", Entry.EXEMPT, "exempt"),
         ({"exempt": ("host",), "deny": ("host",)}, "host", Entry.REFUSED, "denied"),
         ({"deny": ("docker.io",)}, "debian", Entry.REFUSED, "denied by the site (docker.io)"),
+        ({"deny": ("docker.io",)}, f"debian@sha512:{'a' * 128}", Entry.REFUSED, "cannot read"),  # else it would slip through
+        ({"deny": ("docker.io",)}, DIGEST, Entry.SCAN, ""),
+        ({"allow": ("ghcr.io",)}, f"ghcr.io/x@sha512:{'a' * 128}", Entry.REFUSED, "not from where"),
         ({"allow": ("ghcr.io",)}, "debian", Entry.REFUSED, "not from where"),
         ({"allow": ("ghcr.io", "docker.io")}, "debian", Entry.SCAN, ""),
         ({"allow": ("ghcr.io",)}, DIGEST, Entry.REFUSED, "not from where"),
