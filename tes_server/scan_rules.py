@@ -31,6 +31,9 @@ from tes_server.settings import Settings
 
 HOUR, MINUTE = 3600.0, 60.0
 
+ANY_DISK = 1e9
+"""GB that no machine has."""
+
 CONSOLES = ("twistcli", "prisma")
 """Scanners that ask a Prisma Cloud Compute Console."""
 
@@ -156,7 +159,9 @@ def _check_networks(settings: Settings) -> None:
 
 def _check_trial(settings: Settings, backend: str) -> None:
     """A scan of an image like any other can be planned for a backend."""
-    target = next(one for one in platforms.PLATFORMS if one.name == backend).target(settings)
+    # What is free on this machine's disk at this moment is no reason to refuse a start, nor is the data directory to be made for a look.
+    local = settings.local if settings.local.disk_gb else msgspec.structs.replace(settings.local, disk_gb=ANY_DISK)
+    target = next(one for one in platforms.PLATFORMS if one.name == backend).target(msgspec.structs.replace(settings, local=local))
     capabilities = target.capabilities
     sure = backend != "local" or settings.local.engine == "sandbox"  # which engine "auto" comes to, nobody has looked yet
     if scanner(settings).engine(SAMPLE) and not capabilities.engine_socket and sure:
@@ -166,8 +171,6 @@ def _check_trial(settings: Settings, backend: str) -> None:
         )
     if not sure:
         capabilities = msgspec.structs.replace(capabilities, engine_socket=True)
-    if backend == "local" and not settings.local.disk_gb:
-        capabilities = msgspec.structs.replace(capabilities, disk_bytes=0)  # what is free at this moment is no reason to refuse a start
     try:
         compiler.compile_task(task(settings, SAMPLE), "scan", 1, SCANS.owner, target.policy, capabilities, findings=findings(settings))
     except (errors.Invalid, errors.TooLarge) as cause:

@@ -95,6 +95,11 @@ def test_what_can_work_is_taken(tree: dict[str, Any]) -> None:
     app.check(made(**tree))
 
 
+def test_a_look_at_the_settings_makes_nothing(tmp_path: pathlib.Path) -> None:
+    scan_rules.check(made(data=str(tmp_path / "data")))
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_login_file_is_read(tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     app.check(made(**{"scan.docker_config": str(tmp_path / "config.json")}))
