@@ -52,6 +52,8 @@ class IssuerSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True
     """What claims give, e.g. `[[auth.issuers.roles]]` tables; the first that fits."""
     default_role: Literal["none", "user", "viewer"] = "none"
     """The role of those to whom no claim gives one. "user" lets in everybody who gets a token for this server from the issuer."""
+    userinfo: bool = False
+    """Ask the issuer's userinfo endpoint, too, for claims that its tokens do not have (groups at LS Login). Costs a request a minute for each token."""
     introspection: str = ""
     """Where tokens that are not JWTs are asked about (RFC 7662): a URL, or "discovery" for the one that the issuer names. Empty = they are refused."""
     client_id: str = ""

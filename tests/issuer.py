@@ -48,9 +48,12 @@ class TokenIssuer:
             "issuer": self.url,
             "jwks_uri": f"{self.url}/keys",
             "introspection_endpoint": f"{self.url}/introspect",
+            "userinfo_endpoint": f"{self.url}/userinfo",
         }
         server.expect_request(f"{path}/.well-known/openid-configuration").respond_with_handler(lambda request: self._answer(request, self.configuration))
         server.expect_request(f"{path}/keys").respond_with_handler(lambda request: self._answer(request, self.shown()))
+        self.users: dict[str, dict[str, Any]] = {}
+        server.expect_request(f"{path}/userinfo").respond_with_handler(self._userinfo)
         server.expect_request(f"{path}/introspect", method="POST").respond_with_handler(self._introspect)
 
     def shown(self) -> dict[str, Any]:
@@ -59,6 +62,10 @@ class TokenIssuer:
     def _answer(self, request: Request, document: Mapping[str, Any]) -> Response:
         self.asked.append(request.path)
         return Response(json.dumps(document), self.status, content_type="application/json")
+
+    def _userinfo(self, request: Request) -> Response:
+        token = request.headers["Authorization"].removeprefix("Bearer ")
+        return self._answer(request, self.users[token]) if token in self.users else Response("{}", 401)
 
     def _introspect(self, request: Request) -> Response:
         given = request.authorization

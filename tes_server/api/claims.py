@@ -41,6 +41,16 @@ def _time(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12 else None
 
 
+def joined(claims: Claims, userinfo: Claims) -> dict[str, Any]:
+    """A token's claims and what userinfo adds to them; what the token says holds. Raises Unauthorized where that is of somebody else.
+
+    OpenID Connect Core, 5.3.2: the subjects must be compared, for a token may have been put in another one's place.
+    """
+    if not isinstance(claims.get("sub"), str) or userinfo.get("sub") != claims["sub"]:
+        raise errors.Unauthorized("the token's issuer says that it is somebody else's", "subject")
+    return {**userinfo, **claims}
+
+
 def principal_of(claims: Claims, issuer: IssuerSettings) -> Principal:
     """Whom the claims are about. Raises Forbidden for those who are known and have nothing to do here."""
     granted = {*_words(claims.get("scope")), *_words(claims.get("scp"))}

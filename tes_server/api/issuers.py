@@ -53,6 +53,7 @@ class _Known(msgspec.Struct, frozen=True):
 
     keys: list[joserfc.jwk.Key]
     introspection: str
+    userinfo: str
     at: float
 
 
@@ -75,7 +76,7 @@ class Issuer:
         found = signatures.fitting(known.keys, said)
         if not found:
             if self._why:
-                raise self._away()  # its new keys may be where nobody can look
+                raise self._away(self._why)  # its new keys may be where nobody can look
             raise errors.Unauthorized("the token is signed by a key that its issuer does not have", "key")
         return found
 
@@ -89,10 +90,16 @@ class Issuer:
         try:
             answer = self._ask("POST", url, headers, urllib.parse.urlencode({"token": token, "token_type_hint": "access_token"}))
         except _Failure as cause:
-            self._why = str(cause)
-            raise self._away() from cause
-        self._why = ""
+            raise self._away(str(cause)) from cause
         return answer if answer.get("active") is True else None
+
+    def userinfo(self, token: str) -> dict[str, Any]:
+        """What else the issuer says of whom it gave a token (OpenID Connect Core, 5.3). For its own tokens alone. Raises Unavailable."""
+        url = self._now_known(lambda _: True).userinfo
+        try:
+            return self._ask("GET", url, {"Authorization": f"Bearer {token}"})
+        except _Failure as cause:
+            raise self._away(str(cause)) from cause
 
     def _now_known(self, enough: Callable[[_Known], bool]) -> _Known:
         """What the issuer said; asked again where that is old or not enough. Raises Unavailable where it never answered."""
@@ -104,7 +111,7 @@ class Issuer:
                     self._fetch()
                     known = self._known
         if known is None or self._monotonic() - known.at > STALE:
-            raise self._away()
+            raise self._away(self._why)
         return known
 
     def _is_good(self, known: _Known | None, enough: Callable[[_Known], bool]) -> bool:
@@ -119,20 +126,21 @@ class Issuer:
             keys = signatures.keys(self._ask("GET", str(document.get("jwks_uri"))))
             if not keys:
                 raise _Failure(f"{str(document.get('jwks_uri'))[:200]} has no key for signatures")
-            self._known = _Known(keys, str(document.get("introspection_endpoint", "")), self._monotonic())
+            ends = [str(document.get(name, "")) for name in ("introspection_endpoint", "userinfo_endpoint")]
+            self._known = _Known(keys, ends[0], ends[1], self._monotonic())
             self._why = ""
         except _Failure as cause:
             self._why = str(cause)
-            self._tell()
+            self._tell(self._why)
 
-    def _away(self) -> errors.Unavailable:
-        self._tell()
-        return errors.Unavailable("the issuer of your token does not answer; try again", BETWEEN, self._why)
+    def _away(self, why: str) -> errors.Unavailable:
+        self._tell(why)
+        return errors.Unavailable("the issuer of your token does not answer; try again", BETWEEN, why)
 
-    def _tell(self) -> None:
+    def _tell(self, why: str) -> None:
         if self._monotonic() - self._told > REMIND:
             self._told = self._monotonic()
-            telemetry.log(logger, logging.ERROR, "issuer.away", issuer=self.settings.issuer, error=self._why)
+            telemetry.log(logger, logging.ERROR, "issuer.away", issuer=self.settings.issuer, error=why)
 
     def _ask(self, method: str, url: str, headers: dict[str, str] | None = None, body: str | None = None) -> dict[str, Any]:
         if not is_safe(url):

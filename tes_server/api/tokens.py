@@ -61,23 +61,25 @@ class Tokens:
         algorithms = issuer.settings.algorithms
         signatures.check_header(said, algorithms)
         found = signatures.verified(token, issuer.keys(said), algorithms)
-        return self._verified(found, issuer.settings, must_end=True)
+        return self._verified(token, found, issuer, must_end=True)
 
     def _by_word(self, token: str) -> Verified:
         asked = [issuer for issuer in self._issuers.values() if issuer.settings.introspection]
         for issuer in asked:
             found = issuer.introspected(token)
             if found is not None:
-                return self._verified(found, issuer.settings, must_end=False)
+                return self._verified(token, found, issuer, must_end=False)
         raise errors.Unauthorized("the token does not hold any more, or never did" if asked else "the token is no JWT", "inactive" if asked else "malformed")
 
-    def _verified(self, found: dict[str, Any], issuer: IssuerSettings, *, must_end: bool) -> Verified:
+    def _verified(self, token: str, found: dict[str, Any], issuer: Issuer, *, must_end: bool) -> Verified:
         now = self._clock()
         try:
-            claims.check(found, issuer, now, must_end=must_end)
-            principal = claims.principal_of(found, issuer)
+            claims.check(found, issuer.settings, now, must_end=must_end)
+            if issuer.settings.userinfo:
+                found = claims.joined(found, issuer.userinfo(token))
+            principal = claims.principal_of(found, issuer.settings)
         except (errors.Unauthorized, errors.Forbidden) as fault:
             fault.who = str(found.get("sub", ""))[:200]  # its issuer has said so
             raise
-        left = float(found["exp"]) + issuer.leeway - now if "exp" in found else KEPT
+        left = float(found["exp"]) + issuer.settings.leeway - now if "exp" in found else KEPT
         return Verified(principal, time.monotonic() + min(KEPT, left))

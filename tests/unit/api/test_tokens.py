@@ -378,6 +378,39 @@ def test_an_issuer_that_cannot_be_asked(issuer: TokenIssuer, opaque: IssuerSetti
     assert tokens.verify("endless").principal == Principal("alice")
 
 
+# -- what userinfo adds -------------------------------------------------------------------------------------------------
+
+
+def test_userinfo_adds_claims_and_changes_none(issuer: TokenIssuer) -> None:
+    token = issuer.token()
+    issuer.users[token] = {"sub": "alice", "groups": ["admins"], "aud": "other", "exp": 1}
+    assert door(settings(issuer)).verify(token).principal == Principal("alice")
+    verified = door(settings(issuer, userinfo=True)).verify(token)
+    assert verified.principal == Principal("alice", Role.ADMIN)
+    assert verified.until > time.monotonic() + 10
+
+
+def test_userinfo_of_somebody_else_is_refused(issuer: TokenIssuer) -> None:
+    for said in ({"sub": "root", "groups": ["admins"]}, {"groups": ["admins"]}):
+        token = issuer.token(jti=str(said))
+        issuer.users[token] = said
+        assert refused(door(settings(issuer, userinfo=True)), token) == "subject"
+    nobody = issuer.token(sub=None)
+    issuer.users[nobody] = {"groups": ["admins"]}
+    assert refused(door(settings(issuer, userinfo=True)), nobody) == "subject"
+
+
+def test_userinfo_that_does_not_answer_is_no_bad_token(issuer: TokenIssuer) -> None:
+    with pytest.raises(errors.Unavailable):
+        door(settings(issuer, userinfo=True)).verify(issuer.token())
+
+
+def test_only_good_tokens_are_shown_to_the_issuer(issuer: TokenIssuer) -> None:
+    for token in (issuer.token(aud="other"), issuer.token(rsa("mallory"), header={"kid": "one"})):
+        refused(door(settings(issuer, userinfo=True)), token)
+    assert "/realm/userinfo" not in issuer.asked
+
+
 @pytest.mark.parametrize(
     ("url", "safe"),
     [
