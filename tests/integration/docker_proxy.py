@@ -42,6 +42,15 @@ class Proxy:
         """Pass the next request with `what` in its first line on, and be cut before its answer."""
         self._fatal = what.encode()
 
+    def _strikes(self) -> bool:
+        """It is time to be cut, once: another connection's answer must not cut what is restored by then."""
+        with self._lock:
+            fatal = self._fatal
+            if fatal is None or not any(fatal in request for request in self._requests):
+                return False
+            self._fatal = None
+            return True
+
     def cut(self) -> None:
         """Drop all connections and take no new ones."""
         self._path.unlink(missing_ok=True)
@@ -74,7 +83,7 @@ class Proxy:
                 if requests and b" HTTP/" in line:
                     with self._lock:
                         self._requests.append(line)
-                if not requests and self._fatal is not None and any(self._fatal in request for request in self._requests):
+                if not requests and self._strikes():
                     self.cut()
                     return
                 sink.sendall(data)
