@@ -112,6 +112,12 @@ def line(code: Code | str, message: str) -> str:
     return f"{code}: {message}" + (f" ({advice})" if advice else "")
 
 
+def message(text: str) -> str:
+    """What a line says without its code and advice: the inverse of `line`."""
+    code, _, rest = text.partition(": ")
+    return rest.removesuffix(f" ({ADVICE.get(Code(code))})") if code in Code.__members__ else text
+
+
 # -- log events: constant names with fields, one JSON object a line ------------------------------------------------
 
 

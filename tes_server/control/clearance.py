@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tes_server import telemetry
-from tes_server.digests.base import Resolved
+from tes_server.digests.base import Resolved, Unresolved
 from tes_server.model.verdict import Outcome, ScanKey, Verdict
 from tes_server.scan import gate
 from tes_server.scan.gate import Door, Mode, Ruling
@@ -59,6 +59,7 @@ class Image(msgspec.Struct, frozen=True):
     name: str
     ruling: Ruling
     answer: Resolved | None = None
+    missing: Unresolved | None = None
     verdict: Verdict | None = None
     held: Held | None = None
     """where the ruling is WAIT"""
@@ -68,7 +69,8 @@ def settle(mode: Mode, images: Sequence[Image]) -> Decision:
     """The decision about a task with these images. No ruling may be SCAN: whoever asks has begun the scans by now."""
     ruling = gate.together(image.ruling for image in images)
     if ruling.door is Door.SHUT:
-        return Refused(tuple(telemetry.line(Code.SCAN_REFUSED, reason) for reason in ruling.reasons))
+        against = [image for image in images if image.ruling.door is Door.SHUT]
+        return Refused(tuple(dict.fromkeys(telemetry.line(_code(image), reason) for image in against for reason in image.ruling.reasons)))
     if ruling.door is not Door.OPEN:
         held = [image.held for image in images if image.held is not None]
         # Words before none: what it waits for the longest is worth telling.
@@ -85,6 +87,13 @@ def settle(mode: Mode, images: Sequence[Image]) -> Decision:
         needs=tuple(verdict.key for verdict in judged) if mode is Mode.ENFORCE else (),
         verdicts=len(judged),
     )
+
+
+def _code(image: Image) -> Code:
+    """What kind of refusal it is: the advice goes with it."""
+    if image.missing is not None:
+        return Code(image.missing.code)
+    return Code.SCAN_FAILED if image.verdict is not None and image.verdict.outcome is Outcome.ERROR else Code.SCAN_REFUSED
 
 
 def _passed(image: Image) -> bool:

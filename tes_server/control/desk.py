@@ -237,12 +237,12 @@ class Desk:
             waited = now - max(self._failing.get(look, now), record.created)
             ruling = gate.unresolved(mode, on_error, name, answer.message, waits=answer.passing and waited < PATIENCE)
             due = now + max(_hold(waited), min(LONGEST, datetime.timedelta(seconds=answer.after)))
-            return Image(name, ruling, held=Held(Code.WAITING_IMAGE, answer.message, due) if ruling.door is Door.WAIT else None)
+            return Image(name, ruling, missing=answer, held=Held(Code.WAITING_IMAGE, answer.message, due) if ruling.door is Door.WAIT else None)
         state = known.get(self._key(answer))
         verdict = state if isinstance(state, Verdict) else None
         ruling = gate.decide(mode, on_error, verdict, now, running=True)
         if ruling.door is not Door.WAIT:
-            return Image(name, ruling, answer, verdict)
+            return Image(name, ruling, answer, verdict=verdict)
         began = state.created if isinstance(state, Record) else now
         return Image(name, ruling, answer, held=Held(Code.WAITING_SCAN, f"the image {name} ({answer.digest}) is being scanned", now + _hold(now - began)))
 

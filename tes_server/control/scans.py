@@ -155,7 +155,7 @@ def judged(one: Wanted, record: Record, rules: policy.Policy, now: datetime.date
         return policy.failed(one.key, name, rules, f"the task {record.id} has the id of the scan, and is none", at)
     lines = record.detail.system_logs if record.detail else ()
     if record.state is not State.COMPLETE:
-        why = lines[-1] if lines else f"the scan ended with {record.state}"
+        why = telemetry.message(lines[-1]) if lines else f"the scan ended with {record.state}"
         return policy.failed(one.key, name, rules, f"{why} (task {record.id})", at)
     streams = record.detail.streams if record.detail else ()
     try:

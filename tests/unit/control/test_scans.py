@@ -235,7 +235,7 @@ def test_a_scan_that_an_admin_cancels_is_a_failed_one(world: ScanWorld) -> None:
     world.service().cancel(Principal("root", Role.ADMIN), scan.id)
     world.settle(loop, lambda: world.ended(task_id))
     assert world.record(task_id).state is State.SYSTEM_ERROR
-    assert any(line.startswith("SCAN_REFUSED: image tool:1 could not be scanned: CANCELED") for line in world.lines(task_id))
+    assert any(line.startswith("SCAN_FAILED: image tool:1 could not be scanned: while it ran") for line in world.lines(task_id))
     assert len(world.scans()) == 1
 
 

@@ -1,0 +1,108 @@
+"""A registry with images that a stand-in of Trivy finds fault with as their label says, and servers whose tasks run in Docker."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pathlib
+import tarfile
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import docker.errors
+
+from tests.acceptance.server import Server, served
+from tests.integration import registry_server
+from tests.scanners.standin import LABEL
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "scanners" / "standin.py"
+BASE = "tes-test/python"
+
+
+class Images:
+    """Makes images, and takes them away again. Names are below the registry `host`."""
+
+    def __init__(self, client: Any, host: str) -> None:
+        self.host = host
+        self._client = client
+        self._made: list[str] = []
+
+    def scanner(self) -> str:
+        """The id of an image with the stand-in."""
+        with io.BytesIO() as data:
+            with tarfile.open(fileobj=data, mode="w") as archive:
+                info = archive.gettarinfo(SCRIPT, "trivy")
+                info.mode, info.uid, info.gid = 0o755, 0, 0
+                archive.addfile(info, io.BytesIO(SCRIPT.read_bytes()))
+            return self._commit(BASE, "scanner", data.getvalue(), "/usr/local/bin")
+
+    def push(self, name: str, says: str = "", tag: str = "1", content: str = "") -> str:
+        """An image that runs, in which the scanner finds what `says` says; its digest. `content` is in its file /is."""
+        with io.BytesIO() as data:
+            with tarfile.open(fileobj=data, mode="w") as archive:
+                text = (content or uuid.uuid4().hex).encode()
+                info = tarfile.TarInfo("is")
+                info.size, info.mode = len(text), 0o644
+                archive.addfile(info, io.BytesIO(text))
+            self._commit("tes-test/busybox", name, data.getvalue(), "/", tag, [f'LABEL {LABEL}="{says}"'] if says else [])
+        told = [json.loads(line) for line in self._client.push(f"{self.host}/{name}", tag).splitlines()]
+        assert not [line for line in told if "error" in line], told
+        return str(next(line["aux"]["Digest"] for line in told if "aux" in line))
+
+    def _commit(self, base: str, name: str, archive: bytes, where: str, tag: str = "1", changes: list[str] | None = None) -> str:
+        container = self._client.create_container(base, ["/bin/true"])["Id"]
+        try:
+            assert self._client.put_archive(container, where, archive)
+            made = self._client.commit(container, repository=f"{self.host}/{name}", tag=tag, changes=changes)["Id"]
+        finally:
+            self._client.remove_container(container)
+        self._made.append(made)
+        return str(made)
+
+    def remove(self) -> None:
+        for image in reversed(self._made):
+            with contextlib.suppress(docker.errors.NotFound):
+                self._client.remove_image(image, force=True)
+
+
+@contextlib.contextmanager
+def images(client: Any, directory: pathlib.Path) -> Iterator[Images]:
+    """A registry, and who fills it."""
+    with registry_server.running(directory) as host:
+        made = Images(client, host)
+        try:
+            yield made
+        finally:
+            made.remove()
+
+
+@contextlib.contextmanager
+def server(directory: pathlib.Path, registry: str, scanner: str, mode: str, **settings: Any) -> Iterator[Server]:
+    """`serve`, with tasks in Docker and scans as `mode` says. `settings`: further ones of `[scan]`."""
+    directory.mkdir()
+    scan = {
+        "mode": mode,
+        "image": scanner,
+        "timeout": 15,
+        "cpus": 0.2,
+        "ram_gb": 0.2,
+        "disk_gb": 0,
+        "env": {"STANDIN_SECONDS": "2"},
+        "registries": {registry: f"http://{registry}"},
+        **settings,
+    }
+    lines = ["[local]", 'engine = "docker"', "[docker]", 'network = "host"', "[scan]", *(f"{key} = {_toml(value)}" for key, value in scan.items())]
+    (directory / "settings.toml").write_text("\n".join(lines) + "\n")
+    with served(directory / "data", "--config", str(directory / "settings.toml")) as running:
+        yield running
+
+
+def _toml(value: Any) -> str:
+    return "{" + ", ".join(f"{json.dumps(key)} = {json.dumps(one)}" for key, one in value.items()) + "}" if isinstance(value, dict) else json.dumps(value)
+
+
+def events(running: Server, name: str) -> list[dict[str, Any]]:
+    """The events of this name in the server's log."""
+    return [json.loads(line) for line in running.log.read_text().splitlines() if f'"{name}"' in line]

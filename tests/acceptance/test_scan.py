@@ -1,0 +1,176 @@
+"""Image scans through a whole server: a real registry, real containers, a stand-in of the scanner."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.acceptance import scan_site
+from tests.acceptance.scan_site import Images, events
+from tests.acceptance.server import PATIENCE, Server
+
+pytestmark = [pytest.mark.docker, pytest.mark.registry]
+
+SMALL = {"cpu_cores": 0.1, "ram_gb": 0.05}
+
+
+@pytest.fixture(scope="module")
+def images(docker_client: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
+    with scan_site.images(docker_client, tmp_path_factory.mktemp("registry")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def scanner(images: Images) -> str:
+    return images.scanner()
+
+
+@pytest.fixture(scope="module")
+def server(images: Images, scanner: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """In mode ENFORCE; what cannot be scanned may not run."""
+    with scan_site.server(tmp_path_factory.mktemp("enforce") / "server", images.host, scanner, "enforce") as running:
+        yield running
+
+
+def task(images: Images, name: str, tag: str = "1") -> dict[str, Any]:
+    return {"image": f"{images.host}/{name}:{tag}", "command": ["cat", "/is"]}
+
+
+def create(server: Server, *executors: dict[str, Any]) -> str:
+    return server.create(*executors, resources=SMALL)
+
+
+def system_logs(done: Any) -> list[str]:
+    lines: list[str] = done["logs"][0]["system_logs"]
+    return lines
+
+
+def begun(server: Server, images: Images, name: str) -> list[dict[str, Any]]:
+    return [each for each in events(server, "scan.begun") if each["image"].startswith(f"{images.host}/{name}:")]
+
+
+def test_a_burst_on_a_new_image_is_one_scan_even_where_the_reconciler_is_killed(server: Server, images: Images) -> None:
+    digest = images.push("good", "low=3&mode=late", content="good")
+    ids = [create(server, task(images, "good")) for _ in range(12)]
+    waiting = until_waiting(server, ids[0], "WAITING_SCAN")
+    assert digest in waiting
+    os.kill(server.part("reconciler"), signal.SIGKILL)
+    done = [server.until(each) for each in ids]
+    assert {each["state"] for each in done} == {"COMPLETE"}, done[0]
+    assert len(begun(server, images, "good")) == 1
+    log = done[0]["logs"][0]
+    assert log["logs"][0]["stdout"] == "good"
+    assert log["metadata"][f"digest_{images.host}/good:1"] == digest
+    assert any(line.startswith(f"SCANNED: {images.host}/good:1 is {digest}, passed the scan of") for line in system_logs(done[0]))
+    assert server.until(create(server, task(images, "good")))["state"] == "COMPLETE"
+    assert len(begun(server, images, "good")) == 1
+
+
+def until_waiting(server: Server, task_id: str, code: str) -> str:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found = server.get(task_id)
+        lines = (found.get("logs") or [{}])[0].get("system_logs") or [""]
+        if lines[-1].startswith(code):
+            assert found["state"] == "QUEUED"
+            return str(lines[-1])
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
+def until_warned(server: Server, task_id: str, words: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not any(line.startswith("SCAN_WARNING") and words in line for log in server.get(task_id).get("logs") or () for line in log.get("system_logs") or ()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_bad_image_is_refused_whole_and_in_words(server: Server, images: Images) -> None:
+    images.push("fine")
+    images.push("bad", "critical=2&high=1&medium=7")
+    done = server.until(create(server, task(images, "fine"), task(images, "bad")))
+    assert done["state"] == "SYSTEM_ERROR"
+    assert not done["logs"][0]["logs"], "nothing of it ran"
+    refused = [line for line in system_logs(done) if line.startswith("SCAN_REFUSED")]
+    assert any("2 CRITICAL findings" in line for line in refused)
+    assert any("1 HIGH finding" in line for line in refused)
+    assert any("CVE-2199-00000" in line for line in refused)
+
+
+BAD_DAYS = {
+    "crash": "Segmentation fault",
+    "fail": "something went wrong inside",
+    "none": "the report of trivy cannot be read",
+    "garbage": "JSON is malformed",
+    "cut": "truncated",
+    "huge": "has more than|max_runtime",  # whichever comes first
+    "old": "days old",
+    "hang": "stopped after max_runtime",
+}
+
+
+def test_what_cannot_be_scanned_does_not_run(server: Server, images: Images) -> None:
+    for mode in BAD_DAYS:
+        images.push(f"day-{mode}", f"mode={mode}")
+    ids = {mode: create(server, task(images, f"day-{mode}")) for mode in BAD_DAYS}
+    done = {mode: server.until(each) for mode, each in ids.items()}
+    assert {mode: each["state"] for mode, each in done.items()} == dict.fromkeys(BAD_DAYS, "SYSTEM_ERROR")
+    said = {mode: " ".join(system_logs(each)) for mode, each in done.items()}
+    assert {mode: words for mode, words in said.items() if not words.startswith("SCAN_FAILED: image") or "could not be scanned" not in words} == {}
+    assert {mode: said[mode] for mode, words in BAD_DAYS.items() if not re.search(words, said[mode])} == {}
+
+
+def test_what_runs_is_what_was_scanned_though_its_tag_moves(server: Server, images: Images) -> None:
+    scanned = images.push("moves", "mode=late", content="as scanned")
+    first = create(server, task(images, "moves"))
+    until_waiting(server, first, "WAITING_SCAN")
+    moved = images.push("moves", "critical=1", content="moved")
+    assert moved != scanned
+    done = server.until(first)
+    assert done["state"] == "COMPLETE"
+    assert done["logs"][0]["logs"][0]["stdout"] == "as scanned"
+    pinned = {"image": f"{images.host}/moves@{moved}", "command": ["cat", "/is"]}
+    assert server.until(create(server, pinned))["state"] == "SYSTEM_ERROR"
+
+
+def test_names_that_lead_nowhere(server: Server, images: Images) -> None:
+    gone = server.until(create(server, {"image": f"{images.host}/fine@sha256:{'0' * 64}", "command": ["true"]}))
+    assert gone["state"] == "SYSTEM_ERROR"
+    assert system_logs(gone)[0].startswith("IMAGE_NOT_FOUND: image"), system_logs(gone)
+    assert "its digest could not be found" in system_logs(gone)[0]
+    silent = create(server, {"image": "127.0.0.1:1/x:1", "command": ["true"]})
+    assert "127.0.0.1:1" in until_waiting(server, silent, "WAITING_IMAGE")
+    server.ask(f"/v1/tasks/{silent}:cancel", method="POST")
+    assert server.until(silent)["state"] == "CANCELED"
+
+
+def test_an_image_that_only_this_engine_has_is_scanned_there(server: Server) -> None:
+    done = server.until(create(server, {"image": "tes-test/static:latest", "command": ["/echo", "hello"]}))
+    assert done["state"] == "COMPLETE", done
+    assert done["logs"][0]["logs"][0]["stdout"] == "hello\n"
+    assert any(line.startswith("SCANNED: tes-test/static:latest is sha256:") for line in system_logs(done))
+
+
+def test_warn_and_allow(images: Images, scanner: str, tmp_path: pathlib.Path) -> None:
+    images.push("poor", "critical=1")
+    images.push("broken", "mode=fail")
+    with scan_site.server(tmp_path / "warn", images.host, scanner, "warn") as warns:
+        poor, broken = (create(warns, task(images, name)) for name in ("poor", "broken"))
+        silent = create(warns, {"image": "127.0.0.1:1/x:1", "command": ["true"]})
+        found = warns.until(poor)
+        assert found["state"] == "COMPLETE"
+        assert any(line.startswith("SCAN_WARNING") and "1 CRITICAL finding" in line for line in system_logs(found))
+        assert any(line.startswith("SCAN_WARNING") and "something went wrong" in line for line in system_logs(warns.until(broken)))
+        until_warned(warns, silent, "was not scanned")
+        warns.ask(f"/v1/tasks/{silent}:cancel", method="POST")
+    with scan_site.server(tmp_path / "allow", images.host, scanner, "enforce", on_error="allow") as allows:
+        poor, broken = (create(allows, task(images, name)) for name in ("poor", "broken"))
+        assert allows.until(poor)["state"] == "SYSTEM_ERROR"
+        assert allows.until(broken)["state"] == "COMPLETE"
