@@ -1,7 +1,7 @@
-"""`tes-server scan`: the verdicts of image scans that the store holds: list, show, forget.
+"""`tes-server scan`: have an image scanned and see the verdict; list, show, forget, refresh verdicts.
 
-They work beside running servers, on the same store. Heavy imports stay inside the commands, as in `cli`. Must never judge:
-that is the policy's.
+They work beside running servers, on the same store; it is those that run the scans. Heavy imports stay inside the commands,
+as in `cli`. Must never judge: that is the policy's.
 """
 
 from __future__ import annotations
@@ -9,31 +9,141 @@ from __future__ import annotations
 import contextlib
 import datetime
 import re
-from collections.abc import Collection, Iterator
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from tes_server import cli_options, errors
+from tes_server import cli_options, errors, scan_words
 from tes_server.model.verdict import Outcome, Verdict
+from tes_server.settings import Settings
 
 if TYPE_CHECKING:
+    from tes_server.control.orders import Answer
+    from tes_server.digests.base import Resolver
     from tes_server.store.base import Store
 
 PAGE = 500
 """Verdicts that are read at once."""
 
-DIGEST_SHOWN = len("sha256:") + 12
-"""Characters of a digest in a table."""
-
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{12,64})")
 _NONE = "`tes-server scan list` names all that there are"
 
 
-@click.group(short_help="Verdicts of image scans.")
+PASSED, REFUSED, UNKNOWN = 0, 1, 2
+"""Exit codes: the worst of all images counts."""
+
+LONGER = 300.0
+"""Seconds beyond `scan.timeout` that a verdict is waited for unless told otherwise: a scan waits for room as tasks do."""
+
+
+class _Group(click.Group):
+    """A word that is no command names an image."""
+
+    def resolve_command(self, context: click.Context, words: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        known = not words or words[0] in self.commands
+        return super().resolve_command(context, words if known else ["image", *words])
+
+
+@click.group(
+    cls=_Group,
+    short_help="Scan an image; verdicts of image scans.",
+    context_settings={"ignore_unknown_options": True},
+    subcommand_metavar="IMAGE | COMMAND ...",
+)
 def scan() -> None:
-    """What scans said about images: a verdict for each digest and policy, which tasks with that image wait for."""
+    """Have an image scanned: `tes-server scan IMAGE`; and what scans said about images: a verdict for each digest and policy, which tasks wait for."""
+
+
+def _waits(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What the commands take that wait for verdicts."""
+    options = (
+        click.option("--backend", help="For tasks on this backend (default: the first of those whose images are scanned)."),
+        click.option("--timeout", type=click.FloatRange(min=0), help=f"Seconds to wait for each verdict (default: scan.timeout and {LONGER:g} more)."),
+        click.option("--json", "as_json", is_flag=True, help="As JSON, one verdict a line."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@scan.command(short_help="Have images scanned (the word may be left out).")
+@cli_options.site
+@_waits
+@click.argument("names", metavar="IMAGE...", nargs=-1, required=True)
+def image(names: tuple[str, ...], **given: Any) -> None:
+    """Show the verdicts about images; where there is none that holds, have the image scanned and wait.
+
+    A running server scans it (or `tes-server reconcile`). Exit code 0: it may run; 1: the site's policy refuses it; 2: that cannot be told.
+    """
+    _order(names, given, anew=False)
+
+
+@scan.command(short_help="Have images scanned anew.")
+@cli_options.site
+@_waits
+@click.argument("names", metavar="IMAGE...", nargs=-1, required=True)
+def refresh(names: tuple[str, ...], **given: Any) -> None:
+    """Take the verdicts about images back, and have them scanned anew. Tasks with these images wait for it. Exit codes as of `scan IMAGE`."""
+    _order(names, given, anew=True)
+
+
+def _order(names: Sequence[str], given: dict[str, Any], *, anew: bool) -> None:
+    from tes_server import app
+    from tes_server.control import orders
+
+    settings = cli_options.settings(given)
+    app.check(settings)
+    backend = _backend(settings, given["backend"])
+    patience = settings.scan.timeout + LONGER if given["timeout"] is None else given["timeout"]
+    worst = PASSED
+    with _store(given) as store, _resolver(settings) as resolver:
+        clocks = orders.Clocks(_now, time.monotonic)
+        asked = orders.Orders(store, resolver, app.scanning(settings), lambda said: click.echo(scan_words.plain(f"      {said}"), err=True), clocks)
+        try:
+            for number, name in enumerate(names):
+                worst = max(worst, _answered(name, asked.ask(name, backend, patience, anew=anew), number, as_json=given["as_json"]))
+        except KeyboardInterrupt:
+            click.echo("stopped waiting; a scan that is begun goes on", err=True)
+            worst = UNKNOWN
+    sys.exit(worst)
+
+
+@contextlib.contextmanager
+def _resolver(settings: Settings) -> Iterator[Resolver]:
+    from tes_server import app, machine
+
+    made = app.resolver(machine.engine_settings(settings))
+    if made is None:
+        raise errors.SettingsError("is off: no images are scanned here", "scan.mode")
+    with contextlib.closing(made) as resolver:
+        yield resolver
+
+
+def _answered(name: str, answer: Answer, number: int, *, as_json: bool) -> int:
+    """Show an answer; its exit code."""
+    from tes_server.scan.policy import Entry
+
+    if answer.verdict is not None:
+        click.echo(msgspec.json.encode(answer.verdict).decode() if as_json else scan_words.block(answer.verdict, _now(), number))
+        return {Outcome.PASS: PASSED, Outcome.FAIL: REFUSED}.get(answer.verdict.outcome, UNKNOWN)
+    if answer.named is not None:
+        click.echo(scan_words.plain(answer.named.reason), err=as_json)
+        return PASSED if answer.named.entry is Entry.EXEMPT else REFUSED
+    click.echo(scan_words.plain(f"tes-server: {name}: {answer.failed}"), err=True)
+    return UNKNOWN
+
+
+def _backend(settings: Settings, named: str | None) -> str:
+    from tes_server import scan_rules
+
+    scanned = scan_rules.scanned(settings)
+    if scanned and named is not None and named not in scanned:
+        raise errors.SettingsError(f"images are scanned for {', '.join(scanned)}, not for {named!r}", "--backend")
+    return named or next(iter(scanned), "")
 
 
 @scan.command("list", short_help="List the verdicts.")
@@ -49,24 +159,10 @@ def list_(outcome: str | None, fresh: bool, as_json: bool, **given: Any) -> None
         found = (verdict for verdict in _all(store) if verdict.outcome in wanted and (verdict.fresh(now) or not fresh))
         if as_json:
             for verdict in found:
-                click.echo(_json(verdict))
+                click.echo(msgspec.json.encode(verdict).decode())
             return
-        rows = [("OUTCOME", "IMAGE", "DIGEST", "POLICY", "SCANNED", "HOLDS", "FINDINGS")]
-        rows += [
-            (
-                verdict.outcome.value,
-                verdict.image,
-                verdict.key.digest[:DIGEST_SHOWN],
-                verdict.key.policy,
-                _time(verdict.scanned_at),
-                _left(verdict, now),
-                _counts(verdict),
-            )
-            for verdict in found
-        ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo(_plain("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()))
+        lines = scan_words.table(found, now)
+    click.echo("\n".join(lines))
 
 
 @scan.command(short_help="Show all that a verdict says.")
@@ -80,9 +176,9 @@ def show(name: str, as_json: bool, **given: Any) -> None:
         found = _named(store, [name])
     for number, verdict in enumerate(found):
         if as_json:
-            click.echo(_json(verdict))
+            click.echo(msgspec.json.encode(verdict).decode())
             continue
-        click.echo("\n" * (number > 0) + "\n".join(map(_plain, _lines(verdict, now))))
+        click.echo(scan_words.block(verdict, now, number))
 
 
 @scan.command(short_help="Take verdicts back.")
@@ -97,15 +193,9 @@ def forget(names: tuple[str, ...], all_: bool, **given: Any) -> None:
         found = list(_all(store)) if all_ else _named(store, names)
         for verdict in found:
             if verdict.outcome is not Outcome.FORGOTTEN:
-                store.keep(forgotten(verdict, _now()))
-                was = f"{verdict.outcome.value} of {_time(verdict.scanned_at)}"
-                click.echo(_plain(f"{verdict.image}  {verdict.key.digest[:DIGEST_SHOWN]}  {was} is forgotten"))
-
-
-def forgotten(verdict: Verdict, now: datetime.datetime) -> Verdict:
-    """What is kept in the place of a verdict that is taken back: newer than it, whatever clock it was made by, so that the next scan is another one."""
-    at = max(now, verdict.scanned_at + datetime.timedelta(milliseconds=1))
-    return Verdict(key=verdict.key, outcome=Outcome.FORGOTTEN, image=verdict.image, scanner=verdict.scanner, scanned_at=at, expires_at=at)
+                store.keep(verdict.taken_back(_now()))
+                was = f"{verdict.outcome.value} of {scan_words.time(verdict.scanned_at)}"
+                click.echo(scan_words.plain(f"{verdict.image}  {verdict.key.digest[: scan_words.DIGEST_SHOWN]}  {was} is forgotten"))
 
 
 def _all(store: Store) -> Iterator[Verdict]:
@@ -143,52 +233,6 @@ def _whole(name: str) -> str:
 
 def _repository(name: str) -> str:
     return _whole(name).partition("@")[0].rpartition(":")[0] or name
-
-
-def _lines(verdict: Verdict, now: datetime.datetime) -> Iterator[str]:
-    yield f"image     {verdict.image}"
-    yield f"digest    {verdict.key.digest}"
-    yield f"policy    {verdict.key.policy}"
-    yield f"outcome   {verdict.outcome.value}"
-    yield f"scanned   {_time(verdict.scanned_at)}, holds {'until ' if verdict.fresh(now) else 'no more since '}{_time(verdict.expires_at)}"
-    if verdict.outcome is Outcome.FORGOTTEN:
-        return
-    database = f", database {verdict.database}" if verdict.database else ""
-    yield f"scanner   {verdict.scanner} {verdict.scanner_version}".rstrip() + database
-    if verdict.counts:
-        yield f"findings  {_counts(verdict)}"
-    if verdict.message:
-        yield f"failed    {verdict.message}"
-    for reason in verdict.reasons:
-        yield f"reason    {reason}"
-    for finding in verdict.top:
-        fixed = f", fixed in {finding.fixed}" if finding.fixed else ""
-        about = "  ".join(text for text in (finding.title, finding.url) if text)
-        yield f"          {finding.severity:<8}  {finding.id}  {finding.package} {finding.installed}{fixed}  {about}".rstrip()
-
-
-def _counts(verdict: Verdict) -> str:
-    return ", ".join(f"{number} {severity}" for severity, number in verdict.counts.items() if number)
-
-
-def _left(verdict: Verdict, now: datetime.datetime) -> str:
-    if not verdict.fresh(now):
-        return "no more"
-    hours, minutes = divmod(int((verdict.expires_at - now).total_seconds()) // 60, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
-
-
-def _time(moment: datetime.datetime) -> str:
-    return f"{moment.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _plain(text: str) -> str:
-    """Names and titles are others' texts: what steers a terminal is left out."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def _json(verdict: Verdict) -> str:
-    return msgspec.json.encode(verdict).decode()
 
 
 def _now() -> datetime.datetime:

@@ -73,3 +73,8 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     def supersedes(self, other: Verdict | None) -> bool:
         """Whether a store keeps this one in the place of `other`: an older verdict never replaces a newer one."""
         return other is None or other.scanned_at <= self.scanned_at
+
+    def taken_back(self, now: datetime.datetime) -> Verdict:
+        """What is kept in its place where it is taken back: newer than it, by whatever clock it was made, so that the next scan is another one."""
+        at = max(now, self.scanned_at + datetime.timedelta(milliseconds=1))
+        return Verdict(key=self.key, outcome=Outcome.FORGOTTEN, image=self.image, scanner=self.scanner, scanned_at=at, expires_at=at)

@@ -11,7 +11,7 @@ import click.testing
 import msgspec
 import pytest
 
-from tes_server import cli, scan_cli
+from tes_server import cli
 from tes_server.model.verdict import Outcome, Verdict
 from tes_server.store.base import Store
 from tes_server.store.sqlite import SqliteStore
@@ -61,7 +61,7 @@ def test_what_there_is_is_listed(say: Say, store: Store) -> None:
     assert words_of(say("list")[1]) == [["OUTCOME", "IMAGE", "DIGEST", "POLICY", "SCANNED", "HOLDS", "FINDINGS"]]
     passed = kept(store, 1, "alpine:3")
     kept(store, 2, f"{HOST}:1", Outcome.FAIL, hours=-2)
-    store.keep(scan_cli.forgotten(kept(store, 3, "debian"), NOW))
+    store.keep(kept(store, 3, "debian").taken_back(NOW))
     first, second = say("list")[1].splitlines()[1:]
     assert first.split()[:4] == ["PASS", "alpine:3", "sha256:000000000000", passed.key.policy]
     assert "  23 h " in first

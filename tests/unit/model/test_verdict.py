@@ -45,6 +45,15 @@ def test_the_later_scan_is_kept() -> None:
     assert verdict(Outcome.FAIL).supersedes(first)
 
 
+def test_what_is_taken_back_does_not_hold_and_is_newer() -> None:
+    made = verdict()
+    for now in (NOW - datetime.timedelta(hours=1), NOW, NOW + datetime.timedelta(hours=1)):
+        back = made.taken_back(now)
+        assert not back.fresh(now)
+        assert not made.supersedes(back)
+        assert back.scanned_at >= now
+
+
 def test_survives_json() -> None:
     made = msgspec.structs.replace(
         verdict(Outcome.FAIL),
