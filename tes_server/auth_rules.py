@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Iterator
+
+import msgspec
 
 from tes_server import errors, users_file
 from tes_server.api import issuers
@@ -75,6 +78,21 @@ def _check_prefixes(auth: AuthSettings) -> None:
         if issuer.prefix and issuer.prefix in seen:
             raise errors.SettingsError(f"is the one of auth.issuers[{seen[issuer.prefix]}]", f"{where}.prefix")
         seen[issuer.prefix] = number
+
+
+def condition(auth: AuthSettings) -> Iterator[tuple[bool, str]]:
+    """Whether each way to sign in works, in words; asks the issuers."""
+    if "basic" in auth.modes:
+        try:
+            check_files(msgspec.structs.replace(auth, modes=("basic",)))
+            yield True, f"sign-in by password: {len(users_file.read(pathlib.Path(auth.users_file)))} users"
+        except errors.SettingsError as cause:
+            yield False, f"sign-in by password: {cause}"
+    for known in auth.issuers if "oidc" in auth.modes else ():
+        try:
+            yield True, f"sign-in by tokens of {known.issuer}: it has {issuers.Issuer(known).check()} keys"
+        except errors.Unavailable as cause:
+            yield False, f"sign-in by tokens of {known.issuer}: {cause.why}"
 
 
 def check_audit(place: str) -> None:

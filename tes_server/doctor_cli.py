@@ -37,7 +37,18 @@ def doctor(backend: str | None, **site: Any) -> None:
         click.echo(f"no    store {url}: {fault.code}: {fault.public}" if fault else f"ok    store {url}: {said}")
     _say_registries(settings)
     _say_archive(settings)
-    sys.exit(0 if all(works) and stored else 1)
+    doors = _say_sign_in(settings)
+    sys.exit(0 if all(works) and stored and doors else 1)
+
+
+def _say_sign_in(settings: Settings) -> bool:
+    """Whether users can sign in, where they have to."""
+    from tes_server import auth_rules
+
+    found = list(auth_rules.condition(settings.auth))
+    for works, said in found:
+        click.echo(f"{'ok' if works else 'no':5} {said}")
+    return all(works for works, _ in found)
 
 
 def _say_registries(settings: Settings) -> None:

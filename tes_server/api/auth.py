@@ -155,7 +155,7 @@ class Guard:
             if path in self._public:
                 return GUEST
             raise sign_in.refusal("this server wants a sign-in", "missing")
-        if path == METRICS and principal.scope != ALL:
+        if path.rstrip("/") == METRICS and principal.scope != ALL:  # a slash at the end leads there, too
             raise errors.Forbidden("the metrics are for those who may see everybody's tasks")
         return principal
 

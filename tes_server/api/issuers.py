@@ -101,6 +101,11 @@ class Issuer:
         except _Failure as cause:
             raise self._away(str(cause)) from cause
 
+    def check(self) -> int:
+        """How many keys it has. Raises Unavailable, whose `why` says what is wrong, and logs nothing: whoever asks tells it."""
+        self._told = float("inf")
+        return len(self._now_known(lambda _: True).keys)
+
     def _now_known(self, enough: Callable[[_Known], bool]) -> _Known:
         """What the issuer said; asked again where that is old or not enough. Raises Unavailable where it never answered."""
         known = self._known
@@ -156,7 +161,8 @@ class Issuer:
             finally:
                 response.close()
         except urllib3.exceptions.HTTPError as cause:
-            raise _Failure(f"{url}: {type(cause).__name__}") from cause
+            reason = getattr(cause, "reason", None) or cause  # of a MaxRetryError; the texts are of urllib3's objects, not for people
+            raise _Failure(f"{url}: {type(reason).__name__}") from cause
         if status != 200:
             raise _Failure(f"{url} answered {status}")
         try:

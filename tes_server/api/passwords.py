@@ -66,7 +66,10 @@ class Passwords:
             except errors.SettingsError as cause:
                 self._users, self._fault = {}, str(cause)
             hashes = [user.hash for user in self._users.values()]
-            self._nobody = _unmatched(argon2.extract_parameters(hashes[0]) if hashes else argon2.profiles.RFC_9106_LOW_MEMORY, self._nobody)
+            if hashes:
+                self._nobody = _unmatched(argon2.extract_parameters(hashes[0]), self._nobody)
+            elif not self._nobody:
+                self._nobody = _unmatched(argon2.profiles.RFC_9106_LOW_MEMORY, "")
 
     def verify(self, credentials: str) -> Verified:
         """Who has these credentials. Blocks for as long as argon2 takes. Raises Unauthorized, or Unavailable while there is no usable file."""

@@ -243,3 +243,22 @@ def test_the_values_of_the_documentation_are_taken(number: int, kind: str, tmp_p
 def test_the_chart_is_of_this_version() -> None:
     chart = yaml.safe_load((helm.CHART / "Chart.yaml").read_text())
     assert (chart["version"], chart["appVersion"]) == (tes_server.__version__, tes_server.__version__)
+
+
+def test_sign_in_is_settings_like_any_other(tmp_path: pathlib.Path) -> None:
+    roles = [{"role": "admin", "claim": "roles", "value": "TES.Admin"}]
+    auth = {"modes": ["oidc"], "issuers": [{"issuer": "https://idp.example/v2.0", "audience": ["tes"], "roles": roles}]}
+    words = (
+        "--set",
+        "image.repository=registry.example/tes",
+        "--set-json",
+        f"settings.auth={json.dumps(auth)}",
+        "--set-json",
+        'tests.env=[{"name":"TES_TOKEN","value":"x"}]',
+    )
+    objects = template(*words)
+    known = server_settings(objects, tmp_path)
+    app.check(known)
+    assert known.auth.modes == ("oidc",)
+    assert known.auth.issuers[0].roles[0].role == "admin"
+    assert {"name": "TES_TOKEN", "value": "x"} in only(objects, "Pod", "-test")["spec"]["containers"][0]["env"]

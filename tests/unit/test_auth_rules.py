@@ -6,9 +6,11 @@ import pathlib
 from typing import Any
 
 import pytest
+from pytest_httpserver import HTTPServer
 
 from tes_server import auth_rules, configuration, errors
 from tes_server.model.principal import Role
+from tests.issuer import TokenIssuer
 from tests.unit.api import users
 
 
@@ -37,6 +39,23 @@ def test_a_server_that_nobody_could_sign_in_to_does_not_start(tmp_path: pathlib.
         auth_rules.check_files(auth)
     users.write(tmp_path / "users", ("alice", Role.USER))
     auth_rules.check_files(auth)
+
+
+def test_doctor_says_whether_users_can_sign_in(tmp_path: pathlib.Path, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    issuer = TokenIssuer(httpserver)
+    known = {"issuer": issuer.url, "audience": ["tes"], "default_role": "user", "prefix": "a:"}
+    flags = {"auth.modes": ["basic", "oidc"], "auth.users_file": str(tmp_path / "users"), "auth.issuers": [known]}
+    auth = configuration.load(None, {}, flags).auth
+    users.write(tmp_path / "users", ("alice", Role.USER))
+    assert [works for works, _ in auth_rules.condition(auth)] == [True, True]
+    (tmp_path / "users").unlink()
+    issuer.status = 500
+    (by_password, said), (by_token, why) = auth_rules.condition(auth)
+    assert (by_password, by_token) == (False, False)
+    assert "cannot be read" in said
+    assert "answered 500" in why
+    assert list(auth_rules.condition(configuration.load(None, {}, {}).auth)) == []
 
 
 def test_a_place_for_the_audit_log(tmp_path: pathlib.Path) -> None:

@@ -198,7 +198,8 @@ def test_metrics_behind_sign_in(tmp_path: pathlib.Path, who: dict[str, str], sta
     world = World(tmp_path / "tasks.sqlite")
     auth = AuthSettings(modes=("basic",), users_file=str(tmp_path / "users"), open_metrics=False)
     closed = application.build(world.service(), settings.Settings(auth=auth))
-    assert asgi.get(closed, "/metrics", headers={**asgi.LOOPBACK, **who}).status == status
+    for path in ("/metrics", "/metrics/"):
+        assert asgi.get(closed, path, headers={**asgi.LOOPBACK, **who}).status == status
     assert asgi.get(closed, "/healthz").status == 200
     world.store.close()
 
