@@ -30,6 +30,7 @@ NAMES = (
     "kubernetes_idle",
     "aws_batch",
     "azure_batch",
+    "scan",
 )
 
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
