@@ -245,7 +245,8 @@ def _store(given: dict[str, Any]) -> Iterator[Store]:
     from tes_server import app, telemetry
 
     settings = cli_options.settings(given)
-    telemetry.set_up_logging(settings.log.level)
+    # What a server would log of verdicts is said here in words.
+    telemetry.set_up_logging(given["log_level"] or "error")
     if app.store_url(settings).startswith("sqlite:") and not app.sqlite_file(settings).is_file():
         raise errors.SettingsError(f"there is no {app.sqlite_file(settings)}: it is made at the first start", "store.url")
     with contextlib.closing(app.store(settings)) as kept:

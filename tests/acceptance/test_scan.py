@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from tests.acceptance import scan_site
 from tests.acceptance.scan_site import Images, events
-from tests.acceptance.server import PATIENCE, Server
+from tests.acceptance.server import BIN, PATIENCE, Server
 
 pytestmark = [pytest.mark.docker, pytest.mark.registry]
 
@@ -156,6 +157,26 @@ def test_an_image_that_only_this_engine_has_is_scanned_there(server: Server) -> 
     assert done["state"] == "COMPLETE", done
     assert done["logs"][0]["logs"][0]["stdout"] == "hello\n"
     assert any(line.startswith("SCANNED: tes-test/static:latest is sha256:") for line in system_logs(done))
+
+
+def test_a_person_has_an_image_scanned(server: Server, images: Images) -> None:
+    images.push("asked", "critical=1")
+    name = f"{images.host}/asked:1"
+    code, text, told = said(server, name)
+    assert (code, "outcome   FAIL" in text) == (1, True), (text, told)
+    assert " is RUNNING on local" in told
+    code, text, told = said(server, "refresh", name)
+    assert code == 1, (text, told)
+    assert len(set(re.findall(r"the scan (\S+) is begun", told))) == 1
+    assert server.until(create(server, task(images, "asked")))["state"] == "SYSTEM_ERROR"
+    assert begun(server, images, "asked") == [], "by those commands alone"
+
+
+def said(server: Server, *words: str) -> tuple[int, str, str]:
+    """What `tes-server scan` says beside this server."""
+    command = [BIN / "tes-server", "scan", *words, "--data", server.data, "--config", server.data.parent / "settings.toml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_warn_and_allow(images: Images, scanner: str, tmp_path: pathlib.Path) -> None:
