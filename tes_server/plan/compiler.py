@@ -18,7 +18,7 @@ from tes_server.errors import Invalid, TooLarge
 from tes_server.model.task import Executor, FileType, Input, Output, Resources, Task
 from tes_server.plan import mounts, parameters, paths, scans, secret_names, wildcards
 from tes_server.plan.policy import HOST_IMAGE, Capabilities, Policy
-from tes_server.plan.steps import Collect, Execute, Fetch, Findings, Limits, Mount, Placement, Plan, StageIn, StageOut
+from tes_server.plan.steps import Collect, Execute, Fetch, Findings, Gate, Limits, Mount, Placement, Plan, StageIn, StageOut
 
 LONGEST_ARGUMENT = 128 * 1024 - 1
 """Linux takes no single argument or environment string of 128 KiB or more (MAX_ARG_STRLEN)."""
@@ -60,11 +60,12 @@ def compile_task(
     *,
     images: Mapping[str, str] = _NONE,
     findings: Findings | None = None,
+    gate: Gate | None = None,
 ) -> Compiled:
     """Check a task against the site's policy and a backend's capabilities, and plan one attempt of it. Raises Invalid and TooLarge.
 
     `images`: from the name of an image to what is to run in its place, pinned by digest; names that are not there run as they are.
-    `findings`: the task is a scan of an image, by the server itself.
+    `findings`: the task is a scan of an image, by the server itself. `gate`: what it is to pass first (`scans.gate`).
     """
     if not task.executors:
         raise Invalid("must hold at least one executor", "/executors")
@@ -97,6 +98,7 @@ def compile_task(
         mounts=(*layout.mounts(), *engine),
         limits=reserve(task.resources, given, policy, capabilities),
         placement=_placement(task.resources, given),
+        gate=gate,
         owner=owner,
         tags=task.tags or {},
     )
@@ -346,6 +348,7 @@ def reserve(resources: Resources | None, given: parameters.Parameters, policy: P
             raise Invalid(f"asks for {amount:g} {unit}, this site has {most:.4g}", pointer)
     if capabilities.gpus is not None and given.gpus > capabilities.gpus:
         raise Invalid(f"asks for {given.gpus} GPUs, this site has {capabilities.gpus}", f"{parameters.POINTER}/gpus")
+    cpus, ram = max(cpus, policy.least_cpus), max(ram, policy.least_ram_bytes)
     runtime = policy.default_max_runtime if given.max_runtime is None else given.max_runtime
     return Limits(cpus=cpus, ram_bytes=ram, disk_bytes=disk, gpus=given.gpus, gpu_type=given.gpu_type, max_runtime=runtime)
 

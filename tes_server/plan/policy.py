@@ -53,6 +53,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """host directories, normalised: a DIRECTORY input at or below one is mounted live"""
     default_cpus: float = 1.0
     default_ram_gb: float = 1.0
+    least_cpus: float = 0.0
+    least_ram_bytes: int = 0
+    """every task reserves at least so much: what a scanner needs that runs first in it"""
     default_max_runtime: float = 0.0
     max_files: int = 100_000
     """inputs, outputs and volumes that one task may name, together"""

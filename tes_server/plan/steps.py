@@ -14,6 +14,8 @@ import enum
 import msgspec
 
 from tes_server.model.task import FileType
+from tes_server.scan.gate import OnError
+from tes_server.scan.policy import Policy
 
 
 class MountKind(enum.StrEnum):
@@ -119,6 +121,29 @@ class StageOut(msgspec.Struct, frozen=True, omit_defaults=True, tag="STAGE_OUT")
 Step = StageIn | Execute | StageOut
 
 
+class Check(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One image of the task that is scanned before anything else happens: by a scanner, with a volume of its own and nothing of the task's."""
+
+    scan: Execute
+    """`index` counts down from -1: it is no executor of the task's"""
+    findings: Findings
+    mounts: tuple[Mount, ...]
+    image: str
+    """as the task names it"""
+    digest: str
+    """of what runs"""
+
+
+class Gate(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The first step of a task whose images are scanned where it runs (`scan.place = "task"`): what does not pass the policy ends it, with words."""
+
+    checks: tuple[Check, ...]
+    policy: Policy
+    on_error: OnError = OnError.BLOCK
+    timeout: float = 900.0
+    """seconds after which one scan is given up"""
+
+
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What one attempt reserves and may not exceed. Bytes, cores, seconds; 0 = not limited."""
 
@@ -140,7 +165,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One attempt. `steps` are always StageIn, Execute x n (n >= 1), StageOut, in this order."""
+    """One attempt. After the gate, if there is one, `steps` are always StageIn, Execute x n (n >= 1), StageOut, in this order."""
 
     task_id: str
     attempt: int
@@ -150,6 +175,7 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     mounts: tuple[Mount, ...]
     limits: Limits
     placement: Placement = Placement()
+    gate: Gate | None = None
     owner: str = ""
     tags: dict[str, str] = {}
 

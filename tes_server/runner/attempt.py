@@ -4,6 +4,7 @@
 |---|---|---|
 | plan.json | the Plan | whoever submits; durable before anything starts |
 | volume/ | the task's files, container path P at volume/P | filer, executors |
+| scans/N/ | volume and record of the scan of one of its images | engines, scanners |
 | steps/N/ | the record of executor N (runner.records) | tes-step, engines |
 | staged.json | stage-in is complete, and what it found out | interpreter |
 | started | when the attempt began, RFC 3339 | interpreter |
@@ -67,6 +68,10 @@ class Attempt:
     def record(self, index: int) -> pathlib.Path:
         """The directory that the engine gets for executor `index`."""
         return self.directory / "steps" / str(index)
+
+    def scan(self, number: int) -> pathlib.Path:
+        """The directory of one scan of the task's own images: its volume, and the record that the engine gets."""
+        return self.directory / "scans" / str(number)
 
     def staged(self) -> Staged | None:
         """What stage-in found out, once it is complete."""

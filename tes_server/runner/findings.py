@@ -37,10 +37,18 @@ def settle(step: Findings | None, volume: pathlib.Path, logs: Sequence[ExecutorL
     if found is not None and (found.reason is not Reason.EXIT or last.exit_code not in SCANNERS[step.scanner].exits):
         return tuple(logs), _explained(found, last)
     try:
-        told = report.encode(take(step, volume))
+        words = report.encode(take(step, volume))
     except errors.StagingError as cause:
         return tuple(logs), Failure(Reason.STAGING, cause.code, cause.public)
-    return (*before, msgspec.structs.replace(last, stdout=told)), None
+    return (*before, msgspec.structs.replace(last, stdout=words)), None
+
+
+def told(step: Findings, volume: pathlib.Path, log: ExecutorLog) -> ScanReport:
+    """The report of a scanner that has ended as `log` says. StagingError SCAN_FAILED as in `take`, and for an exit code by which the scan failed."""
+    if log.exit_code not in SCANNERS[step.scanner].exits:
+        words = _last_words(log)
+        raise _failed(f"{step.scanner} ended with exit code {log.exit_code}" + (f": {words}" if words else ""))
+    return take(step, volume)
 
 
 def take(step: Findings, volume: pathlib.Path) -> ScanReport:
@@ -73,5 +81,9 @@ def _failed(words: str) -> errors.StagingError:
 
 def _explained(found: Failure, log: ExecutorLog) -> Failure:
     """With what the scanner said: whoever reads the verdict has nothing else of it."""
-    words = " ".join((log.stderr or log.stdout or "").split())[-LAST_WORDS:]
+    words = _last_words(log)
     return msgspec.structs.replace(found, message=f"{found.message}: {words}") if words and found.reason is Reason.EXIT else found
+
+
+def _last_words(log: ExecutorLog) -> str:
+    return " ".join((log.stderr or log.stdout or "").split())[-LAST_WORDS:]

@@ -24,14 +24,15 @@ from tes_server.filer.manifest import Collected
 from tes_server.filer.progress import Direction, Progress
 from tes_server.model.run import Phase, Reason, Report
 from tes_server.model.task import ExecutorLog, OutputFileLog
-from tes_server.plan.steps import Plan
-from tes_server.runner import failure, findings, records, site, vault
+from tes_server.plan.steps import Check, Plan
+from tes_server.runner import failure, findings, gatekeeper, records, site, vault
 from tes_server.runner.attempt import Attempt, Staged, boot_id
 from tes_server.runner.engine import Cell, CellState, Engine, Exit
 from tes_server.runner.failure import Failure
 from tes_server.runner.halt import Halt
 from tes_server.runner.reach import Reach
 from tes_server.runner.site import Site
+from tes_server.runner.vault import Vault
 from tes_server.telemetry import Code
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ class Interpreter:
             images=self._staged.images if self._staged else {},
         )
         self._publish(report)
-        if all(cell.name in self._removed for cell in site.cells(self._attempt, self.plan, self._site) if cell.record.exists()):
+        if all(cell.name in self._removed for cell in site.all_cells(self._attempt, self.plan, self._site) if cell.record.exists()):
             self._attempt.set_clean()
         self._move(Phase.ENDED)
         return report
@@ -166,7 +167,11 @@ class Interpreter:
                 if self._begun(all_cells[0]):
                     return self._lost_with_the_machine(all_cells)
             if self._staged is None:
-                self._staged = self._stage_in()
+                refused, lines = self._pass_gate()
+                if refused is not None:
+                    self._notices += lines
+                    return refused
+                self._staged = self._stage_in(lines)
             return self._execute([msgspec.structs.replace(cell, image=self._staged.images[cell.step.shown_image]) for cell in all_cells])
         except errors.Canceled:
             return self._halted()
@@ -187,7 +192,57 @@ class Interpreter:
         """The disk is full after an executor has run: most likely its doing, which it would only do again."""
         return code == Code.DISK_FULL and bool(self._exits)
 
-    def _stage_in(self) -> Staged:
+    def _pass_gate(self) -> tuple[Failure | None, tuple[str, ...]]:
+        """Scan the task's own images before anything of it begins. What an earlier process began goes on; what it ended is judged again."""
+        gate, lines = self.plan.gate, tuple[str, ...]()
+        if gate is None:
+            return None, ()
+        self._move(Phase.STAGING)
+        for check, cell in zip(gate.checks, site.checks(self._attempt, self.plan, self._site), strict=True):
+            expired, log, why = threading.Event(), ExecutorLog(), ""
+            try:
+                ended = self._scan(check, cell, gate.timeout, expired)
+                log, why = (self._log(cell, ended), "") if ended else (log, "its scanner vanished without a record of its end")
+            except (errors.EngineError, errors.StagingError) as cause:
+                why = cause.public
+            if self._stopped():
+                return self._halted(), ()
+            if expired.is_set():
+                why = f"its scanner was given up after {gate.timeout:g} s"
+            found, more = gatekeeper.ruling(gate, check, cell.volume, log, self._clock(), why)
+            lines += more
+            if found is not None:
+                return found, lines
+        return None, lines
+
+    def _scan(self, check: Check, cell: Cell, timeout: float, expired: threading.Event) -> Exit | None:
+        """One scanner to its end; None = LOST."""
+        for path in (cell.volume, cell.record):
+            path.mkdir(parents=True, exist_ok=True)
+        if check.findings.image:
+            self._prepare(check.findings.image)
+        cell = msgspec.structs.replace(cell, image=self._prepare(cell.step.image))
+        if vault.wanted(cell.step) and records.start(cell.record) is None:
+            cell = msgspec.structs.replace(cell, step=Vault(self._site.scan_secrets, self._site.look).opened(cell.step), secret=True)
+        self._current = cell
+
+        def expire() -> None:
+            expired.set()
+            self._stop(cell)
+
+        timer = threading.Timer(timeout, expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            self._reach(lambda: self._engine.start(cell))
+            if self._stopped():
+                self._stop(cell)
+            return self._reach(lambda: self._engine.wait(cell))
+        finally:
+            timer.cancel()
+            self._remove(cell)
+
+    def _stage_in(self, lines: tuple[str, ...]) -> Staged:
         self._move(Phase.STAGING)
         site.check_live(self.plan, self._site)
         for step in filter(vault.wanted, self.plan.executors):
@@ -197,7 +252,7 @@ class Interpreter:
             self._prepare(self.plan.stage_out.findings.image)
         with self._moving("in") as progress:
             notices = transfer.stage_in(self.plan.stage_in, self._attempt.volume, self._site.access, self._stopped, progress)
-        staged = Staged(images, notices, boot_id())
+        staged = Staged(images, (*lines, *notices), boot_id())
         self._attempt.set_staged(staged)
         return staged
 

@@ -25,6 +25,9 @@ VOLUME = "/tes/volume"
 SHARED = "/tes/shared"
 """In its place where the task has but a directory of a shared volume (`shared_directory`): all of that volume."""
 
+SCAN = "/tes/scan"
+"""The scanners' volume, as whoever prepares it and stage-in see it."""
+
 MESSAGE = "/dev/termination-log"
 """Where a container leaves its last words for its pod's status; Kubernetes' default."""
 
@@ -64,9 +67,20 @@ def step(index: int) -> str:
     return f"steps/{index}"
 
 
-def message_bytes(executors: int) -> int:
-    """Bytes that are kept of a message in a pod of so many executors and two stage steps."""
-    return min(MESSAGE_BYTES, MESSAGES_BYTES // (executors + 2))
+def scan_record(number: int) -> str:
+    """The record of the scan of image `number` on the scanners' volume, relative to it."""
+    return f"{number}/record"
+
+
+def scan_files(number: int) -> str:
+    """The files of that scanner, likewise."""
+    return f"{number}/files"
+
+
+def message_bytes(plan: Plan) -> int:
+    """Bytes that are kept of a message in a plan's pod: of its executors, two stage steps, and where it scans first one more for each scan and one for all."""
+    scans = len(plan.gate.checks) + 1 if plan.gate else 0
+    return min(MESSAGE_BYTES, MESSAGES_BYTES // (len(plan.executors) + 2 + scans))
 
 
 def shared_directory(task_id: str, attempt: int) -> str:

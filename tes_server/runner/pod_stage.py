@@ -24,7 +24,7 @@ from tes_server.model.run import Reason, Report, Tails
 from tes_server.model.task import ExecutorLog, OutputFileLog
 from tes_server.plan import secret_names
 from tes_server.plan.steps import Execute, Plan
-from tes_server.runner import failure, findings, pod, pod_end, pod_report, records, site
+from tes_server.runner import failure, findings, pod, pod_end, pod_gate, pod_report, records, site
 from tes_server.runner.failure import Failure
 from tes_server.runner.pod import Order
 from tes_server.runner.pod_end import Ending
@@ -50,6 +50,7 @@ class Places(NamedTuple):
     parts: pathlib.Path = pathlib.Path(pod.ORDER_PARTS)
     shared: bool = False
     """the volume is a directory on one that others share: made here, and removed at the end"""
+    scan: pathlib.Path = pathlib.Path(pod.SCAN)
 
     def step(self, index: int) -> pathlib.Path:
         """The directory of executor `index`."""
@@ -70,12 +71,15 @@ def stage_in(order: Order, places: Places, stopped: Callable[[], bool], clock: C
     """Prepare both volumes. The report of an attempt that ends here, or None if the executors may run."""
     began = clock()
     plan = order.plan
+    refused, lines = pod_gate.judged(plan, places.scan, order.site.tail_bytes, began)
+    if refused is not None:
+        return msgspec.structs.replace(failure.report(refused, began, clock()), notices=lines)
     end = time.monotonic() + plan.limits.max_runtime if plan.limits.max_runtime else float("inf")
     try:
         _prepare(order, places, end)
         site.check_live(plan, Site(access=order.site.access, live_roots=order.site.live_roots))
         notices = transfer.stage_in(plan.stage_in, places.volume, order.site.access, lambda: stopped() or time.monotonic() >= end)
-        (places.control / pod.STAGED).write_bytes(msgspec.json.encode(Staged(began, notices)))
+        (places.control / pod.STAGED).write_bytes(msgspec.json.encode(Staged(began, (*lines, *notices))))
     except errors.Canceled:
         found = failure.from_outside("its inputs were fetched") if stopped() else failure.of_time(plan.limits)
     except errors.StagingError as cause:
@@ -233,7 +237,7 @@ def publish(order: Order, report: Report, places: Places) -> None:
             print(f"the spool does not take the report: {cause.public}", file=sys.stderr)  # noqa: T201 - this container's log
     # Always: what people look at first, and the last line is what the server reads.
     say(pod_report.body(report) + b"\n")
-    places.message.write_bytes(pod_report.message(report, place, pod.message_bytes(len(order.plan.executors))))
+    places.message.write_bytes(pod_report.message(report, place, pod.message_bytes(order.plan)))
 
 
 def say(line: bytes) -> None:

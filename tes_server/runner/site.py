@@ -53,9 +53,33 @@ def cells(attempt: Attempt, plan: Plan, site: Site) -> list[Cell]:
     ]
 
 
+def all_cells(attempt: Attempt, plan: Plan, site: Site) -> list[Cell]:
+    """All that there may be of an attempt in an engine."""
+    return [*checks(attempt, plan, site), *cells(attempt, plan, site)]
+
+
 def vault_of(plan: Plan, site: Site) -> Vault:
     """The secrets that an attempt may have."""
     return Vault(site.scan_secrets if plan.stage_out.findings else site.secrets, site.look)
+
+
+def checks(attempt: Attempt, plan: Plan, site: Site) -> list[Cell]:
+    """The cells of the scanners that come first, each with a volume of its own."""
+    name = run.job_name(plan.task_id, plan.attempt)
+    limits = msgspec.structs.replace(plan.limits, gpus=0, gpu_type="")
+    return [
+        Cell(
+            name=f"{name}-s{number}",
+            step=check.scan,
+            mounts=check.mounts,
+            limits=limits,
+            volume=attempt.scan(number) / "volume",
+            record=attempt.scan(number) / "record",
+            labels=site.labels,
+            tail_bytes=site.tail_bytes,
+        )
+        for number, check in enumerate(plan.gate.checks if plan.gate else ())
+    ]
 
 
 def attempt_of(cell: str) -> str:

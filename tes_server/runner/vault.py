@@ -43,8 +43,8 @@ class Vault:
 
     def opened(self, step: Execute) -> Execute:
         """The executor with the values in place. Raises StagingError that names field and secret."""
-        env = {key: self._value(text, f"/executors/{step.index}/env/{paths.pointer_part(key)}") for key, text in step.env.items()}
-        return msgspec.structs.replace(step, env=env)
+        where = f"/executors/{step.index}/env/" if step.index >= 0 else "scan.env."
+        return msgspec.structs.replace(step, env={key: self._value(text, where + paths.pointer_part(key)) for key, text in step.env.items()})
 
     def _value(self, text: str, field: str) -> str:
         name = secret_names.read(text)

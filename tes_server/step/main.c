@@ -29,6 +29,7 @@
  *   --env K=V            one more variable
  *   --tell P             tell how it does in lines of our own stdout, seldom and only what is new, and how it ended in P (tell.c)
  *   --exit-zero          exit with 0 whatever the command did, once its record is safe
+ *   --exit-oom           but with 137 where a process of it was killed for memory: an init container that ends well after that hangs its pod
  *
  * A sandbox takes two: `tes-step --inner FD ... -- bwrap ... -- tes-step --report FD ... -- argv`. The outer one writes the record, the
  * inner one opens the task's files, inside, and tells by FD how the command ended. The inner one may also hold the memory of all processes
@@ -253,6 +254,7 @@ static bool take_flag(struct options *options, const char *name)
         {"--alone", &options->alone},
         {"--hold", &options->hold},
         {"--exit-zero", &options->exit_zero},
+        {"--exit-oom", &options->exit_oom},
     };
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
         if (strcmp(name, flags[i].name) == 0) {

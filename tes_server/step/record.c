@@ -115,6 +115,11 @@ int record_oom(int directory)
     return fd < 0 ? -1 : close(fd);
 }
 
+bool record_has_oom(int directory)
+{
+    return faccessat(directory, "oom", F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 int record_cut(int directory)
 {
     return put_line(directory, "cut", "cut.tmp", "the command was ended from outside\n");

@@ -364,6 +364,8 @@ static int write_ending(struct supervisor *self, const struct ending *ending)
     if (self->options->report >= 0)
         dprintf(self->options->report, "%d %d %" PRIu64 " %" PRIu64 " %d\n", ending->code, ending->signal, ending->start_ns, ending->end_ns,
                 ending->out_of_memory);
+    if (self->options->exit_oom && (ending->out_of_memory || (self->record >= 0 && record_has_oom(self->record))))
+        return SIGNALLED + SIGKILL;
     return self->options->exit_zero ? 0 : ending->code;
 }
 

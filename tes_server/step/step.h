@@ -33,7 +33,7 @@ struct options {
     const char *record, *workdir, *stdin_path, *env_file, *argv_file, *wipe;
     const char *stdout_path, *stderr_path;
     const char *after, *after_any, *until, *env_add, *tell;
-    bool tee, hold, exit_zero;
+    bool tee, hold, exit_zero, exit_oom;
     int lock;           /* -1: none */
     int inner, report;  /* -1: none; see main.c */
     int keep[16];
@@ -85,6 +85,7 @@ int record_cut(int directory);
 int record_late(int directory);
 int record_skipped(int directory);
 int record_oom(int directory); /* marks a kill for memory */
+bool record_has_oom(int directory);
 int record_counted_oom(int directory, const char *counters); /* marks it if `counters` tells of one */
 int record_stop(int directory, uint64_t *grace_ns); /* 1: a stop was asked for, `grace_ns` is set; 0: none */
 uint64_t clock_ns(int clock);

@@ -28,7 +28,7 @@ from tes_server.model.task import Task
 from tes_server.plan import compiler
 from tes_server.plan.paths import Sites
 from tes_server.plan.policy import Policy
-from tes_server.plan.steps import Findings
+from tes_server.plan.steps import Findings, Gate
 from tes_server.scan import base, report
 from tests.clock import utc
 
@@ -55,12 +55,13 @@ class Driven:
         task_id: str = "",
         images: Mapping[str, str] = types.MappingProxyType({}),
         findings: Findings | None = None,
+        gate: Gate | None = None,
         **fields: Any,
     ) -> Handle:
         fields.setdefault("resources", {"cpu_cores": 0.5, "ram_gb": 0.25})
         task = views.with_types(msgspec.convert({"executors": list(executors), **fields}, Task))
         plan = compiler.compile_task(
-            task, task_id or new_id(utc()), attempt, "o", self.policy, self.backend.capabilities, images=images, findings=findings
+            task, task_id or new_id(utc()), attempt, "o", self.policy, self.backend.capabilities, images=images, findings=findings, gate=gate
         ).plan
         job = self.backend.render(plan)
         assert self.backend.render(plan) == job, "rendering is pure"

@@ -114,7 +114,7 @@ def test_job(name: str, task: dict[str, Any], site: Site, request: pytest.Fixtur
 def test_a_scan(request: pytest.FixtureRequest) -> None:
     """What a task is, with a plan that says whose report there is to read, and secrets that tasks do not have."""
     site = msgspec.structs.replace(FULL, node=msgspec.structs.replace(FULL.node, scan_secrets={"CONSOLE": "arn:aws:secretsmanager:x:1:secret:prisma"}))
-    capable = msgspec.structs.replace(CAPABILITIES, scan_secrets=("CONSOLE",))
+    capable = msgspec.structs.replace(CAPABILITIES, scan_secrets=("CONSOLE",), engine_socket=True)
     task = msgspec.convert({"executors": [{"image": "s@sha256:" + "1" * 64, "command": ["scan"], "env": {"P": "secret://CONSOLE/password"}}]}, Task)
     findings = Findings("twistcli", "/scan/report.json")
     plan = compiler.compile_task(task, "0123456789abcdefghjkmnpqrs", 1, "tes-server.scan", POLICY, capable, findings=findings).plan

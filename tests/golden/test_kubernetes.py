@@ -20,6 +20,7 @@ from tes_server.plan.policy import Capabilities, Policy, Values
 from tes_server.plan.steps import Findings, Plan
 from tes_server.runner import pod
 from tes_server.runner.pod import PodSite
+from tests import gates
 
 HERE = pathlib.Path(__file__).parent
 POLICY = Policy(
@@ -164,6 +165,26 @@ def test_a_scan(request: pytest.FixtureRequest) -> None:
     compare("scan", render.render(plan, site).body, request)
 
 
+def test_a_task_that_scans_its_images_first(request: pytest.FixtureRequest) -> None:
+    """Two scans, one of them with a secret; nothing of the task's in their containers, and nothing of theirs in the task's."""
+    site = msgspec.structs.replace(ALONE, scan_secrets={"console": SecretKey("prisma")}, secrets={"portal": SecretKey("portal", "token")})
+    capable = msgspec.structs.replace(CAPABILITIES, secrets=("portal",))
+    task = {"executors": [{"image": "a", "command": ["x"], "env": {"P": "secret://portal"}}], "resources": {"cpu_cores": 2, "ram_gb": 4}}
+    gate = gates.gate("scanner@sha256:" + "1" * 64, "one", "two", env={"TOKEN": "secret://console/token", "A": "$(B)"}, secrets=("console",))
+    plan = compiler.compile_task(msgspec.convert(task, Task), "0123456789abcdefghjkmnpqrs", 1, "o", POLICY, capable, gate=gate).plan
+    body = render.render(plan, site).body
+    compare("gate", body, request)
+    spec = msgspec.json.decode(body)["job"]["spec"]["template"]["spec"]
+    inits = spec["initContainers"]
+    assert [container["name"] for container in inits] == ["scan-tools", "scan-0", "scan-1", "stage-in"]
+    for container in inits[:3]:
+        assert {mount["name"] for mount in container["volumeMounts"]} == {names.SCAN}
+    for container in spec["containers"]:
+        assert names.SCAN not in {mount["name"] for mount in container["volumeMounts"]}
+        assert "prisma" not in str(container)
+    assert "portal" not in str(inits[:3])
+
+
 def test_secrets_are_the_nodes_to_fetch() -> None:
     """In a pod of one container too: in no argument, order or file, but by reference."""
     site = msgspec.structs.replace(ALONE, secrets={"portal": SecretKey("keys", "portal"), "db": SecretKey("db")})
@@ -179,7 +200,7 @@ def test_secrets_are_the_nodes_to_fetch() -> None:
 
 
 def test_no_golden_file_is_left_over() -> None:
-    assert {path.stem for path in (HERE / "jobs").iterdir()} == {*TASKS, "everything", "shared-volume", "alone", "scan"}
+    assert {path.stem for path in (HERE / "jobs").iterdir()} == {*TASKS, "everything", "shared-volume", "alone", "scan", "gate"}
 
 
 def specs() -> Iterator[Any]:

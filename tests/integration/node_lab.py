@@ -22,7 +22,7 @@ from tes_server.model.task import Task
 from tes_server.plan import compiler
 from tes_server.plan.paths import Sites
 from tes_server.plan.policy import Capabilities, Policy
-from tes_server.plan.steps import Findings, Plan
+from tes_server.plan.steps import Findings, Gate, Plan
 from tes_server.runner import node, node_engine
 from tes_server.runner.docker import DockerEngine
 from tes_server.runner.node import NodeSite
@@ -93,12 +93,20 @@ class Node:
     def attempt(self, number: int = 1) -> Attempt:
         return Attempt(self.task, number)
 
-    def plan(self, *executors: dict[str, Any], number: int = 1, secrets: tuple[str, ...] = (), findings: Findings | None = None, **fields: Any) -> Plan:
+    def plan(
+        self,
+        *executors: dict[str, Any],
+        number: int = 1,
+        secrets: tuple[str, ...] = (),
+        findings: Findings | None = None,
+        gate: Gate | None = None,
+        **fields: Any,
+    ) -> Plan:
         """In the spool, as a backend puts it there."""
         capable = Capabilities(secrets=secrets, scan_secrets=tuple(self.site.scan_secrets), engine_socket=True)
         task = views.with_types(msgspec.convert({"executors": [{"image": IMAGE, **given} for given in executors], **fields}, Task))
         policy = Policy(sites=Sites(roots=(str(self.files),)), default_ram_gb=0.1)
-        plan = compiler.compile_task(task, self.task, number, "o", policy, capable, findings=findings).plan
+        plan = compiler.compile_task(task, self.task, number, "o", policy, capable, findings=findings, gate=gate).plan
         self.spool.put_plan(self.attempt(number), plan)
         return plan
 

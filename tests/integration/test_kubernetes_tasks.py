@@ -18,11 +18,13 @@ from tes_server.filer import spool_place
 from tes_server.filer.manifest import Access
 from tes_server.model.run import Phase, Reason
 from tes_server.runner.pod import PodSite
+from tes_server.scan.gate import OnError
 from tests import cluster as clusters
 from tests.cluster import Cluster
 from tests.contract import object_servers
 from tests.contract.backend_contract import Driven
 from tests.contract.object_servers import Server
+from tests.gates import gate, leaves, report
 from tests.integration import cluster_lab
 from tests.integration.cluster_lab import Lab, policy, says, start, writes
 from tests.relay import Relay
@@ -69,6 +71,45 @@ class TestSecrets:
             assert (seen.reason, seen.code) == (Reason.REJECTED, "SECRET_NOT_FOUND")
             assert '"no-such-secret" not found' in seen.message
             driven.backend.release([handle])
+
+
+class TestGate:
+    """Scans of a task's own images, first in its pod."""
+
+    def test_only_what_passes_begins(self, lab: Lab) -> None:
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "console"}, "stringData": {"token": "c4n4ry"}}
+        lab.cluster.make(f"{lab.core}/secrets", secret)
+        with lab.driven(scan_secrets={"console": SecretKey("console", "token")}) as driven:
+            given = driven.executor("ls /scan; ls /work", workdir="/work")
+            see = 'test ! -e /work/in && test "$CONSOLE" = c4n4ry && '
+            gates = [
+                gate(driven.image, *scripts, on_error=on_error, env={"CONSOLE": "secret://console"}, secrets=("console",))
+                for scripts, on_error in (
+                    ((see + leaves(report("LOW")), leaves(report())), OnError.BLOCK),
+                    ((leaves(report("CRITICAL")),), OnError.BLOCK),
+                    (("echo no database >&2; exit 1",), OnError.BLOCK),
+                    (("exec tail /dev/zero",), OnError.BLOCK),
+                    (("echo no database >&2; exit 1",), OnError.ALLOW),
+                    (("tail /dev/zero; echo survived",), OnError.ALLOW),
+                )
+            ]
+            handles = [start(driven, given, inputs=INPUT, gate=one) for one in gates]
+            ends = [driven.until(handle, lambda seen: seen.phase is Phase.ENDED) for handle in handles]
+            passed, refused, failed, killed, allowed, survived = ends
+            assert passed.report is not None
+            assert passed.report.executors[0].stdout == "in\n", passed
+            assert refused.report is not None
+            assert (refused.report.reason, refused.report.code, refused.report.executors) == (Reason.REJECTED, "SCAN_REFUSED", ())
+            assert "CVE-0" in str(refused.report.notices)
+            assert (failed.reason, failed.code, failed.transient) == (Reason.BACKEND, "SCAN_FAILED", True)
+            assert failed.message.endswith("exit code 1: no database")
+            assert (killed.reason, killed.code) == (Reason.BACKEND, "SCAN_FAILED")
+            assert "memory" in killed.message
+            assert allowed.report is not None
+            assert allowed.report.executors[0].stdout == "in\n"
+            assert "no database" in str([line for line in allowed.report.notices if line.startswith("SCAN_WARNING")])
+            assert (survived.reason, survived.code) == (Reason.BACKEND, "SCAN_FAILED"), "an init container that ends well then would hang its pod"
+            driven.backend.release(handles)
 
 
 class TestSize:

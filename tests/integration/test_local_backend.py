@@ -25,6 +25,7 @@ from tes_server.runner.site import Site
 from tes_server.scan import base
 from tests.clock import utc
 from tests.contract.backend_contract import BackendContract, Driven
+from tests.gates import gate, leaves, report
 from tests.integration.daemons import Daemon
 
 IMAGE = "tes-test/busybox"
@@ -53,7 +54,9 @@ class LocalContract(BackendContract):
             access = Access(roots=(str(site),), closed=())
             (data.parent / "token").write_text(f"{CANARY}\n")
             kept = {"token": str(data.parent / "token")}
-            runner = Site(access=access, live_roots=(str(site / "live"),), grace=2.0, secrets=kept, look=local_secrets.look)
+            runner = Site(
+                access=access, live_roots=(str(site / "live"),), grace=2.0, secrets=kept, scan_secrets={"console": kept["token"]}, look=local_secrets.look
+            )
             capabilities = Capabilities(
                 cpus=2, ram_bytes=4 * 10**9, disk_bytes=10**9, gpus=0, host_image=engine.name == "sandbox", secrets=tuple(kept), engine_socket=True
             )
@@ -112,6 +115,37 @@ class LocalContract(BackendContract):
         assert report.reason is None, report
         assert (report.executors[0].stdout or "").split()[0] == hashlib.md5(f"{CANARY}\n".encode()).hexdigest()
         assert CANARY not in str(report)
+
+    def test_a_task_passes_its_gate_first(self, driven: Driven, data: pathlib.Path, site: pathlib.Path, engine: Engine) -> None:
+        """A scanner has its own secrets and nothing of the task's; what it says decides whether anything of the task is begun."""
+        given = driven.executor("echo $TOKEN; ls -d /scan /work", workdir="/work", env={"TOKEN": "plain"})
+        inputs = [{"path": "/work/in", "content": "x"}]
+        known = hashlib.md5(f"{CANARY}\n".encode()).hexdigest()
+        see = f'test ! -e /work/in && test "$(echo "$CONSOLE" | md5sum)" = "{known}  -" && '
+        gates = [
+            gate(driven.image, *scripts, env={"CONSOLE": "secret://console"}, secrets=("console",))
+            for scripts in ((see + leaves(report("LOW")), leaves(report())), (leaves(report("CRITICAL")),), ("echo no database >&2; exit 1",))
+        ]
+        handles = [driven.start(given, inputs=inputs, gate=one) for one in gates]
+        passed, refused, failed = (driven.end(handle) for handle in handles)
+        found = subprocess.run(["grep", "-rl", "--devices=skip", CANARY, data], check=False, capture_output=True, text=True)
+        assert found.stdout == ""
+        driven.backend.release(handles)
+        assert passed.reason is Reason.EXIT, passed  # ls finds no /scan
+        assert (passed.executors[0].stdout or "").split() == ["plain", "/work"]
+        assert (refused.reason, refused.code, refused.executors) == (Reason.REJECTED, "SCAN_REFUSED", ())
+        assert "CVE-0" in str(refused.notices)
+        assert (failed.reason, failed.code, failed.transient) == (Reason.BACKEND, "SCAN_FAILED", True)
+        assert failed.message.endswith("exit code 1: no database")
+        assert engine.survey() == []
+
+    def test_a_cancel_ends_a_scan(self, driven: Driven) -> None:
+        handle = driven.start(driven.executor("true"), gate=gate(driven.image, "sleep 1000"))
+        backend = driven.backend
+        assert isinstance(backend, LocalBackend)
+        driven.until(handle, lambda _: (backend.attempt(handle.name).scan(0) / "record/start").exists())
+        backend.cancel([handle])
+        assert driven.end(handle).reason is Reason.CANCELED
 
     def known(self, handle: Handle) -> str:
         """What the engine tells of an executor to whoever asks."""

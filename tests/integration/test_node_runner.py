@@ -29,6 +29,7 @@ from tes_server.plan.steps import Findings
 from tes_server.runner import node, node_engine, node_sweep
 from tes_server.runner.node_place import Place
 from tes_server.scan import base, report
+from tests import gates
 from tests.contract import object_servers
 from tests.integration.node_lab import RUN, Node, shell, until
 
@@ -418,6 +419,13 @@ class TestSecrets:
         assert words in report.message
         assert VALUE not in report.message + lab.runners[0].log
         assert lab.leftovers() == []
+
+
+def test_a_gate_is_passed_before_anything_else(lab: Node) -> None:
+    lab.plan(shell("true"), inputs=[{"path": "/work/in", "content": "x"}], gate=gates.gate("tes-test/busybox", gates.leaves(gates.report("HIGH"))))
+    told = lab.run()
+    assert (told.reason, told.code, told.executors) == (Reason.REJECTED, "SCAN_REFUSED", ())
+    assert lab.leftovers() == []
 
 
 @pytest.mark.s3

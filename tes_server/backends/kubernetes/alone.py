@@ -34,7 +34,7 @@ class Alone(msgspec.Struct, frozen=True):
 
 def fits(plan: Plan, site: Site) -> bool:
     """True if a task may run so. With a spool none does: whoever has one wants reports that outlive the pod. Nor a scan: somebody must read its report."""
-    if site.program is None or site.shared.spool or len(plan.executors) != 1 or not site.uses_node(plan):
+    if site.program is None or site.shared.spool or plan.gate is not None or len(plan.executors) != 1 or not site.uses_node(plan):
         return False
     [step] = plan.executors
     if plan.stage_in.inputs or plan.stage_out.outputs or plan.stage_out.findings or step.stdin or step.stdout or step.stderr or step.copies:

@@ -16,11 +16,14 @@ from tes_server.backends.kubernetes.alone import Alone
 from tes_server.backends.kubernetes.objects import ContainerStatus, PodObject, Terminated
 from tes_server.backends.kubernetes.seen import Bounds, Look, Seen, Stop
 from tes_server.model.run import Observation, Phase, Reason, Report
-from tes_server.runner import pod_report
+from tes_server.runner import pod_report, pod_told
 from tes_server.runner.pod_report import Elsewhere
 from tes_server.telemetry import Code
 
 OVER = frozenset({"Succeeded", "Failed"})
+
+LAST_WORDS = 500
+"""Characters of what a scanner said last that are passed on."""
 
 KILLED = 137
 """128 + SIGKILL."""
@@ -167,6 +170,9 @@ def _unreported(seen: Seen, pod: PodObject) -> Observation:
     if not_started is not None:
         return not_started
     deleted = seen.gone or pod.metadata.deletion_timestamp is not None
+    scan = None if deleted else _scan(pod)
+    if scan is not None:
+        return scan
     for name in (names.STAGE_IN, names.STAGE_OUT):
         ended = _terminated(pod.statuses.get(name))
         if ended is None or (name == names.STAGE_IN and ended.exit_code == 0):
@@ -179,6 +185,23 @@ def _unreported(seen: Seen, pod: PodObject) -> Observation:
             message = f"{name} ended with exit code {ended.exit_code} and without a report ({ended.reason or 'no reason given'})"
         return _lost(Reason.BACKEND, Code.ENGINE_ERROR, message, transient=True)
     return _lost(Reason.LOST, Code.LOST, "its pod was deleted" if deleted else "its pod ended without a report", transient=True)
+
+
+def _scan(pod: PodObject) -> Observation | None:
+    """A scanner that failed: nothing of the task was started, and stage-in, which would tell, neither."""
+    for name, status in pod.statuses.items():
+        ended = _terminated(status)
+        if ended is None or not names.is_scan(name) or (ended.exit_code == 0 and ended.reason != "OOMKilled"):
+            continue
+        told = pod_told.read(ended.message)
+        words = " ".join((told.stderr.text or told.stdout.text).split())[-LAST_WORDS:] if told else ""
+        if ended.reason == "OOMKilled" or ended.exit_code == KILLED:
+            words = "it used more memory than it has"
+        elif told is not None and told.late:
+            words = "its time was over"
+        message = f"the scan of the task's images failed: the scanner ended with exit code {ended.exit_code}" + (f": {words}" if words else "")
+        return _lost(Reason.BACKEND, Code.SCAN_FAILED, message, transient=True)
+    return None
 
 
 def _outside(seen: Seen, pod: PodObject) -> Observation | None:

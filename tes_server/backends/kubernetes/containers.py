@@ -15,8 +15,9 @@ from tes_server.backends.kubernetes import names
 from tes_server.backends.kubernetes.site import SecretKey, Share, Site
 from tes_server.plan import secret_names
 from tes_server.plan.paths import below
-from tes_server.plan.steps import Execute, Mount, MountKind, Plan
+from tes_server.plan.steps import Execute, Gate, Mount, MountKind, Plan
 from tes_server.runner import pod
+from tes_server.scan.gate import OnError
 
 TOKEN = "azure-identity-token"  # noqa: S105 - the name of a file
 TOKEN_DIRECTORY = "/var/run/secrets/azure/tokens"  # noqa: S105
@@ -32,11 +33,53 @@ Container = dict[str, Any]
 def stage_in(plan: Plan, site: Site, order: bytes, parts: int) -> Container:
     """The init container that prepares the volumes."""
     container = _stage(names.STAGE_IN, "in", plan, site)
+    if plan.gate is not None:
+        container["volumeMounts"].append({"name": names.SCAN, "mountPath": pod.SCAN, "readOnly": True})
     if parts:
         container["volumeMounts"].append({"name": names.ORDER, "mountPath": pod.ORDER_PARTS, "readOnly": True})
     else:
         container["env"].append({"name": pod.ORDER, "value": literal(order.decode())})
     return container
+
+
+def scan_tools(plan: Plan, site: Site) -> Container:
+    """The init container that puts tes-step, and room for each scanner, onto the scanners' volume. It has no other."""
+    return {
+        "name": names.SCAN_TOOLS,
+        "image": site.image,
+        "imagePullPolicy": site.pull_policy,
+        "command": list(STAGE),
+        "args": ["scan", str(len(plan.gate.checks) if plan.gate else 0)],
+        "resources": _resources(site.stage),
+        "securityContext": _stage_security(site),
+        "volumeMounts": [{"name": names.SCAN, "mountPath": pod.SCAN}],
+    }
+
+
+def scan(plan: Plan, gate: Gate, number: int, site: Site) -> Container:
+    """The init container of one scan. It must fail wherever anything was killed for memory: one that then ends well hangs its pod."""
+    step = gate.checks[number].scan
+    arguments = ["--record", pod.STEP_MOUNT, "--tell", pod.MESSAGE, "--exit-oom"]
+    if gate.on_error is OnError.ALLOW:  # stage-in says what it was
+        arguments.append("--exit-zero")
+    arguments += [*_bounds(site), "--time", f"{gate.timeout:.3f}"]
+    mounts = [
+        {"name": names.SCAN, "mountPath": pod.BIN_MOUNT, "subPath": pod.BIN, "readOnly": True},
+        {"name": names.SCAN, "mountPath": pod.STEP_MOUNT, "subPath": pod.scan_record(number)},
+        *({"name": names.SCAN, "mountPath": mount.path, "subPath": pod.scan_files(number) + mount.path} for mount in gate.checks[number].mounts),
+    ]
+    resources = _resources(Share(cpus=plan.limits.cpus, ram_bytes=plan.limits.ram_bytes, most_cpus=plan.limits.cpus, most_ram_bytes=plan.limits.ram_bytes))
+    return {
+        **_secrets(step, site.scan_secrets),
+        "name": names.scan(number),
+        "image": step.image,
+        "imagePullPolicy": site.pull_policy,
+        "command": [f"{pod.BIN_MOUNT}/tes-step"],
+        "args": [literal(argument) for argument in (*arguments, *_variables(step), "--", *step.argv)],
+        "resources": resources,
+        "securityContext": _security(site),
+        "volumeMounts": mounts,
+    }
 
 
 def stage_out(plan: Plan, site: Site) -> Container:
@@ -74,13 +117,10 @@ def alone(plan: Plan, step: Execute, site: Site) -> Container:
         arguments += ["--time", f"{plan.limits.max_runtime:.3f}"]
     if step.workdir:
         arguments += ["--workdir", step.workdir]
-    for name, value in step.env.items():
-        if secret_names.read(value) is None:
-            arguments += ["--env", f"{name}={value}"]
     return {
         **_executor(plan, step, site, mounts),
         "command": [f"{pod.BIN_MOUNT}/{names.PROGRAM}"],
-        "args": [literal(argument) for argument in (*arguments, "--", *step.argv)],
+        "args": [literal(argument) for argument in (*arguments, *_variables(step), "--", *step.argv)],
     }
 
 
@@ -112,9 +152,18 @@ def _secrets(step: Execute, known: Mapping[str, SecretKey]) -> Container:
     return {"env": variables} if variables else {}
 
 
+def _variables(step: Execute) -> list[str]:
+    """As options, but for those whose values are secrets."""
+    return [word for name, value in step.env.items() if secret_names.read(value) is None for word in ("--env", f"{name}={value}")]
+
+
 def _manner(site: Site) -> list[str]:
     """What is the same for all executors of a site."""
-    arguments = ["--exit-zero", "--tail", str(site.shared.tail_bytes), "--grace", f"{site.grace:g}"]
+    return ["--exit-zero", *_bounds(site)]
+
+
+def _bounds(site: Site) -> list[str]:
+    arguments = ["--tail", str(site.shared.tail_bytes), "--grace", f"{site.grace:g}"]
     for counter in OOM_COUNTERS:
         arguments += ["--oom", counter]
     return arguments

@@ -42,6 +42,7 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 JOB_NAME = "batch.kubernetes.io/job-name"
 """Label that the Job controller gives pods."""
 
+SCAN_TOOLS = "scan-tools"
 STAGE_IN = "stage-in"
 STAGE_OUT = "stage-out"
 
@@ -49,6 +50,7 @@ CONTROL = "control"
 TASK_VOLUME = "task"
 IDENTITY = "identity"
 ORDER = "order"
+SCAN = "scan"
 PROGRAM = "tes-step"
 """A volume, and the one file in it."""
 
@@ -71,6 +73,16 @@ def index_of(container: str) -> int | None:
     """The inverse of `executor`; None for other containers."""
     match = re.fullmatch(r"executor-(\d{1,6})", container)
     return int(match[1]) if match else None
+
+
+def scan(number: int) -> str:
+    """The container of the scan of the task's image `number`."""
+    return f"scan-{number}"
+
+
+def is_scan(container: str) -> bool:
+    """Whether a container is a scanner's."""
+    return re.fullmatch(r"scan-\d{1,6}", container) is not None
 
 
 def root(number: int) -> str:

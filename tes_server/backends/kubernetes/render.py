@@ -83,13 +83,19 @@ def _job(plan: Plan, site: Site, name: str, spec: Object, notes: dict[str, str],
 
 
 def _pod(plan: Plan, site: Site, name: str, order: bytes, parts: int) -> Object:
-    """Stage-in, the executors, stage-out."""
+    """The scans of its images where they are to be, stage-in, the executors, stage-out."""
     return {
         **_spec(plan, site),
-        "initContainers": [containers.stage_in(plan, site, order, parts)],
+        "initContainers": [*_scans(plan, site), containers.stage_in(plan, site, order, parts)],
         "containers": [*(containers.executor(plan, step, site) for step in plan.executors), containers.stage_out(plan, site)],
         "volumes": _volumes(plan, site, name, len(order), parts),
     }
+
+
+def _scans(plan: Plan, site: Site) -> list[Object]:
+    if plan.gate is None:
+        return []
+    return [containers.scan_tools(plan, site), *(containers.scan(plan, plan.gate, number, site) for number in range(len(plan.gate.checks)))]
 
 
 def _pod_alone(plan: Plan, site: Site) -> Object:
@@ -142,6 +148,8 @@ def _volumes(plan: Plan, site: Site, name: str, order_bytes: int, parts: int) ->
         {"name": names.CONTROL, "emptyDir": {"sizeLimit": f"{_control(plan, site, order_bytes)}Mi"}},
         {"name": names.TASK_VOLUME, **_task_volume(plan, site)},
     ]
+    if plan.gate is not None:
+        volumes.append({"name": names.SCAN, "emptyDir": {}})
     if parts:
         secrets = [{"secret": {"name": names.secret(name, number), "items": [{"key": "part", "path": str(number)}]}} for number in range(parts)]
         volumes.append({"name": names.ORDER, "projected": {"sources": secrets}})

@@ -129,6 +129,8 @@ def _container(status: ContainerStatus, pod: PodObject, phase: Phase, now: datet
         code = image_code(f"{waiting.reason} {waiting.message}")
         hopeless = waiting.reason in HOPELESS_IMAGE
         bound = 0.0 if hopeless else bounds.image
+        if names.is_scan(status.name):
+            return _waits(phase, Code.WAITING_BACKEND, f"the scanner's image: {words}", since, now, bound, Reason.BACKEND, transient=True)
         if index is None:
             return _waits(phase, Code.WAITING_BACKEND, f"the server's own image: {words}", since, now, bound, Reason.BACKEND, transient=True)
         return _waits(phase, code, f"image {image}: {words}", since, now, bound, Reason.IMAGE, transient=code is Code.IMAGE_ERROR and not hopeless)

@@ -27,7 +27,7 @@ from tes_server.plan.steps import Limits, Plan
 from tes_server.runner.attempt import Attempt
 from tes_server.runner.engine import Engine
 from tes_server.runner.interpreter import Interpreter
-from tes_server.runner.site import Site, cells
+from tes_server.runner.site import Site, all_cells
 from tes_server.telemetry import Code
 
 logger = logging.getLogger(__name__)
@@ -314,7 +314,7 @@ class LocalBackend:
         attempt = Attempt(directory)
         try:
             plan = None if attempt.clean else attempt.plan()
-            for cell in cells(attempt, plan, self._site) if plan else ():
+            for cell in all_cells(attempt, plan, self._site) if plan else ():
                 if cell.record.exists():
                     self._engine.remove(cell)
         except (OSError, errors.EngineError) as cause:

@@ -10,9 +10,11 @@ import msgspec
 import pytest
 
 from tes_server.backends.kubernetes.classify import classify
+from tes_server.backends.kubernetes.objects import ContainerStatus
 from tes_server.backends.kubernetes.seen import Bounds, Look, Seen, Stop
 from tes_server.model.run import Phase, Reason, Report
 from tes_server.model.task import ExecutorLog
+from tes_server.plan.steps import Execute, Limits, Plan, StageIn, StageOut
 from tes_server.runner import pod as podded
 from tes_server.runner import pod_report
 from tes_server.runner.pod_report import Elsewhere
@@ -35,6 +37,7 @@ GOOD = Report(executors=(ExecutorLog(exit_code=0),))
 CUT = Report(executors=(ExecutorLog(exit_code=143),), reason=Reason.LOST, code="LOST", message="executor 0 was stopped from outside")
 VANISHED = Report(executors=(ExecutorLog(stderr="last words"),), reason=Reason.LOST, code="LOST", message="executor 0 ended without a record")
 DRAINED = condition("DisruptionTarget", "EvictionByEvictionAPI", "Eviction API: evicting")
+TOLD = '{"tes_step":1,"start":1,"end":2,"code":1,"stdout":{"left_out":0,"head":"","tail":""},"stderr":{"left_out":0,"head":"no database","tail":""}}'
 STOP = Stop(reason=Reason.IMAGE, code="IMAGE_NOT_FOUND", message="image x: not found (for 300 s)")
 CANCELED = Stop(reason=Reason.CANCELED, code="CANCELED", message="stopped")
 
@@ -301,6 +304,22 @@ class TestEndedWithReport:
         assert [log.exit_code for log in seen.report.executors] == [143]
         assert not seen.report.transient
 
+    @pytest.mark.parametrize(
+        ("status", "words"),
+        [
+            (ended(1, "Error", message=TOLD), "the scanner ended with exit code 1: no database"),
+            (ended(0, "OOMKilled"), "exit code 0: it used more memory than it has"),
+            (ended(137, "OOMKilled", message=TOLD), "exit code 137: it used more memory than it has"),
+        ],
+    )
+    def test_a_scanner_that_failed_is_not_the_commands_fault(self, status: dict[str, Any], words: str) -> None:
+        seen = pod("Failed", waiting("PodInitializing"), [waiting("PodInitializing")], waiting("PodInitializing"))
+        scan = msgspec.convert({"name": "scan-0", "state": status}, ContainerStatus, strict=False)
+        both = (scan, *(seen.status.init_container_statuses or ()))
+        found = look(pod=msgspec.structs.replace(seen, status=msgspec.structs.replace(seen.status, init_container_statuses=both))).observation
+        assert (found.phase, found.reason, found.code, found.transient) == (Phase.ENDED, Reason.BACKEND, "SCAN_FAILED", True)
+        assert found.message.endswith(words)
+
     def test_images_that_ran(self) -> None:
         report = look(pod=pod("Succeeded", ended(), [ended(), ended()], told(GOOD))).observation.report
         assert report is not None
@@ -394,7 +413,11 @@ class TestEndedWithReport:
     @pytest.mark.parametrize("executors", [1, 2, 10, 102])
     def test_what_a_pod_of_many_containers_keeps_of_a_message(self, executors: int) -> None:
         """12 KiB in all, each container its part."""
-        most = podded.message_bytes(executors)
+        step = Execute(index=0, image="i", argv=("x",))
+        whole = Plan(
+            task_id="t", attempt=1, stage_in=StageIn(), executors=(step,) * executors, stage_out=StageOut(), mounts=(), limits=Limits(cpus=1, ram_bytes=1)
+        )
+        most = podded.message_bytes(whole)
         assert most == min(4096, 12288 // (executors + 2))
         message = pod_report.message(self.LONG, "log", most)
         assert len(message) <= most

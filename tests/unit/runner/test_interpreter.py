@@ -6,6 +6,7 @@ import contextlib
 import errno
 import pathlib
 import shutil
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -31,7 +32,9 @@ from tes_server.runner.engine import Cell, CellState, Exit
 from tes_server.runner.halt import Halt
 from tes_server.runner.interpreter import Interpreter
 from tes_server.runner.site import Site
+from tes_server.scan.gate import OnError
 from tes_server.telemetry import Code
+from tests import gates
 from tests.scripted import T0, Clock
 
 
@@ -85,6 +88,12 @@ class MemoryEngine:
         self._point("start", cell)
         if cell.name not in self.machine.started:
             self.machine.started[cell.name] += 1
+            if cell.step.index < 0:  # a scanner: its argv is a script that leaves a report in its own volume
+                assert cell.volume.parent.parent.name == "scans"
+                (cell.volume / "scan").mkdir()
+                subprocess.run([*cell.step.argv[:-1], cell.step.argv[-1].replace("/scan/", f"{cell.volume}/scan/")], check=True)
+                self._point()
+                return
             with (cell.volume / "work" / "log").open("a") as log:
                 log.write(f"{cell.step.index}\n")
         self._point()
@@ -592,3 +601,66 @@ class TestSecrets:
         bench.attempt.set_staged(attempts.Staged({"i": "sha256:i", "j": "sha256:j"}, (), attempts.boot_id()))
         (bench.attempt.volume / "work").mkdir()
         assert interpreter.run().reason is None
+
+
+class TestGate:
+    def bench(self, home: pathlib.Path, *scripts: str, codes: dict[int, Exit | None] | None = None, on_error: OnError = OnError.BLOCK) -> Bench:
+        bench = Bench(home, {0: ended(0), 1: ended(0), **dict.fromkeys((-1, -2), ended(0)), **(codes or {})})
+        bench.plan = msgspec.structs.replace(bench.plan, gate=gates.gate("scanner", *scripts, on_error=on_error))
+        bench.attempt.create(render.render(bench.plan).body)
+        return bench
+
+    def test_what_passes_runs(self, tmp_path: pathlib.Path) -> None:
+        bench = self.bench(tmp_path, gates.leaves(gates.report()), gates.leaves(gates.report("LOW")))
+        report = bench.run()
+        assert report.reason is None, report
+        assert list(bench.machine.started) == ["t-1-s0", "t-1-s1", "t-1-0", "t-1-1"]
+        assert bench.machine.removed == set(bench.machine.started)
+        assert bench.attempt.clean
+        assert len(report.executors) == 2
+
+    def test_what_is_refused_starts_nothing(self, tmp_path: pathlib.Path) -> None:
+        bench = self.bench(tmp_path, gates.leaves(gates.report("HIGH")), gates.leaves(gates.report()))
+        report = bench.run()
+        assert (report.reason, report.code, report.transient) == (Reason.REJECTED, "SCAN_REFUSED", False)
+        assert report.message.startswith("image image-0: ")
+        assert any("CVE-0" in line for line in report.notices)
+        assert (report.executors, report.outputs) == ((), ())
+        assert list(bench.machine.started) == ["t-1-s0"]
+        assert not list(bench.attempt.volume.iterdir())
+
+    @pytest.mark.parametrize("codes", [{-1: ended(1)}, {-1: None}, {-1: ended(137, oom=True)}, {}], ids=["exit", "lost", "oom", "no report"])
+    def test_a_scan_that_failed(self, tmp_path: pathlib.Path, codes: dict[int, Exit | None]) -> None:
+        report = self.bench(tmp_path / "block", "true", codes=codes).run()
+        assert (report.reason, report.code, report.transient) == (Reason.BACKEND, "SCAN_FAILED", True)
+        report = self.bench(tmp_path / "allow", "true", codes=codes, on_error=OnError.ALLOW).run()
+        assert report.reason is None, report
+        [line] = [line for line in report.notices if line.startswith("SCAN_WARNING")]
+        assert "image-0 could not be scanned" in line
+
+    def test_a_scanner_that_never_ends_is_given_up(self, tmp_path: pathlib.Path) -> None:
+        bench = self.bench(tmp_path, gates.leaves(gates.report()))
+        assert bench.plan.gate is not None
+        bench.plan = msgspec.structs.replace(bench.plan, gate=msgspec.structs.replace(bench.plan.gate, timeout=0.05))
+        engine = MemoryEngine(bench.machine)
+        asked = threading.Event()
+        engine.hook = lambda call, cell: asked.wait(30) if call == "wait" and cell and cell.step.index < 0 else None  # type: ignore[assignment]
+        engine.stop = lambda cell, grace: (engine.stopped.append(cell.name), asked.set())  # type: ignore[assignment, func-returns-value]
+        report = bench.interpreter(engine).run()
+        assert (report.reason, report.code) == (Reason.BACKEND, "SCAN_FAILED")
+        assert "given up after 0.05 s" in report.message
+        assert engine.stopped == ["t-1-s0"]
+
+    def test_a_kill_at_every_point_scans_once_and_lets_nothing_pass(self, tmp_path: pathlib.Path) -> None:
+        script = gates.leaves(gates.report())
+        bench = self.bench(tmp_path / "count", script)
+        counting = MemoryEngine(bench.machine)
+        assert bench.interpreter(counting).run().reason is None
+        for point in range(1, counting.points + 1):
+            bench = self.bench(tmp_path / str(point), script)
+            with pytest.raises(Killed):
+                bench.interpreter(MemoryEngine(bench.machine, point)).run()
+            assert bench.run().reason is None
+            assert set(bench.machine.started.values()) == {1}
+            assert next(iter(bench.machine.started)) == "t-1-s0"
+            assert bench.machine.removed == set(bench.machine.started)

@@ -30,9 +30,11 @@ from tes_server.plan import compiler
 from tes_server.plan.paths import Sites
 from tes_server.plan.policy import Capabilities, Policy
 from tes_server.plan.steps import Plan
-from tes_server.runner import pod, pod_report, pod_stage, records
+from tes_server.runner import pod, pod_gate, pod_report, pod_stage, records
 from tes_server.runner.pod import Order, PodSite
 from tes_server.runner.pod_stage import Places
+from tes_server.scan.gate import OnError
+from tests import gates
 from tests.clock import utc
 
 TASK = "0123456789abcdefghjkmnpqrs"
@@ -106,6 +108,68 @@ def until(holds: Callable[[], object]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+class TestGate:
+    """Scanners as their containers are rendered, one after the other; then stage-in, which judges."""
+
+    def run(self, made: Pod, *scripts: str, on_error: OnError = OnError.BLOCK) -> tuple[list[int], Report | None]:
+        gate = gates.gate("scanner", *scripts, on_error=on_error, timeout=5.0)
+        plan = msgspec.structs.replace(made.plan(shell("true")), gate=gate)
+        volume = made.directory / "scan"
+        volume.mkdir()
+        assert pod_gate.prepare(volume, len(scripts)) == 0
+        body = msgspec.json.decode(render.render(plan, Site(namespace="n", server="s", image="i", shared=made.site, grace=0.5)).body)
+        (made.directory / "last-words").touch()
+        codes = []
+        for number, container in enumerate(body["job"]["spec"]["template"]["spec"]["initContainers"][1:-1]):
+            report = volume / pod.scan_files(number) / "scan/report.json"
+            argv = [word.replace("$$", "$").replace("/scan/report.json", str(report)) for word in (*container["command"], *container["args"])]
+            for inside, path in {
+                pod.BIN_MOUNT: volume / pod.BIN,
+                pod.STEP_MOUNT: volume / pod.scan_record(number),
+                pod.MESSAGE: made.directory / "last-words",
+            }.items():
+                argv = [str(path) + word.removeprefix(inside) if word.startswith(inside) else word for word in argv]
+            codes.append(subprocess.run(argv, check=False, stdout=subprocess.DEVNULL).returncode)
+        made.places = made.places._replace(scan=volume)
+        return codes, made.stage_in(plan)
+
+    def test_what_passes_begins(self, made: Pod) -> None:
+        codes, told = self.run(made, gates.leaves(gates.report("LOW")), gates.leaves(gates.report()))
+        assert (codes, told) == ([0, 0], None)
+
+    def test_what_is_refused_is_told_with_the_findings(self, made: Pod) -> None:
+        codes, told = self.run(made, gates.leaves(gates.report()), gates.leaves(gates.report("CRITICAL", "HIGH")))
+        assert codes == [0, 0]
+        assert told is not None
+        assert (told.reason, told.code, told.transient) == (Reason.REJECTED, "SCAN_REFUSED", False)
+        assert told.message.startswith("image image-1: ")
+        assert any("CVE-0" in line for line in told.notices)
+        assert not list(made.places.volume.iterdir()), "nothing was staged"
+
+    def test_a_scanner_that_fails_ends_its_pod_by_itself(self, made: Pod) -> None:
+        codes, told = self.run(made, "echo no database >&2; exit 1")
+        assert codes == [1]
+        assert "no database" in (made.directory / "last-words").read_text()
+        assert told is not None, "stage-in would not even be started"
+        assert (told.reason, told.code, told.transient) == (Reason.BACKEND, "SCAN_FAILED", True)
+
+    @pytest.mark.parametrize("script", ["echo no database >&2; exit 1", "true", "kill -9 0", "echo garbage > /scan/report.json"])
+    def test_failures_are_lines_where_the_site_says_so(self, made: Pod, script: str) -> None:
+        codes, told = self.run(made, script, on_error=OnError.ALLOW)
+        assert (codes, told) == ([0], None)
+        [line] = msgspec.json.decode((made.places.control / pod.STAGED).read_bytes(), type=pod_stage.Staged).notices
+        assert line.startswith("SCAN_WARNING: image image-0 could not be scanned: ")
+
+    def test_nothing_at_all_is_no_pass(self, made: Pod) -> None:
+        """As if the scanners' containers had never been there."""
+        gate = gates.gate("scanner", "true")
+        (made.directory / "scan").mkdir()
+        made.places = made.places._replace(scan=made.directory / "scan")
+        told = made.stage_in(msgspec.structs.replace(made.plan(shell("true")), gate=gate))
+        assert told is not None
+        assert told.code == "SCAN_FAILED"
 
 
 class TestWhole:

@@ -11,7 +11,7 @@ from tes_server import errors, step
 from tests.unit.step.running import Run
 
 _NAMES = (
-    "hold after after-any until env-add exit-zero record lock tail tee stdin stdout stderr workdir "
+    "hold after after-any until env-add exit-zero exit-oom record lock tail tee stdin stdout stderr workdir "
     "argv-file env-file grace copy move open cgroup rlimit-data keep wipe inner report own userns stage"
 )
 OPTIONS = [f"--{name}" for name in _NAMES.split(" ")]

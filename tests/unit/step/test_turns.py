@@ -202,6 +202,18 @@ class TestExitZero:
         assert run("--record", record, "--exit-zero", "--", "true").returncode == 125
 
 
+class TestExitOom:
+    """Of init containers: one that ends well although something of it was killed for memory hangs its pod."""
+
+    @pytest.mark.parametrize(
+        ("kills", "script", "zero", "code"), [(0, "exit 3", False, 3), (0, "exit 3", True, 0), (1, "exit 0", False, 137), (1, "exit 3", True, 137)]
+    )
+    def test_exit(self, run: Run, record: pathlib.Path, tmp_path: pathlib.Path, kills: int, script: str, zero: bool, code: int) -> None:
+        (tmp_path / "counters").write_text(f"oom_kill {kills}\n")
+        more = ["--exit-zero"] if zero else []
+        assert run("--record", record, "--oom", tmp_path / "counters", "--exit-oom", *more, "--", "sh", "-c", script).returncode == code
+
+
 class TestEnvironment:
     def test_is_added_to_what_there_is(self, run: Run, tmp_path: pathlib.Path) -> None:
         (tmp_path / "env").write_bytes(b"A=$(X)\0HOME=/new\0odd name.=\xc3\xbc\0EMPTY=\0")
