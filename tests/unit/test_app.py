@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from typing import Any
 
 import pytest
 
 from tes_server import app, configuration, errors
+from tes_server.model.principal import Principal
+from tes_server.model.task import Executor, Task
+from tes_server.store.sqlite import SqliteStore
 
 
 @pytest.mark.parametrize(
@@ -54,3 +58,29 @@ def test_the_first_backend_is_the_default() -> None:
     with pytest.raises(errors.SettingsError, match=r"kubernetes\.namespace: must be named"):
         app.check(configuration.load(None, {}, {"kubernetes.image": "i"}))
     assert "Kubernetes" in app.about(alone).description
+
+
+def test_limits_and_the_audit_log_are_off_by_default_and_follow_the_settings(tmp_path: pathlib.Path) -> None:
+    store = SqliteStore(tmp_path / "tasks.sqlite")
+    try:
+        plain = app.service(configuration.load(None, {}, {"data": str(tmp_path), "local.engine": "sandbox"}), store)
+        assert (plain.limits, plain.audit) == (None, None)
+        file = tmp_path / "audit.jsonl"
+        flags = {"data": str(tmp_path), "local.engine": "sandbox", "limits.tasks": 1, "log.audit": str(file), "sandbox.allow_host": True}
+        bound = app.service(configuration.load(None, {}, flags), store)
+        task = Task(executors=(Executor(image="host", command=("true",)),))
+        bound.create(Principal("alice"), task).result()
+        with pytest.raises(errors.TooMany):
+            bound.create(Principal("alice"), task)
+        bound.create(Principal("bob"), task).result()
+        assert [line["owner"] for line in map(json.loads, file.read_text().splitlines())] == ["alice", "bob"]
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_there"),
+    [({}, False), ({"log.audit": "log"}, True), ({"auth.modes": ["basic"]}, True), ({"auth.modes": ["basic"], "log.audit": "none"}, False)],
+)
+def test_sign_in_brings_the_audit_log_with_it(flags: dict[str, object], is_there: bool) -> None:
+    assert (app.audit(configuration.load(None, {}, flags)) is not None) is is_there
