@@ -129,7 +129,7 @@ def mongo_account(settings: Settings) -> Account:
 
 def targets(settings: Settings) -> dict[str, Target]:
     """What tasks are checked against, by backend."""
-    return {platform.name: platform.target(settings) for platform in platforms.enabled(settings)}
+    return {platform.name: scan_rules.roomy(settings, platform.name, platform.target(settings)) for platform in platforms.enabled(settings)}
 
 
 def service(settings: Settings, kept: Store) -> Service:
@@ -210,6 +210,7 @@ def scanning(settings: Settings) -> Scanning:
         policy=scan_rules.policy(settings),
         task=functools.partial(_scan_of, settings),
         findings=scan_rules.findings(settings),
+        again=settings.scan.timeout if settings.scan.place == "task" else 0.0,
     )
 
 

@@ -20,6 +20,7 @@ from tes_server.model import image_names
 from tes_server.model.principal import SCANS
 from tes_server.model.task import Executor, Resources, Task
 from tes_server.plan import compiler, secret_names
+from tes_server.plan.policy import Target
 from tes_server.plan.steps import Findings
 from tes_server.runner import image_manifest
 from tes_server.scan import base, gate, patterns
@@ -209,6 +210,16 @@ def scanned(settings: Settings) -> tuple[str, ...]:
     given = modes(settings)
     anyone = any(mode is not Mode.OFF for mode in given.owners.values())
     return tuple(one.name for one in platforms.enabled(settings) if anyone or given.backends.get(one.name, given.default) is not Mode.OFF)
+
+
+def roomy(settings: Settings, backend: str, target: Target) -> Target:
+    """What tasks on a backend are checked against, with room for the scans that come first in them (`scan.place = "task"`)."""
+    given = modes(settings)
+    closed = Mode.ENFORCE in (given.backends.get(backend, given.default), *given.owners.values())
+    if settings.scan.place != "task" or not closed:
+        return target
+    least = msgspec.structs.replace(target.policy, least_cpus=settings.scan.cpus, least_ram_bytes=int(settings.scan.ram_gb * compiler.GB))
+    return msgspec.structs.replace(target, policy=least)
 
 
 def on_error(settings: Settings) -> OnError:

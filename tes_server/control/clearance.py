@@ -27,6 +27,8 @@ class Cleared(msgspec.Struct, frozen=True):
     lines: tuple[str, ...] = ()
     needs: tuple[ScanKey, ...] = ()
     """verdicts without which it may not start, at the moment when it does"""
+    again: tuple[Resolved, ...] = ()
+    """those of them that had to be looked at, in mode ENFORCE"""
     verdicts: int = 0
     """how many images had one"""
 
@@ -85,6 +87,7 @@ def settle(mode: Mode, images: Sequence[Image]) -> Decision:
             *(telemetry.line(Code.SCANNED, _words(image)) for image in found),
         ),
         needs=tuple(verdict.key for verdict in judged) if mode is Mode.ENFORCE else (),
+        again=tuple(image.answer for image in found if image.answer) if mode is Mode.ENFORCE else (),
         verdicts=len(judged),
     )
 

@@ -45,6 +45,8 @@ class Scanning(msgspec.Struct, frozen=True, kw_only=True):
     """the scan of an image as a task"""
     findings: Findings
     """where that task leaves its report"""
+    again: float = 0.0
+    """seconds that a task in mode ENFORCE has for scanning each of its images once more, first where it runs (`steps.Gate`); 0 = none does"""
 
 
 class Wanted(msgspec.Struct, frozen=True):

@@ -27,9 +27,9 @@ from tes_server.model import run
 from tes_server.model.principal import SCANS
 from tes_server.model.record import Change, Lane, Record
 from tes_server.model.run import Handle
-from tes_server.plan import compiler, parameters
+from tes_server.plan import compiler, parameters, scans
 from tes_server.plan.policy import Target
-from tes_server.plan.steps import Plan
+from tes_server.plan.steps import Gate, Plan
 from tes_server.store.base import Store
 from tes_server.telemetry import Code
 
@@ -181,10 +181,19 @@ class Starts:
                 target.capabilities,
                 images=cleared.images,
                 findings=findings,
+                gate=self._gate(cleared, target),
             ).plan
         except (errors.Invalid, errors.TooLarge) as cause:
             self._refuse([(record, _rejected(cause))], now)
             return None
+
+    def _gate(self, cleared: Cleared, target: Target) -> Gate | None:
+        """The second lock, where the site wants one (`scan.place = "task"`). Raises Invalid where the backend can run no such scan."""
+        if not cleared.again or self._site.desk is None or not self._site.desk.scanning.again:
+            return None
+        wanted = self._site.desk.scanning
+        images = [scans.Image(one.name, one.digest, wanted.task(one)) for one in cleared.again]
+        return scans.gate(images, wanted.findings, wanted.policy, wanted.on_error, wanted.again, target.capabilities)
 
     def _refuse(self, pairs: Sequence[tuple[Record, tuple[str, ...]]], now: datetime.datetime) -> None:
         self._saves.commit([(record, functools.partial(_refused, lines, now)) for record, lines in pairs])

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tes_server import app, configuration, errors, scan_rules, settings
-from tes_server.plan import compiler
+from tes_server.plan import compiler, parameters
+from tes_server.plan.policy import Capabilities, Policy, Target
 from tes_server.scan import policy
 from tes_server.scan.gate import Mode, OnError
 
@@ -116,6 +117,18 @@ def test_where_scans_are_wanted() -> None:
     assert modes.of("local", "x") is Mode.OFF
     assert modes.of("kubernetes", "x") is Mode.ENFORCE
     assert scan_rules.on_error(made()) is OnError.BLOCK
+
+
+def test_room_for_scans_in_tasks() -> None:
+    """Every task that may scan its images reserves what a scanner needs, and no other."""
+    target = Target(policy=Policy(), capabilities=Capabilities())
+    given = {"scan.place": "task", "scan.cpus": 2, "scan.ram_gb": 3}
+    roomy = scan_rules.roomy(made(**given), "local", target)
+    assert (roomy.policy.least_cpus, roomy.policy.least_ram_bytes) == (2.0, 3 * 10**9)
+    small = compiler.reserve(None, parameters.read(None, {}), roomy.policy, roomy.capabilities)
+    assert (small.cpus, small.ram_bytes) == (2.0, 3 * 10**9)
+    for other in ({"scan.place": "job"}, {"scan.mode": "warn"}, {"scan.backends": {"local": "off"}}):
+        assert scan_rules.roomy(made(**{**given, **other}), "local", target) == target
 
 
 def test_what_service_info_says() -> None:

@@ -146,12 +146,14 @@ class ScanWorld(World):
         self.modes = Modes(default=Mode.ENFORCE)
         self.on_error = OnError.BLOCK
         self.policy = HARD
+        self.again = 0.0
         self.unproven: list[str] = []
         self.submitted: list[Plan] = []
 
     @property
     def scanning(self) -> Scanning:
-        return Scanning(modes=self.modes, on_error=self.on_error, policy=self.policy, task=scan_of, findings=Findings("trivy", "/scan/report.json"))
+        findings = Findings("trivy", "/scan/report.json")
+        return Scanning(modes=self.modes, on_error=self.on_error, policy=self.policy, task=scan_of, findings=findings, again=self.again)
 
     def backend(self, room: Callable[[Platform], Room | None] = lambda _: None, fault: Callable[[str], None] = lambda _: None) -> ScanBackend:
         made = ScanBackend(self.platform, room, fault)

@@ -59,6 +59,25 @@ def test_a_verdict_that_is_there_costs_nothing(world: ScanWorld) -> None:
     assert world.record(task_id).revision <= 2, "no write more than without scans"
 
 
+def test_with_a_second_lock_tasks_scan_their_own_images_first(world: ScanWorld) -> None:
+    """Each image once, by what the verdict was about; only in mode ENFORCE, and never scans themselves."""
+    world.again = 60.0
+    for image in ("a:1", "b:1"):
+        world.keep(image)
+    world.create("a:1", "b:1", "a:1")
+    world.reconciler().tick()
+    [plan] = world.submitted
+    assert plan.gate is not None
+    assert [(check.image, check.digest, check.scan.argv[1]) for check in plan.gate.checks] == [
+        (name, digest_of(name), f"{name.partition(':')[0]}@{digest_of(name)}") for name in ("a:1", "b:1")
+    ]
+    assert (plan.gate.policy, plan.gate.on_error, plan.gate.timeout) == (world.policy, world.on_error, 60.0)
+    world.modes = Modes(default=Mode.WARN)
+    world.create("a:1")
+    world.reconciler().tick()
+    assert world.submitted[1].gate is None
+
+
 def test_off_resolves_nothing(world: ScanWorld) -> None:
     world.modes = Modes(default=Mode.ENFORCE, owners={"ann": Mode.OFF})
     world.create()
