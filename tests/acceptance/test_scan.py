@@ -174,7 +174,7 @@ def test_a_person_has_an_image_scanned(server: Server, images: Images) -> None:
 
 def said(server: Server, *words: str) -> tuple[int, str, str]:
     """What `tes-server scan` says beside this server."""
-    command = [BIN / "tes-server", "scan", *words, "--data", server.data, "--config", server.data.parent / "settings.toml"]
+    command: list[str | pathlib.Path] = [BIN / "tes-server", "scan", *words, "--data", server.data, "--config", server.data.parent / "settings.toml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     return done.returncode, done.stdout, done.stderr
 
@@ -182,6 +182,7 @@ def said(server: Server, *words: str) -> tuple[int, str, str]:
 def test_warn_and_allow(images: Images, scanner: str, tmp_path: pathlib.Path) -> None:
     images.push("poor", "critical=1")
     images.push("broken", "mode=fail")
+    images.push("sound", "low=1")
     with scan_site.server(tmp_path / "warn", images.host, scanner, "warn") as warns:
         poor, broken = (create(warns, task(images, name)) for name in ("poor", "broken"))
         silent = create(warns, {"image": "127.0.0.1:1/x:1", "command": ["true"]})
@@ -191,7 +192,11 @@ def test_warn_and_allow(images: Images, scanner: str, tmp_path: pathlib.Path) ->
         assert any(line.startswith("SCAN_WARNING") and "something went wrong" in line for line in system_logs(warns.until(broken)))
         until_warned(warns, silent, "was not scanned")
         warns.ask(f"/v1/tasks/{silent}:cancel", method="POST")
-    with scan_site.server(tmp_path / "allow", images.host, scanner, "enforce", on_error="allow") as allows:
-        poor, broken = (create(allows, task(images, name)) for name in ("poor", "broken"))
+    with scan_site.server(tmp_path / "allow", images.host, scanner, "enforce", on_error="allow", place="task") as allows:
+        poor, broken, good = (create(allows, task(images, name)) for name in ("poor", "broken", "sound"))
         assert allows.until(poor)["state"] == "SYSTEM_ERROR"
-        assert allows.until(broken)["state"] == "COMPLETE"
+        found = allows.until(broken)
+        assert found["state"] == "COMPLETE"
+        failed = [line for line in system_logs(found) if line.startswith("SCAN_WARNING") and "could not be scanned" in line]
+        assert ["(task " in line for line in failed] == [True, False], failed  # by a job of its own, and by the scanner in the task
+        assert allows.until(good)["state"] == "COMPLETE", "past the scanner in the task itself, too"
