@@ -6,7 +6,8 @@ module must never run anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 
 import docker.errors
 import msgspec
@@ -22,6 +23,8 @@ UNUSABLE = ("invalid reference", "no matching manifest", "unsupported", "reposit
 """Words of daemons and registries, lower case. They pass on what each registry writes; the HTTP status says less (Docker
 answers 404 for "denied" and 500 for an address that does not resolve)."""
 
+_BEGINNING = re.compile(r"(?:sha256:)?([0-9a-f]{1,63})")
+"""What daemons may take for the beginning of an image's id."""
 
 Login = Callable[[str], Mapping[str, str] | None]
 """From an image to `username` and `password` for its registry; None = those of the login file, if it has any. May raise EngineError."""
@@ -55,13 +58,26 @@ def prepare(daemon: docker_client.Daemon, image: str, login: Login = no_login) -
 
 
 def find(daemon: docker_client.Daemon, image: str) -> Found | None:
-    """What the daemon has under a name, a digest or an id; None = nothing."""
+    """What the daemon has under a name, a digest or an id; None = nothing.
+
+    The beginning of an id is a name like any other here: daemons take it for the image, whatever the site's rules say of that name.
+    """
     with daemon.ask(f"{image} cannot be looked up") as client:
         try:
             found = client.inspect_image(image)
         except docker.errors.NotFound:
             return None
+    if abbreviated(image, str(found["Id"]), found.get("RepoTags") or ()):
+        return None
     return Found(str(found["Id"]), tuple(map(str, found.get("RepoDigests") or ())))
+
+
+def abbreviated(image: str, known: str, tags: Iterable[str]) -> bool:
+    """True if a daemon has found the image with the id `known` by the beginning of that id, and not by one of its tags."""
+    beginning = _BEGINNING.fullmatch(image)
+    if beginning is None or not known.removeprefix("sha256:").startswith(beginning[1]):
+        return False
+    return not {tag.rpartition("/")[2] for tag in tags} & {image, f"{image}:latest"}
 
 
 def any_image(daemon: docker_client.Daemon) -> str:

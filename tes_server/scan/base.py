@@ -89,6 +89,12 @@ def moment(time: datetime.datetime | None) -> datetime.datetime | None:
     return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)
 
 
+def known(image_id: str, *digests: str) -> tuple[str, ...]:
+    """`ScanReport.digests` of what a scanner knows an image by: an engine's image is asked for by its id. The id alone tells nothing of a registry's."""
+    found = tuple(filter(None, digests))
+    return (*found, image_id) if found and image_id else found
+
+
 def misused(arguments: Iterable[str], reserved: Collection[str]) -> str:
     """The first of a site's arguments that is reserved; "" if none is."""
     return next((argument for argument in arguments if argument.partition("=")[0] in reserved), "")

@@ -45,6 +45,7 @@ class _Match(_Camel, frozen=True):
 
 class _Target(_Camel, frozen=True):
     user_input: str = ""
+    image_id: str = msgspec.field(default="", name="imageID")
     manifest_digest: str = ""
     repo_digests: list[str] | None = None
 
@@ -129,7 +130,7 @@ class Grype:
             database=f"of {built:%Y-%m-%d %H:%M}" if built else "",
             database_time=built.astimezone(datetime.UTC) if built else None,
             target=target.user_input,
-            digests=tuple(filter(None, (target.manifest_digest, *(name.rpartition("@")[2] for name in target.repo_digests or ())))),
+            digests=base.known(target.image_id, target.manifest_digest, *(name.rpartition("@")[2] for name in target.repo_digests or ())),
             os=f"{distro.name} {distro.version}".strip(),
         )
         return bounded(report, map(_finding, read.matches or ()))

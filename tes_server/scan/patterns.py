@@ -34,6 +34,8 @@ def fault(pattern: str) -> str:
         return "must do with single *: a pattern holds for all that lies below it"
     if not (set(".:") & set(first) or first == "localhost" or _WILD & set(first)):
         return f"must begin with a registry, e.g. docker.io/{pattern if len(parts) > 1 else f'library/{pattern}'}"
+    if len(parts) == 2 and _registry(first) == image_names.HUB and set(":@") & set(parts[1]):
+        return f"holds for nothing, since images of {image_names.HUB} have a path of two parts at least: {image_names.HUB}/library/{parts[1]}"
     return ""
 
 
@@ -42,14 +44,15 @@ def matches(pattern: str, image: str) -> bool:
     parts, names = pattern.split("/"), _parts(image)
     if names is None or len(parts) > len(names[0]):
         return False
+    parts[0] = _registry(parts[0])
     segments, tag, digest = names
     whole = len(parts) == len(segments)
     for part, segment in zip(parts[:-1], segments, strict=False):
-        if not fnmatch.fnmatchcase(segment, part):
+        if not _holds(part, segment):
             return False
     last = segments[len(parts) - 1]
     ends = (last, f"{last}:{tag}", f"{last}@{digest}") if whole else (last,)
-    return any(fnmatch.fnmatchcase(end, parts[-1]) for end in ends)
+    return any(_holds(parts[-1], end) for end in ends)
 
 
 def first(patterns: Iterable[str], image: str) -> str:
@@ -67,6 +70,17 @@ def readable(image: str) -> bool:
     return _parts(image) is not None or _ID.fullmatch(image) is not None
 
 
+def _holds(part: str, text: str) -> bool:
+    # As it stands as well: the brackets of an IPv6 address are no choice of letters.
+    return part == text or fnmatch.fnmatchcase(text, part)
+
+
+def _registry(part: str) -> str:
+    """As names have it: a host is the same in capitals, and the Hub by its former name."""
+    lower = part.lower()
+    return image_names.HUB if lower == "index.docker.io" else lower
+
+
 def _parts(image: str) -> tuple[list[str], str, str] | None:
     """Registry and path in their parts, tag, digest; None for a name that names nothing in a registry."""
     if image == HOST:
@@ -77,4 +91,4 @@ def _parts(image: str) -> tuple[list[str], str, str] | None:
         name = image_names.parse(image)
     except errors.EngineError:
         return None
-    return [name.registry.lower(), *name.repository.split("/")], name.tag, name.digest
+    return [_registry(name.registry), *name.repository.split("/")], name.tag, name.digest

@@ -65,6 +65,7 @@ class _Config(msgspec.Struct, frozen=True):
 
 class _Metadata(_Part, frozen=True):
     system: _System | None = msgspec.field(default=None, name="OS")
+    image_id: str = msgspec.field(default="", name="ImageID")
     repo_digests: list[str] | None = None
     image_config: _Config | None = None
 
@@ -159,7 +160,7 @@ class Trivy:
             database=f"of {database.updated:%Y-%m-%d %H:%M}" if database.updated else "",
             database_time=base.moment(database.updated),
             target=read.artifact_name,
-            digests=tuple(name.rpartition("@")[2] for name in metadata.repo_digests or ()),
+            digests=base.known(metadata.image_id, *(name.rpartition("@")[2] for name in metadata.repo_digests or ())),
             os=f"{system.family} {system.name}".strip(),
             end_of_life=system.ended if metadata.system else None,
             created=base.moment(metadata.image_config.created) if metadata.image_config else None,

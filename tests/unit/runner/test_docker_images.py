@@ -27,3 +27,27 @@ from tes_server.telemetry import Code
 def test_refusal(said: str, code: Code, transient: bool) -> None:
     error = docker_images.refusal("r/x:1", said)
     assert (error.code, error.transient, error.public) == (code, transient, f"r/x:1: {said}")
+
+
+@pytest.mark.parametrize(
+    ("image", "tags", "abbreviated"),
+    [
+        ("abcdef123456", (), True),
+        ("sha256:abcdef123456", (), True),
+        ("a", ("evil.example/x:1",), True),
+        ("abcdef123456", ("docker.io/library/abcdef123456:latest",), False),
+        ("a", ("a:latest", "evil.example/x:1"), False),
+        ("sha256:abcdef", ("sha256:abcdef",), False),
+        ("abcdef123456", ("evil.example/abcdef123456:2",), True),
+        ("debian", ("debian:latest",), False),
+        ("beef", ("beef:latest",), False),
+        ("library/abcdef", (), False),
+        ("abcdef:1", (), False),
+        ("abcdef" + "0" * 58, (), False),
+        ("sha256:abcdef" + "0" * 58, (), False),
+    ],
+)
+def test_what_a_daemon_found_by_the_beginning_of_an_id(image: str, tags: tuple[str, ...], abbreviated: bool) -> None:
+    known = "abcdef123456".ljust(64, "0")
+    assert docker_images.abbreviated(image, f"sha256:{known}", tags) is abbreviated
+    assert docker_images.abbreviated(image, known, tags) is abbreviated, "as Podman tells ids"

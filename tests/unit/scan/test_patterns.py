@@ -28,6 +28,12 @@ DIGEST = "sha256:" + "a" * 64
         (f"docker.io/library/debian@{DIGEST}", f"debian@{DIGEST}"),
         (f"docker.io/library/debian@{DIGEST}", f"debian:12@{DIGEST}"),
         ("ghcr.io", "GHCR.io/x"),
+        ("GHCR.io/team", "ghcr.io/team/x"),
+        ("*.AzureCR.io", "site.azurecr.io/x"),
+        ("index.docker.io/library", "debian"),
+        ("docker.io", "Index.Docker.io/team/x"),
+        ("[fd00::1]:5000", "[fd00::1]:5000/x"),
+        ("[FD00::1]:5000/team", "[fd00::1]:5000/team/x"),
         ("host", "host"),
     ],
 )
@@ -72,6 +78,8 @@ def test_what_a_pattern_does_not_hold_for(pattern: str, image: str) -> None:
         ("debian", "docker.io/library/debian"),
         ("team/tool", "docker.io/team/tool"),
         ("ghcr.io/**", "single *"),
+        ("docker.io/debian:1*", "docker.io/library/debian:1*"),
+        (f"docker.io/debian@{DIGEST}", "docker.io/library/debian@"),
     ],
 )
 def test_what_is_no_pattern(pattern: str, words: str) -> None:

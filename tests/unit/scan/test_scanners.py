@@ -7,12 +7,14 @@ import json
 import pathlib
 from typing import Any
 
+import msgspec
 import pytest
 
 from tes_server import errors
-from tes_server.model.verdict import Finding
-from tes_server.scan import base
-from tes_server.scan.base import Options
+from tes_server.model.verdict import Finding, Outcome
+from tes_server.scan import base, policy
+from tes_server.scan.base import Options, Scanner
+from tes_server.scan.policy import Policy
 from tes_server.scan.scanners import SCANNERS
 
 DATA = pathlib.Path(__file__).parents[2] / "data" / "scan"
@@ -69,7 +71,7 @@ def test_a_report_of_trivy_with_a_server() -> None:
     assert read.database_time == utc(2026, 11, 22, 6, 15, 12, 520115)
     assert read.database == "of 2026-11-22 06:15"
     assert read.target == IMAGE
-    assert read.digests == (DIGEST,)
+    assert read.digests == (DIGEST, "sha256:" + "b" * 64)
     assert read.os == "debian 10.13"
     assert read.end_of_life is True
     assert read.created == utc(2024, 5, 14, 1, 28, 26, 123457)
@@ -190,7 +192,7 @@ def test_a_report_of_grype() -> None:
     read = GRYPE.read(raw(recorded("grype.json")))
     assert read.scanner_version == "0.104.0"
     assert read.database_time == utc(2026, 11, 22, 6, 40, 13)
-    assert read.digests == (DIGEST,)
+    assert read.digests == (DIGEST, "sha256:" + "b" * 64)
     assert read.os == "debian 10"
     assert [(one.id, one.severity, one.fixed) for one in read.findings] == [
         ("CVE-2199-0001", "CRITICAL", "1:1.2.11.dfsg-1+deb10u2"),
@@ -244,6 +246,25 @@ def test_images_of_a_local_engine() -> None:
     assert TWISTCLI.engine(IMAGE)
     assert not GRYPE.engine(IMAGE)
     assert GRYPE.argv(DIGEST, Options())[-1] == f"docker:{DIGEST}"
+
+
+@pytest.mark.parametrize("scanner", [TRIVY, GRYPE])
+def test_an_engine_s_image_is_known_by_its_id_also_where_it_has_other_digests(scanner: Scanner) -> None:
+    image, other = f"sha256:{'1' * 64}", f"r.example/x@sha256:{'2' * 64}"
+    trivy = {"SchemaVersion": 2, "ArtifactType": "container_image", "Metadata": {"ImageID": image, "RepoDigests": [other]}}
+    grype = {
+        "matches": [],
+        "descriptor": {"name": "grype"},
+        "source": {"type": "image", "target": {"imageID": image, "manifestDigest": f"sha256:{'3' * 64}", "repoDigests": [other]}},
+    }
+    read = scanner.read(msgspec.json.encode(trivy if scanner is TRIVY else grype))
+    rules, now = Policy(scanner=scanner.name), utc(2026, 11, 22)
+    outcomes = {digest: policy.judge(read, rules, policy.key(digest, "x", rules), "x", now).outcome for digest in (image, other[-71:], f"sha256:{'4' * 64}")}
+    assert list(outcomes.values()) == [Outcome.PASS, Outcome.PASS, Outcome.ERROR]
+
+
+def test_what_tells_no_digest_is_not_known_by_an_id_alone() -> None:
+    assert TRIVY.read(b'{"SchemaVersion": 2, "Metadata": {"ImageID": "sha256:%s"}}' % (b"1" * 64)).digests == ()
 
 
 def test_how_a_registry_is_reached() -> None:
