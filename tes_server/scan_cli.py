@@ -55,7 +55,7 @@ class _Group(click.Group):
     subcommand_metavar="IMAGE | COMMAND ...",
 )
 def scan() -> None:
-    """Have an image scanned: `tes-server scan IMAGE`; and what scans said about images: a verdict for each digest and policy, which tasks wait for."""
+    """Have an image scanned: `tes-server scan IMAGE`; and what scans said: a verdict for each repository, digest and policy, which tasks wait for."""
 
 
 def _waits(command: Callable[..., Any]) -> Callable[..., Any]:

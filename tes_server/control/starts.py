@@ -87,20 +87,23 @@ class Starts:
         due = self._site.store.due(Lane.WAITING, shards, now, self._batch)
         if desk is not None:
             due = desk.joined(due, shards, now, self._batch)
-        cleared = self._cleared(due, shards, now)
+        cleared = self._cleared(self._here(due), shards, now)
         waiting: dict[str, list[Record]] = collections.defaultdict(list)
         for record, _ in cleared.values():
             waiting[record.status.backend].append(record)
         started = 0
         for name, records in waiting.items():
-            backend = self._site.backends.get(name)
-            if backend is None:
-                telemetry.log(logger, logging.ERROR, "backend.missing", backend=name, tasks=len(records))
-                continue
-            started += self._start_on(backend, records, {record.id: cleared[record.id][1] for record in records}, now)
+            started += self._start_on(self._site.backends[name], records, {record.id: cleared[record.id][1] for record in records}, now)
         self._congestion.looked(rooms, started, len(due), now)
         self._waited = len(due) > started
         return started >= self._batch or (started > 0 and desk is not None and desk.more)
+
+    def _here(self, due: Sequence[Record]) -> list[Record]:
+        """Those whose backend there is. A scan begun for another would never run, and whoever else has that image would wait for it."""
+        missing = collections.Counter(record.status.backend for record in due if record.status.backend not in self._site.backends)
+        for name, tasks in missing.items():
+            telemetry.log(logger, logging.ERROR, "backend.missing", backend=name, tasks=tasks)
+        return [record for record in due if record.status.backend not in missing]
 
     def _cleared(self, due: Sequence[Record], shards: frozenset[int], now: datetime.datetime) -> dict[str, tuple[Record, Cleared]]:
         """Those that may start as far as their images go, and as what; the others are told why they may not. Scans begun for them come along."""

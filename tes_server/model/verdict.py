@@ -1,4 +1,4 @@
-"""What a scan said about one image: the verdict, kept in the store by digest and policy.
+"""What a scan said about one image: the verdict, kept in the store by digest, policy and repository.
 
 Made by `scan.policy` from a scanner's report, asked for before every submit. Pure values; nothing here judges.
 """
@@ -26,7 +26,7 @@ class ScanKey(msgspec.Struct, frozen=True, order=True):
     digest: str
     """`sha256:<64 hex digits>`: the manifest of the architecture that the task will run on, or a local engine's image id"""
     policy: str
-    """hash of the policy and of the scanner that it judges the report of: 16 hex digits"""
+    """hash of the policy, of the scanner that it judges the report of, and of the repository that this looked at: 16 hex digits"""
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -70,6 +70,12 @@ def readable(image: str) -> bool:
     return _parts(image) is not None or _ID.fullmatch(image) is not None
 
 
+def repository(image: str) -> str:
+    """The registry and path of a name, the same for all names that lead there; "" for what is in no registry."""
+    names = _parts(image)
+    return "" if names is None or image == HOST else "/".join(names[0])
+
+
 def _holds(part: str, text: str) -> bool:
     # As it stands as well: the brackets of an IPv6 address are no choice of letters.
     return part == text or fnmatch.fnmatchcase(text, part)

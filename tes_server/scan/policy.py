@@ -101,8 +101,11 @@ def admissible(image: str, policy: Policy) -> Admission:
 
 
 def key(digest: str, image: str, policy: Policy) -> ScanKey:
-    """Of what the verdict about an image is: names that the policy treats alike share one."""
-    return ScanKey(digest=digest, policy=fingerprint(narrowed(policy, image)))
+    """Of what the verdict about an image is: names of one repository that the policy treats alike share one.
+
+    Not those of others: whoever has a registry could have the scan of an image that others use fail there.
+    """
+    return ScanKey(digest=digest, policy=fingerprint(narrowed(policy, image), patterns.repository(image)))
 
 
 def narrowed(policy: Policy, image: str) -> Policy:
@@ -111,11 +114,11 @@ def narrowed(policy: Policy, image: str) -> Policy:
     return msgspec.structs.replace(policy, ignore=held, exempt=(), allow=(), deny=(), pinned=False)
 
 
-def fingerprint(policy: Policy) -> str:
-    """16 hex digits of all that the policy says."""
+def fingerprint(policy: Policy, repository: str = "") -> str:
+    """16 hex digits of all that the policy says of images of a repository."""
     # In the text of an ignored finding the reason is for people; another wording must not scan the world anew.
     plain = msgspec.structs.replace(policy, ignore=tuple(sorted((msgspec.structs.replace(one, reason="") for one in policy.ignore), key=_sorting)))
-    return hashlib.sha256(f"{FORM} ".encode() + msgspec.json.encode(plain, order="deterministic")).hexdigest()[:16]
+    return hashlib.sha256(f"{FORM} {repository} ".encode() + msgspec.json.encode(plain, order="deterministic")).hexdigest()[:16]
 
 
 def judge(report: ScanReport, policy: Policy, about: ScanKey, image: str, now: datetime.datetime) -> Verdict:

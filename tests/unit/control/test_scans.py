@@ -11,7 +11,7 @@ import pytest
 
 from tes_server.control.scans import scan_id
 from tes_server.control.service import ListRequest
-from tes_server.digests.base import Unresolved
+from tes_server.digests.base import Resolved, Unresolved
 from tes_server.model.principal import ANONYMOUS, Principal, Role
 from tes_server.model.run import Observation, Phase, Room
 from tes_server.model.states import State
@@ -148,6 +148,22 @@ def test_a_scan_that_failed(world: ScanWorld, mode: Mode, on_error: OnError, sta
     assert len(world.scans()) == 2
 
 
+@pytest.mark.parametrize("on_error", list(OnError))
+def test_a_scan_that_fails_at_another_registry_says_nothing_of_an_image(world: ScanWorld, on_error: OnError) -> None:
+    """Somebody has a registry that knows the manifest of an image that others use, and has none of its layers."""
+    world.on_error = on_error
+    world.resolver.answers["evil.example/tool:1"] = Resolved("evil.example/tool:1", digest_of("tool:1"), f"evil.example/tool@{digest_of('tool:1')}")
+    world.platform.ends = {"evil.example": broken("layers are missing"), "tool@": told(BAD) if on_error is OnError.ALLOW else told(CLEAN)}
+    loop = world.reconciler()
+    theirs = world.create("evil.example/tool:1", owner="eve")
+    world.settle(loop, lambda: world.ended(theirs))
+    ours = world.create()
+    world.settle(loop, lambda: world.ended(ours))
+    passes = State.COMPLETE if on_error is OnError.BLOCK else State.SYSTEM_ERROR
+    assert world.record(ours).state is passes, world.lines(ours)
+    assert world.platform.scanned == [f"evil.example/tool@{digest_of('tool:1')}", f"tool@{digest_of('tool:1')}"]
+
+
 def test_garbage_in_place_of_a_report_is_an_error(world: ScanWorld) -> None:
     world.platform.ends = {"tool": Observation(phase=Phase.ENDED, report=good())}
     task_id = world.create()
@@ -220,6 +236,17 @@ def test_enforce_turned_on_while_tasks_run(world: ScanWorld) -> None:
     world.settle(loop, lambda: world.ended(lost))
     assert world.record(lost).state is State.SYSTEM_ERROR
     assert world.record(running).state is State.RUNNING
+
+
+def test_tasks_of_a_backend_that_is_gone_begin_no_scan_that_others_would_wait_for(world: ScanWorld) -> None:
+    task_id = world.create()
+    there = world.record(task_id)
+    gone = msgspec.structs.replace(there, id="0" * 26, status=msgspec.structs.replace(there.status, backend="gone"))
+    world.store.insert([gone]).result()
+    world.settle(world.reconciler(), lambda: world.ended(task_id))
+    assert world.record(task_id).state is State.COMPLETE
+    assert [scan.status.backend for scan in world.scans()] == ["local"]
+    assert world.record(gone.id).state is State.QUEUED
 
 
 def test_a_scan_of_a_server_that_scans_no_more_is_ended(world: ScanWorld) -> None:

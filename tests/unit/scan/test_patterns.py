@@ -94,3 +94,9 @@ def test_which_names_are_pinned() -> None:
     assert not patterns.pinned("debian@sha256:aa")
     assert patterns.first(["ghcr.io", "docker.io", "*"], "debian") == "docker.io"
     assert patterns.first(["ghcr.io"], "debian") == ""
+
+
+def test_which_names_lead_to_one_repository() -> None:
+    same = ("debian", "debian:12", f"debian:12@{DIGEST}", "docker.io/library/debian", "index.docker.io/debian:9", "Index.docker.io/library/debian")
+    assert {patterns.repository(image) for image in same} == {"docker.io/library/debian"}
+    assert patterns.repository("GHCR.io:443/Team") == patterns.repository(DIGEST) == patterns.repository("a" * 64) == patterns.repository("host") == ""

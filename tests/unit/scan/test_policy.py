@@ -93,8 +93,15 @@ def test_a_verdict_does_not_outlive_the_exception_that_it_rests_on() -> None:
 def test_an_exception_for_one_name_makes_another_key_than_for_others() -> None:
     by = rules(ignore=(accepted(image="ghcr.io/team"),))
     assert policy.key(DIGEST, IMAGE, by) != policy.key(DIGEST, "debian", by)
-    assert policy.key(DIGEST, "debian", by) == policy.key(DIGEST, "busybox", rules())
+    assert policy.key(DIGEST, "debian", by) == policy.key(DIGEST, "debian:12", rules())
     assert judged(found(finding()), by, "debian").outcome is Outcome.FAIL
+
+
+def test_names_of_one_repository_share_a_verdict_and_none_of_another_s() -> None:
+    key = policy.key(DIGEST, IMAGE, rules())
+    assert {policy.key(DIGEST, name, rules()) for name in ("ghcr.io/team/tool", f"ghcr.io/team/tool@{DIGEST}", "GHCR.io/team/tool:2")} == {key}
+    for other in ("evil.example/team/tool:1", "ghcr.io/team/tool/x:1", "ghcr.io/evil/tool:1", DIGEST):
+        assert policy.key(DIGEST, other, rules()) != key
 
 
 @pytest.mark.parametrize(
