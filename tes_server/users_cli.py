@@ -60,12 +60,18 @@ def add(name: str, role: str, owner: str, replace: bool, generate: bool, config:
     fault = users_file.fault_of(User(name, Role(role), owner or name))
     if fault:
         raise errors.SettingsError(fault, name)
-    if path.exists() and name in users_file.read(path) and not replace:  # before a password is asked for
-        raise errors.SettingsError("is there already; --replace changes it", name)
+
+    def check(known: dict[str, User]) -> None:
+        if name in known and not replace:
+            raise errors.SettingsError("is there already; --replace changes it", name)
+
+    if path.exists():
+        check(users_file.read(path))  # before a password is asked for
     password = secrets.token_urlsafe(18) if generate else _password()
     user = User(name, Role(role), owner or name, argon2.PasswordHasher().hash(password))
 
     def put(known: dict[str, User]) -> None:
+        check(known)  # somebody else may have added one meanwhile
         known[name] = user
 
     users_file.change(path, put)
@@ -98,12 +104,12 @@ def list_users(config: pathlib.Path | None, file: pathlib.Path | None) -> None:
 def remove(names: tuple[str, ...], config: pathlib.Path | None, file: pathlib.Path | None) -> None:
     """Remove users. Their tasks stay; whoever gets the same owner later has them."""
     path = _place(config, file)
-    known = users_file.read(path)
-    for name in names:
-        if name not in known:
-            raise errors.SettingsError(f"there is no such user in {path}", name)
+    users_file.read(path)  # a file that is not there has nobody to remove, and is none of ours to make
 
     def drop(there: dict[str, User]) -> None:
+        for name in names:
+            if name not in there:
+                raise errors.SettingsError(f"there is no such user in {path}", name)
         for name in names:
             there.pop(name, None)
 

@@ -7,12 +7,13 @@ share its tasks. Lines that begin with # and empty ones are left as they are. Mu
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import re
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -78,23 +79,44 @@ def fault_of(user: User) -> str:
             return f"{what} must have no colon"
         if fault := principal.fault_of(text):
             return f"{what} {fault}"
+    if user.name.startswith("#"):
+        return "the name must not begin with #: such lines are comments"
     if user.role not in ROLES:
         return f"the role must be one of {', '.join(ROLES)}"
     return ""
 
 
 def change(path: pathlib.Path, do: Callable[[dict[str, User]], None]) -> None:
-    """Rewrite the file as `do` leaves the users that it is given; comments stay. Whole or not at all; a new file is its owner's alone."""
-    users = read(path) if path.exists() else {}
-    do(users)
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        if _is_user(line):
-            user = users.pop(line.partition(":")[0], None)
-            kept += [_line(user)] if user is not None else []
-        else:
-            kept.append(line)
-    _write(path, "".join(f"{line}\n" for line in (*kept, *map(_line, users.values()))))
+    """Rewrite the file as `do` leaves the users that it is given; comments stay. Whole or not at all; a new file is its owner's alone.
+
+    One change at a time: of two at once the later would bring back whom the earlier removed.
+    """
+    with _alone(path.resolve().parent):
+        users = read(path) if path.exists() else {}
+        do(users)
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            if _is_user(line):
+                user = users.pop(line.partition(":")[0], None)
+                kept += [_line(user)] if user is not None else []
+            else:
+                kept.append(line)
+        _write(path, "".join(f"{line}\n" for line in (*kept, *map(_line, users.values()))))
+
+
+@contextlib.contextmanager
+def _alone(directory: pathlib.Path) -> Iterator[None]:
+    """Hold the lock of those who change files there: of the directory, for the file itself is another one after each change."""
+    try:
+        held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as cause:
+        raise errors.SettingsError(f"cannot be written: {cause.strerror}", str(directory)) from cause
+    try:
+        with contextlib.suppress(OSError):  # NFS locks no directory
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def _line(user: User) -> str:

@@ -8,7 +8,7 @@ import argon2
 import click.testing
 import pytest
 
-from tes_server import cli, users_file
+from tes_server import cli, users_cli, users_file
 
 
 @pytest.fixture
@@ -48,6 +48,7 @@ def test_add_list_change_remove(path: pathlib.Path) -> None:
         (("add", "alice"), "short\n", "8 characters"),
         (("add", "tes-server.scan"), "correct horse\n", "reserved"),
         (("add", "a:b"), "correct horse\n", "colon"),
+        (("add", "#a"), "correct horse\n", "comments"),
         (("add", "alice", "--owner", "anonymous"), "correct horse\n", "reserved"),
         (("add", "alice", "--role", "guest"), "correct horse\n", "guest"),
     ],
@@ -56,6 +57,26 @@ def test_what_is_refused(path: pathlib.Path, words: tuple[str, ...], stdin: str,
     code, _, err = said(*words, stdin=stdin)
     assert code == 2
     assert fault in err
+    assert not path.exists()
+
+
+def test_of_two_who_add_a_name_at_once_one_is_told(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = users_cli._password
+
+    def slow() -> str:  # somebody types, and meanwhile another one is done
+        monkeypatch.setattr(users_cli, "_password", first)
+        assert said("add", "alice", "--role", "viewer", "--generate")[0] == 0
+        return "correct horse"
+
+    monkeypatch.setattr(users_cli, "_password", slow)
+    code, _, err = said("add", "alice", "--role", "admin")
+    assert code == 2
+    assert "--replace" in err
+    assert said("list")[1] == "alice\tviewer\talice\n"
+
+
+def test_nobody_is_removed_from_a_file_that_is_not_there(path: pathlib.Path) -> None:
+    assert said("remove", "alice")[0] == 2
     assert not path.exists()
 
 

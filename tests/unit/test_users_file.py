@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import pathlib
+import threading
 
 import pytest
 
@@ -79,3 +82,23 @@ def test_a_change_that_fails_leaves_the_file(tmp_path: pathlib.Path) -> None:
     assert path.read_text() == "broken\n"
     with pytest.raises(errors.SettingsError, match="cannot be written"):
         users_file.change(tmp_path / "none" / "users", lambda _: None)
+
+
+def test_changes_at_once_lose_nothing(tmp_path: pathlib.Path) -> None:
+    """The second waits until the first is written; else it would bring back whom the first removed."""
+    path = tmp_path / "users"
+    path.write_text(f"alice:user::{HASH}\n")
+    second = threading.Thread(target=users_file.change, args=(path, lambda known: known.update(bob=User("bob", Role.USER, "bob", HASH))))
+    directory = os.open(tmp_path, os.O_RDONLY)
+
+    def remove(known: dict[str, User]) -> None:
+        second.start()
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        del known["alice"]
+
+    users_file.change(path, remove)
+    second.join(30)
+    os.close(directory)
+    assert set(users_file.read(path)) == {"bob"}
+    assert list(tmp_path.iterdir()) == [path]
