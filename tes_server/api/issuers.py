@@ -8,6 +8,7 @@ speak without TLS to another machine, nor log a token.
 from __future__ import annotations
 
 import base64
+import http
 import ipaddress
 import json
 import logging
@@ -68,7 +69,7 @@ class Issuer:
         self._tried = float("-inf")
         self._why = ""
         self._told = float("-inf")
-        self._pool = _pool(_discovery(settings))
+        self._pools = _pools(_discovery(settings))
 
     def keys(self, said: signatures.Unverified) -> list[joserfc.jwk.Key]:
         """Keys that the token may be signed by. Raises Unauthorized if the issuer has none such, Unavailable if that cannot be found out."""
@@ -94,11 +95,16 @@ class Issuer:
         return answer if answer.get("active") is True else None
 
     def userinfo(self, token: str) -> dict[str, Any]:
-        """What else the issuer says of whom it gave a token (OpenID Connect Core, 5.3). For its own tokens alone. Raises Unavailable."""
+        """What else the issuer says of whom it gave a token (OpenID Connect Core, 5.3). For its own tokens alone.
+
+        Raises Unauthorized where it does not take the token any more (5.3.3), Unavailable where it does not answer.
+        """
         url = self._now_known(lambda _: True).userinfo
         try:
             return self._ask("GET", url, {"Authorization": f"Bearer {token}"})
         except _Failure as cause:
+            if cause.status == http.HTTPStatus.UNAUTHORIZED:
+                raise errors.Unauthorized("the token's issuer does not take it", "inactive") from None
             raise self._away(str(cause)) from cause
 
     def check(self) -> int:
@@ -109,12 +115,15 @@ class Issuer:
     def _now_known(self, enough: Callable[[_Known], bool]) -> _Known:
         """What the issuer said; asked again where that is old or not enough. Raises Unavailable where it never answered."""
         known = self._known
-        if not self._is_good(known, enough):
-            with self._fetching:
+        # Old keys that would do need not wait for new ones: an issuer that hangs would hold up every sign-in, not one in ten seconds.
+        if not self._is_good(known, enough) and self._fetching.acquire(blocking=not self._would_do(known, enough)):
+            try:
                 known = self._known  # another thread may have asked meanwhile
                 if not self._is_good(known, enough) and self._monotonic() - self._tried >= BETWEEN:
                     self._fetch()
                     known = self._known
+            finally:
+                self._fetching.release()
         if known is None or self._monotonic() - known.at > STALE:
             raise self._away(self._why)
         return known
@@ -122,8 +131,10 @@ class Issuer:
     def _is_good(self, known: _Known | None, enough: Callable[[_Known], bool]) -> bool:
         return known is not None and self._monotonic() - known.at < FRESH and enough(known)
 
+    def _would_do(self, known: _Known | None, enough: Callable[[_Known], bool]) -> bool:
+        return known is not None and self._monotonic() - known.at <= STALE and enough(known)
+
     def _fetch(self) -> None:
-        self._tried = self._monotonic()
         try:
             document = self._ask("GET", _discovery(self.settings))
             if document.get("issuer") != self.settings.issuer:
@@ -137,6 +148,8 @@ class Issuer:
         except _Failure as cause:
             self._why = str(cause)
             self._tell(self._why)
+        finally:
+            self._tried = self._monotonic()  # not when it began: those who waited for one that took long must not ask once more each
 
     def _away(self, why: str) -> errors.Unavailable:
         self._tell(why)
@@ -152,7 +165,7 @@ class Issuer:
             raise _Failure(f"{url[:200]!r} is no https url")
         try:
             # A redirect could lead anywhere, also with our password: issuers say where their things are.
-            response = self._pool.request(
+            response = self._pools[urllib.parse.urlsplit(url).scheme].request(
                 method, url, headers={"Accept": "application/json", **(headers or {})}, body=body, redirect=False, preload_content=False
             )
             try:
@@ -164,7 +177,7 @@ class Issuer:
             reason = getattr(cause, "reason", None) or cause  # of a MaxRetryError; the texts are of urllib3's objects, not for people
             raise _Failure(f"{url}: {type(reason).__name__}") from cause
         if status != 200:
-            raise _Failure(f"{url} answered {status}")
+            raise _Failure(f"{url} answered {status}", status)
         try:
             found = json.loads(data) if len(data) <= LARGEST else None
         except (ValueError, RecursionError):
@@ -175,7 +188,11 @@ class Issuer:
 
 
 class _Failure(Exception):
-    """An issuer could not be asked. Its text is for whoever runs the server: no secret."""
+    """An issuer could not be asked. Its text is for whoever runs the server: no secret. `status` is its answer's, 0 if there was none."""
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 def _discovery(settings: IssuerSettings) -> str:
@@ -211,12 +228,14 @@ def _secret(settings: IssuerSettings) -> str:
         raise errors.Unavailable("sign-in by such tokens is not available now", 10.0, f"auth.issuers: client_secret_file: {cause}") from cause
 
 
-def _pool(url: str) -> urllib3.PoolManager:
-    """Connections, by the proxy that the environment names."""
-    parts = urllib.parse.urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
+def _pools(url: str) -> dict[str, urllib3.PoolManager]:
+    """Connections by scheme; those with TLS by the proxy that the environment names for `url`.
+
+    Without TLS there is this machine alone (`is_safe`): a proxy would be another one, which could put keys of its own there.
+    """
     retries = urllib3.Retry(connect=1, read=1, redirect=False, status=False, other=False, respect_retry_after_header=False)
-    options = {"timeout": TIMEOUT, "retries": retries, "maxsize": 4}
-    if proxy and parts.hostname and not urllib.request.proxy_bypass(parts.hostname):
-        return urllib3.ProxyManager(proxy, **options)  # type: ignore[arg-type]  # one dict for both
-    return urllib3.PoolManager(**options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"timeout": TIMEOUT, "retries": retries, "maxsize": 4}
+    proxy = urllib.request.getproxies().get("https")
+    by_proxy = proxy and not urllib.request.proxy_bypass(urllib.parse.urlsplit(url).hostname or "")
+    secure = urllib3.ProxyManager(proxy, **options) if proxy and by_proxy else urllib3.PoolManager(**options)
+    return {"https": secure, "http": urllib3.PoolManager(**options)}

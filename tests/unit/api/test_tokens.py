@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import hmac
+import threading
 import time
 from typing import Any
 
@@ -12,6 +14,7 @@ import joserfc.jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
 
 from tes_server import errors
 from tes_server.api import issuers, signatures
@@ -277,6 +280,42 @@ def test_known_keys_do_while_the_issuer_is_away_for_a_day(issuer: TokenIssuer, w
         tokens.verify(issuer.token())
 
 
+def test_known_keys_wait_for_no_issuer_that_hangs(issuer: TokenIssuer, watched: tuple[Tokens, Clock], httpserver: HTTPServer) -> None:
+    tokens, clock = watched
+    tokens.verify(issuer.token())
+    clock.now += issuers.FRESH
+    hangs, go_on = threading.Event(), threading.Event()
+
+    def hang(_request: Request) -> Response:
+        hangs.set()
+        go_on.wait(30)
+        clock.now += 3 * issuers.BETWEEN  # so long it took
+        return Response("", 503)
+
+    httpserver.clear_all_handlers()
+    httpserver.expect_request("/realm/.well-known/openid-configuration").respond_with_handler(hang)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        try:
+            first = pool.submit(tokens.verify, issuer.token())
+            assert hangs.wait(30)
+            assert tokens.verify(issuer.token()).principal == Principal("alice")
+            assert not first.done()
+            other = pool.submit(tokens.verify, issuer.token(rsa("two")))  # needs a new key: it waits
+        finally:
+            go_on.set()
+        assert first.result(30).principal == Principal("alice")
+        hangs.clear()
+        with pytest.raises(errors.Unavailable):
+            other.result(30)
+        assert not hangs.is_set()  # and asks not once more, though the first question took long
+
+
+def test_this_machine_is_asked_by_no_proxy(issuer: TokenIssuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # it could answer with keys of its own, for there is no TLS
+    assert door(settings(issuer)).verify(issuer.token()).principal == Principal("alice")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -400,9 +439,19 @@ def test_userinfo_of_somebody_else_is_refused(issuer: TokenIssuer) -> None:
     assert refused(door(settings(issuer, userinfo=True)), nobody) == "subject"
 
 
-def test_userinfo_that_does_not_answer_is_no_bad_token(issuer: TokenIssuer) -> None:
+@pytest.mark.parametrize("status", [302, 403, 500])
+def test_userinfo_that_does_not_answer_is_no_bad_token(issuer: TokenIssuer, status: int) -> None:
+    tokens, token = door(settings(issuer, userinfo=True)), issuer.token()
+    issuer.users[token] = {"sub": "alice"}
+    tokens.verify(token)
+    issuer.status = status
     with pytest.raises(errors.Unavailable):
-        door(settings(issuer, userinfo=True)).verify(issuer.token())
+        tokens.verify(token)
+
+
+def test_a_token_that_userinfo_does_not_take_is_a_bad_one(issuer: TokenIssuer) -> None:
+    """One that was withdrawn: 503 would say that its client should try again, which asks the issuer again, without an end."""
+    assert refused(door(settings(issuer, userinfo=True)), issuer.token()) == "inactive"
 
 
 def test_only_good_tokens_are_shown_to_the_issuer(issuer: TokenIssuer) -> None:
