@@ -290,6 +290,8 @@ def _gunicorn(settings: Settings, listener: socket.socket) -> dict[str, Any]:
         "graceful_timeout": int(PATIENCE / 2),
         # Clients poll every few seconds: a connection that stays open saves them a handshake each time.
         "keepalive": 75,
+        # Not the defaults, this machine or what FORWARDED_ALLOW_IPS says: everybody here could write any address into the audit log.
+        "forwarded_allow_ips": ",".join(settings.server.trusted_proxies),
         "control_socket_disable": True,
         "post_fork": lambda server, worker: _is_child_of(server.pid),  # noqa: ARG005
         "child_exit": lambda server, worker: metrics_files.forget(worker.pid),  # noqa: ARG005

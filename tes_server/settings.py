@@ -38,6 +38,8 @@ class ServerSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True
     """service-info `organization.url`."""
     timeout: Pause = 60.0
     """Seconds after which a worker that does not answer its supervisor is replaced."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks (`10.0.0.0/8`) of proxies that are believed who their client is (`X-Forwarded-For`), for the audit log. Nobody else is."""
 
 
 class StoreSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):

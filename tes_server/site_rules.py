@@ -38,6 +38,8 @@ def check(settings: Settings) -> None:
     host = settings.server.host
     if not settings.auth.modes and not settings.auth.allow_open and not _loopback(host):
         raise errors.SettingsError(f"{host} is not a loopback address; this needs a sign-in (auth.modes), or auth.allow_open = true", "server.host")
+    for number, proxy in enumerate(settings.server.trusted_proxies):
+        _check_proxy(proxy, f"server.trusted_proxies[{number}]")
     for key, roots in (("roots", settings.files.roots), ("live_mounts", settings.files.live_mounts)):
         for number, root in enumerate(roots):
             if not root.startswith("/"):
@@ -69,6 +71,15 @@ def _loopback(host: str) -> bool:
     except OSError as cause:
         raise errors.SettingsError(f"{host} cannot be resolved", "server.host") from cause
     return all(str(address).startswith("127.") or address == "::1" for address in found)
+
+
+def _check_proxy(proxy: str, where: str) -> None:
+    try:
+        network = ipaddress.ip_network(proxy)
+    except ValueError:
+        raise errors.SettingsError(f"{proxy} is no address, and no network such as 10.0.0.0/8", where) from None
+    if not network.prefixlen:
+        raise errors.SettingsError(f"{proxy} is everybody: name the proxies", where)
 
 
 def _check_store(store: StorageSettings, where: str) -> None:

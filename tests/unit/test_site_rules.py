@@ -17,6 +17,10 @@ def made(**tree: Any) -> settings.Settings:
     ("tree", "where"),
     [
         ({"server.host": "0.0.0.0"}, "server.host"),
+        ({"server.trusted_proxies": ["10.0.0.1", "*"]}, "server.trusted_proxies[1]"),
+        ({"server.trusted_proxies": ["10.0.0.1/8"]}, "server.trusted_proxies[0]"),
+        ({"server.trusted_proxies": ["::/0"]}, "server.trusted_proxies[0]"),
+        ({"server.trusted_proxies": [""]}, "server.trusted_proxies[0]"),
         ({"files.roots": ["/a", "b"]}, "files.roots[1]"),
         ({"files.roots": ["/a"], "files.live_mounts": ["b"]}, "files.live_mounts[0]"),
         ({"storage": [{"url": "s3://x"}]}, "storage[0].url"),
@@ -58,6 +62,7 @@ def test_a_contradiction_is_named(tree: dict[str, Any], where: str) -> None:
     [
         {},
         {"server.host": "::1"},
+        {"server.trusted_proxies": ["10.0.0.0/8", "::1"]},
         {"storage": [{"url": "s3://bucket", "endpoint": "https://minio.example:9000/below", "path_style": False, "region": "eu-west-1"}]},
         {"storage": [{"url": "s3://bucket", "endpoint": "http://127.0.0.1:9000"}]},
         {"server.host": "0.0.0.0", "auth.allow_open": True},
