@@ -41,7 +41,7 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     of_one: int = 3
     """of these for one registry"""
     waiting: int = 2000
-    """names that wait for a thread; more are left for the next time they are asked for"""
+    """names that wait for a thread, half of them of one registry; more are left for the next time they are asked for"""
     kept: int = 20_000
     """answers"""
 
@@ -86,7 +86,7 @@ class LookupResolver:
                 if known is not None and now < known.until:
                     found[image] = known.answer
                 if known is None or now >= known.renew:
-                    self._want(key)
+                    self._want(key, again=known is not None and isinstance(known.answer, Resolved))
             self._start()
         return found
 
@@ -103,9 +103,19 @@ class LookupResolver:
             self._listeners.clear()
         self._stop()
 
-    def _want(self, key: Key) -> None:
-        if not self._closed and key not in self._running and key not in self._waiting and len(self._waiting) < self._times.waiting:
-            self._waiting[key] = _lane(key[0])
+    def _want(self, key: Key, *, again: bool) -> None:
+        """`again`: it led somewhere a while ago. Such names come first and always have room: names that anybody makes up, of registries that let one
+        wait, must not stop what runs here every day."""
+        if self._closed or key in self._running or key in self._waiting:
+            return
+        lane = _lane(key[0])
+        if again or self._has_room(lane):
+            self._waiting[key] = lane
+            self._waiting.move_to_end(key, last=not again)
+
+    def _has_room(self, lane: str) -> bool:
+        waiting, most = len(self._waiting), self._times.waiting
+        return waiting < most // 2 or (waiting < most and sum(each == lane for each in self._waiting.values()) < most // 2)
 
     def _start(self) -> None:
         """Give threads to those that wait, oldest first, as far as their registries have some left."""

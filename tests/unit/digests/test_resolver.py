@@ -188,6 +188,29 @@ def test_what_does_not_fit_into_the_queue_is_looked_up_when_it_is_asked_for_agai
     assert collections.Counter(registry.asked).most_common(1)[0][1] == 1
 
 
+def test_names_of_one_registry_leave_room_for_those_of_others(registry: Registry, resolver: LookupResolver) -> None:
+    registry.open.clear()
+    for _ in range(3):
+        resolver.ask([f"evil.example/x:{number}" for number in range(20)], "local")
+    resolver.ask(["good.example/tool:1"], "local")
+    until(lambda: ("good.example/tool:1", "local") in registry.asked, "the look-up of the other one")
+    registry.open.set()
+
+
+def test_what_led_somewhere_before_comes_first_also_where_the_queue_is_full(registry: Registry, resolver: LookupResolver) -> None:
+    settled(resolver, "good.example/tool:1")
+    registry.now += 61
+    registry.open.clear()
+    made_up = [f"r{registry}.example/x:{number}" for registry in range(5) for number in range(3)]
+    for _ in range(3):
+        resolver.ask(made_up, "local")
+    until(lambda: len(registry.asked) == 5, "four look-ups more")
+    assert not resolver.ask(["good.example/tool:1"], "local")
+    registry.open.set()
+    settled(resolver, "good.example/tool:1")
+    assert ("good.example/tool:1", "local") in registry.asked[5:9]
+
+
 def test_without_a_thread_it_waits_for_the_next_time(registry: Registry, resolver: LookupResolver, monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
