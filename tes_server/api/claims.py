@@ -63,8 +63,14 @@ def principal_of(claims: Claims, issuer: IssuerSettings) -> Principal:
             raise errors.Forbidden("the token gives you no role here")
         role = Role(issuer.default_role)
     owner = _owner(claims, issuer)
+    who = subject(claims)
+    return Principal(owner, role, who=who if issuer.prefix + who != owner else "")
+
+
+def subject(claims: Claims) -> str:
+    """Whom the claims are about, for the audit log: a line of it takes no half of a surrogate pair, and should not be longer than all others."""
     who = claims.get("sub")
-    return Principal(owner, role, who=who if isinstance(who, str) and issuer.prefix + who != owner else "")
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in who[: principal.LONGEST]) if isinstance(who, str) else ""
 
 
 def _has(claims: Claims, name: str, value: str) -> bool:

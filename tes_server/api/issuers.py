@@ -85,10 +85,9 @@ class Issuer:
         """What the issuer says of a token (RFC 7662), None if it does not know it. Raises Unavailable."""
         settings = self.settings
         url = settings.introspection if settings.introspection != "discovery" else self._now_known(lambda _: True).introspection
-        secret = _secret(settings)
-        pair = f"{urllib.parse.quote_plus(settings.client_id)}:{urllib.parse.quote_plus(secret)}"  # RFC 6749, 2.3.1
-        headers = {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode(), "Content-Type": "application/x-www-form-urlencoded"}
         try:
+            pair = f"{urllib.parse.quote_plus(settings.client_id)}:{urllib.parse.quote_plus(_secret(settings))}"  # RFC 6749, 2.3.1
+            headers = {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode(), "Content-Type": "application/x-www-form-urlencoded"}
             answer = self._ask("POST", url, headers, urllib.parse.urlencode({"token": token, "token_type_hint": "access_token"}))
         except _Failure as cause:
             raise self._away(str(cause)) from cause
@@ -219,13 +218,13 @@ def _is_loopback(host: str) -> bool:
 
 
 def _secret(settings: IssuerSettings) -> str:
-    """Read each time: a mounted secret may be exchanged."""
+    """Read each time: a mounted secret may be exchanged. Raises _Failure."""
     if not settings.client_secret_file:
         return os.environ.get(settings.client_secret_variable, "")
     try:
         return pathlib.Path(settings.client_secret_file).read_text().strip()
     except (OSError, UnicodeDecodeError) as cause:
-        raise errors.Unavailable("sign-in by such tokens is not available now", 10.0, f"auth.issuers: client_secret_file: {cause}") from cause
+        raise _Failure(f"auth.issuers: client_secret_file: {cause}") from cause
 
 
 def _pools(url: str) -> dict[str, urllib3.PoolManager]:

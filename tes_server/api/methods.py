@@ -11,10 +11,11 @@ from tes_server.model.principal import Principal
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """Somebody who is known. `until` (`time.monotonic`) is when the credentials must be checked anew."""
+    """Somebody who is known. `until` (`time.monotonic`) is when the credentials must be checked anew; a use before puts that off by `renews` seconds."""
 
     principal: Principal
     until: float
+    renews: float = 0.0
 
 
 class Method(Protocol):

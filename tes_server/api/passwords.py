@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import pathlib
 import secrets
 import threading
@@ -17,15 +18,18 @@ import time
 import argon2
 import argon2.exceptions
 
-from tes_server import errors, users_file
+from tes_server import errors, telemetry, users_file
 from tes_server.api.methods import Verified
 from tes_server.model.principal import Principal
+
+logger = logging.getLogger(__name__)
 
 LOOK = 1.0
 """Seconds between two looks at whether the file has changed."""
 
 KEPT = 60.0
-"""Seconds for which a password that was right is not checked again."""
+"""Seconds after its last use for which a password that was right is not checked again: the same file would say the same. So who is at work
+never has to wait behind those who guess."""
 
 WRONG = "user name or password is not right"
 
@@ -65,6 +69,7 @@ class Passwords:
                 self._users, self._fault = users_file.read(self._path), ""
             except errors.SettingsError as cause:
                 self._users, self._fault = {}, str(cause)
+                telemetry.log(logger, logging.ERROR, "users.unusable", error=self._fault)  # once for each change of the file
             hashes = [user.hash for user in self._users.values()]
             if hashes:
                 self._nobody = _unmatched(argon2.extract_parameters(hashes[0]), self._nobody)
@@ -83,16 +88,16 @@ class Passwords:
             fault = errors.Unauthorized(WRONG, "password")
             fault.who = name if user is not None else ""
             raise fault
-        return Verified(Principal(user.owner, user.role, who="" if user.owner == user.name else user.name), time.monotonic() + KEPT)
+        return Verified(Principal(user.owner, user.role, who="" if user.owner == user.name else user.name), time.monotonic() + KEPT, renews=KEPT)
 
 
 def _stamp(path: pathlib.Path) -> object:
-    """What changes with the file: a Secret of Kubernetes is exchanged by a link, others are rewritten."""
+    """What changes with the file, or with who may write it: a Secret of Kubernetes is exchanged by a link, others are rewritten."""
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def _unmatched(parameters: argon2.Parameters, before: str) -> str:

@@ -37,7 +37,8 @@ class SignIn:
         self._methods = {method.scheme: method for method in methods}
         self._desks = {method.scheme: anyio.Semaphore(method.threads) for method in methods}
         self._threads = anyio.CapacityLimiter(sum(method.threads for method in methods))
-        self._known: Remembered[Principal] = Remembered()
+        # A table each: who has a token, and writes it in a thousand ways, crowds out nobody whose password is dear to check.
+        self._known: dict[str, Remembered[Verified]] = {method.scheme: Remembered() for method in methods}
         self._wrong: Remembered[errors.TesServerError] = Remembered(1000)
 
     async def principal(self, headers: Sequence[Header], address: str = "") -> Principal | None:
@@ -53,14 +54,17 @@ class SignIn:
         method = self._methods.get(scheme.lower())
         if method is None:
             raise self.refusal(f"this server takes no sign-in by {scheme[:20]!r}", "scheme")
-        now = time.monotonic()
-        version = method.version(now)
-        known = self._known.get(given[0], version, now)
+        now, credentials = time.monotonic(), credentials.strip()
+        version, header = method.version(now), f"{method.scheme} {credentials}".encode("latin-1")
+        known = self._known[method.scheme].get(header, version, now)
         if known is None:
-            known = await self._found_out(method, given[0], credentials.strip(), version, address)
-        return known
+            known = await self._found_out(method, header, credentials, version, address)
+        elif known.renews:
+            self._known[method.scheme].put(header, version, known, now + known.renews)
+        return known.principal
 
-    async def _found_out(self, method: Method, header: bytes, credentials: str, version: object, address: str) -> Principal:
+    async def _found_out(self, method: Method, header: bytes, credentials: str, version: object, address: str) -> Verified:
+        """`header` is what the credentials are remembered by."""
         wrong = self._wrong.get(header, version, time.monotonic())
         if wrong is not None:
             raise self._raised(wrong, method)
@@ -69,7 +73,7 @@ class SignIn:
             raise errors.Unavailable("too many sign-ins at once; try again", 1.0)
         async with desk:
             # Clients begin with several connections at once: the first of them has found out for the others.
-            known = self._known.get(header, version, time.monotonic())
+            known = self._known[method.scheme].get(header, version, time.monotonic())
             if known is not None:
                 return known
             wrong = self._wrong.get(header, version, time.monotonic())
@@ -83,8 +87,8 @@ class SignIn:
                 self._audit.refused(address, method.scheme, reason, found.who)
             self._wrong.put(header, version, found, time.monotonic() + WRONG_KEPT)
             raise self._raised(found, method)
-        self._known.put(header, version, found.principal, found.until)
-        return found.principal
+        self._known[method.scheme].put(header, version, found, found.until)
+        return found
 
     def refusal(self, public: str, reason: str) -> errors.Unauthorized:
         """What a request gets that has not signed in by any of the methods."""

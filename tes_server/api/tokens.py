@@ -79,7 +79,7 @@ class Tokens:
                 found = claims.joined(found, issuer.userinfo(token))
             principal = claims.principal_of(found, issuer.settings)
         except (errors.Unauthorized, errors.Forbidden) as fault:
-            fault.who = str(found.get("sub", ""))[:200]  # its issuer has said so
+            fault.who = claims.subject(found)  # its issuer has said so
             raise
         left = float(found["exp"]) + issuer.settings.leeway - now if "exp" in found else KEPT
         return Verified(principal, time.monotonic() + min(KEPT, left))

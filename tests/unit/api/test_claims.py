@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 from typing import Any
 
 import pytest
 
 from tes_server import errors
 from tes_server.api import claims
+from tes_server.control import audit
 from tes_server.model.principal import Principal, Role
 from tes_server.settings_auth import ClaimRoleSettings, IssuerSettings
 
@@ -176,3 +179,17 @@ def test_scopes_that_will_do(said: dict[str, Any]) -> None:
 def test_scopes_that_will_not(said: dict[str, Any]) -> None:
     with pytest.raises(errors.Forbidden, match="scope"):
         claims.principal_of(GOOD | said, issuer(scopes=("a", "b")))
+
+
+@pytest.mark.parametrize(
+    ("sub", "who"),
+    [("b\ud800b", "b\ufffdb"), ("b\n{}", "b\ufffd{}"), ("b" * 5000, "b" * 200), (["bob"], ""), (None, ""), (7, "")],
+    ids=["half a pair", "line", "long", "list", "null", "number"],
+)
+def test_the_audit_log_can_have_whatever_a_subject_is(sub: object, who: str) -> None:
+    known = issuer(owner="unit")
+    found = claims.principal_of(GOOD | {"unit": "lab", "sub": sub}, known)
+    assert found == Principal("lab", who=who)
+    lines: list[bytes] = []
+    audit.Audit(lines.append, lambda: datetime.datetime.now(datetime.UTC)).did("task.create", found, task="x")
+    assert json.loads(lines[0])["who"] == (who or "lab")

@@ -99,13 +99,16 @@ def test_a_change_of_the_file_is_another_version(path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_text("nonsense\n"), lambda path: path.chmod(0o666)])
-def test_without_a_usable_file_nobody_is_let_in_until_it_is_back(path: pathlib.Path, spoil: Callable[[pathlib.Path], None]) -> None:
+def test_without_a_usable_file_nobody_is_let_in_until_it_is_back(
+    path: pathlib.Path, spoil: Callable[[pathlib.Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
     door = Passwords(path)
     spoil(path)
-    path.touch() if path.exists() else None
-    door.version(1e9)
-    with pytest.raises(errors.Unavailable):
-        door.verify(credentials("alice", f"alice{PASSWORD}"))
+    for now in (1e9, 1e9 + 10):
+        door.version(now)
+        with pytest.raises(errors.Unavailable) as told:
+            door.verify(credentials("alice", f"alice{PASSWORD}"))
+    assert [record.__dict__["fields"] for record in caplog.records] == [{"error": told.value.why}]  # once
     path.unlink(missing_ok=True)
     users.write(path, ("alice", Role.USER))
     door.version(2e9)

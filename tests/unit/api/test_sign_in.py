@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pathlib
 import threading
+import types
 from collections.abc import Iterator
 
 import msgspec
@@ -12,7 +13,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from tes_server import errors, settings
-from tes_server.api import application
+from tes_server.api import application, sign_in
 from tes_server.api.methods import Verified
 from tes_server.api.sign_in import WAITING, SignIn
 from tes_server.control.audit import Audit, AuditFile
@@ -218,6 +219,7 @@ class Scripted:
         self.go = threading.Event()
         self.go.set()
         self.until = float("inf")
+        self.renews = 0.0
         self.seen = 0
 
     def challenge(self, fault: errors.Unauthorized | None) -> str:
@@ -235,7 +237,7 @@ class Scripted:
             raise errors.Forbidden("not you")
         if credentials != "good":
             raise errors.Unauthorized("no", "guess")
-        return Verified(Principal("alice"), self.until)
+        return Verified(Principal("alice"), self.until, self.renews)
 
 
 def header(credentials: str) -> list[tuple[bytes, bytes]]:
@@ -255,6 +257,19 @@ def test_credentials_are_looked_at_once_good_or_bad() -> None:
         method.seen += 1
         assert await door.principal(header("good")) == Principal("alice")
         assert len(method.asked) == 4
+
+    asyncio.run(ask())
+
+
+def test_credentials_are_the_same_however_they_are_written() -> None:
+    """Else one who is known could fill the table, and so crowd out all others."""
+
+    async def ask() -> None:
+        method = Scripted()
+        door = SignIn([method])
+        for value in (b"Test good", b"tEST good", b"test   good", b"test good  "):
+            assert await door.principal([(b"authorization", value)]) == Principal("alice")
+        assert method.asked == ["good"]
 
     asyncio.run(ask())
 
@@ -281,6 +296,29 @@ def test_a_sign_in_lasts_no_longer_than_its_method_says() -> None:
         assert method.asked == ["good", "good"]
 
     asyncio.run(ask())
+
+
+def test_each_use_puts_off_the_next_look_where_its_method_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(sign_in, "time", types.SimpleNamespace(monotonic=lambda: now))
+
+    async def ask(renews: float) -> int:
+        nonlocal now
+        method = Scripted()
+        method.until, method.renews = now + 60, renews
+        door = SignIn([method])
+        for _ in range(4):
+            await door.principal(header("good"))
+            now += 40
+        now += 60
+        method.until = now + 60
+        await door.principal(header("good"))
+        method.seen += 1
+        await door.principal(header("good"))
+        return len(method.asked)
+
+    assert asyncio.run(ask(60.0)) == 1 + 1 + 1  # a pause that was too long, another version
+    assert asyncio.run(ask(0.0)) > 1 + 1 + 1
 
 
 def test_many_at_once_are_looked_at_once_and_the_loop_goes_on() -> None:

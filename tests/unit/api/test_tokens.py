@@ -11,6 +11,7 @@ from typing import Any
 
 import joserfc.jwk
 import joserfc.jwt
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pytest_httpserver import HTTPServer
@@ -415,6 +416,15 @@ def test_an_issuer_that_cannot_be_asked(issuer: TokenIssuer, opaque: IssuerSetti
         tokens.verify("endless")
     issuer.status = 200
     assert tokens.verify("endless").principal == Principal("alice")
+
+
+def test_a_secret_that_is_gone_is_told_to_who_runs_the_server(issuer: TokenIssuer, opaque: IssuerSettings, tmp_path: Any, caplog: Any) -> None:
+    gone = msgspec.structs.replace(opaque, client_secret_variable="", client_secret_file=str(tmp_path / "gone"))
+    with pytest.raises(errors.Unavailable) as told:
+        door(gone).verify("good")
+    assert "gone" not in told.value.public
+    (record,) = [record for record in caplog.records if record.name == issuers.__name__]
+    assert str(tmp_path / "gone") in record.__dict__["fields"]["error"]
 
 
 # -- what userinfo adds -------------------------------------------------------------------------------------------------
