@@ -17,7 +17,6 @@ import click
 
 import tes_server
 from tes_server import (
-    auth_rules,
     cli_options,
     configuration,
     doctor_cli,
@@ -61,7 +60,7 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
     """Serve the API and run tasks, until TERM or Ctrl-C."""
     settings = cli_options.settings(site, {"server.host": host, "server.port": port, "server.workers": workers})
     data = _with_metrics(settings)
-    from tes_server import app, platforms, processes, telemetry
+    from tes_server import app, auth_rules, platforms, processes, telemetry
 
     app.check(settings)
     auth_rules.check_files(settings.auth)

@@ -149,3 +149,9 @@ def test_the_port_of_a_server_that_was_just_killed_is_waited_for(monkeypatch: py
     monkeypatch.setattr(time, "sleep", lambda _: taken.close())
     with processes.listen("127.0.0.1", port) as listener:
         assert listener.getsockname()[1] == port
+
+
+def test_the_commands_load_no_metrics_before_they_know_where_these_are_kept() -> None:
+    """All processes of a server share them in files, whose directory must be named before the first metric is made."""
+    heavy = "import sys; from tes_server import cli; print(sorted({'prometheus_client', 'connexion', 'docker', 'pymongo'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True).stdout == "[]\n"
