@@ -62,13 +62,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     return _Rows(config, log) if config.getoption("dist") == "loadfile" else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The rows are long: workers begin with them, and what else there is fills up beside them."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        order = {row.pattern: number for number, row in enumerate(ROWS)}
-        items.sort(key=lambda item: order.get(_row(item.nodeid), len(ROWS)))
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """In CI the words of a failure come at once: a run that is cut off for its time never comes to its end, where pytest has them."""
