@@ -18,7 +18,6 @@ from tes_server.store.sqlite import SqliteStore
 from tests.contract.store_contract import a_verdict
 
 Say = Callable[..., tuple[int, str, str]]
-NOW = datetime.datetime.now(datetime.UTC)
 HOUR = datetime.timedelta(hours=1)
 HOST = "127.0.0.1:5000/team/tool"
 
@@ -47,10 +46,15 @@ def say(tmp_path: pathlib.Path) -> Iterator[Say]:
 
 def kept(store: Store, number: int, image: str, outcome: Outcome = Outcome.PASS, *, hours: float = 23.5) -> Verdict:
     """A verdict that holds for so many hours from now."""
-    until = NOW + hours * HOUR
+    until = now() + hours * HOUR
     made = a_verdict(number, image=image, outcome=outcome, scanned_at=until - 24 * HOUR, expires_at=until, message="")
     store.keep(made)
     return made
+
+
+def now() -> datetime.datetime:
+    """Not of when the module was loaded: in a long run that is half an hour ago."""
+    return datetime.datetime.now(datetime.UTC)
 
 
 def words_of(text: str) -> list[list[str]]:
@@ -61,7 +65,7 @@ def test_what_there_is_is_listed(say: Say, store: Store) -> None:
     assert words_of(say("list")[1]) == [["OUTCOME", "IMAGE", "DIGEST", "POLICY", "SCANNED", "HOLDS", "FINDINGS"]]
     passed = kept(store, 1, "alpine:3")
     kept(store, 2, f"{HOST}:1", Outcome.FAIL, hours=-2)
-    store.keep(kept(store, 3, "debian").taken_back(NOW))
+    store.keep(kept(store, 3, "debian").taken_back(now()))
     first, second = say("list")[1].splitlines()[1:]
     assert first.split()[:4] == ["PASS", "alpine:3", "sha256:000000000000", passed.key.policy]
     assert "  23 h " in first
@@ -115,7 +119,7 @@ def test_all_of_a_verdict_is_shown(say: Say, store: Store) -> None:
     ]
     assert msgspec.json.decode(say("show", "alpine:3", "--json")[1], type=Verdict) == made
     kept(store, 2, "broken", Outcome.ERROR)
-    store.keep(error := msgspec.structs.replace(a_verdict(2, image="broken", outcome=Outcome.ERROR), scanned_at=NOW, message="the registry is down"))
+    store.keep(error := msgspec.structs.replace(a_verdict(2, image="broken", outcome=Outcome.ERROR), scanned_at=now(), message="the registry is down"))
     assert "failed    the registry is down" in say("show", "broken")[1]
     assert f"no more since {error.expires_at:%Y-%m-%d %H:%M} UTC" in say("show", "broken")[1]
 
@@ -128,11 +132,11 @@ def test_verdicts_are_taken_back(say: Say, store: Store) -> None:
     after = {verdict.image: verdict for verdict in store.all_verdicts(None, 10)}
     assert [after[f"{HOST}:{number}"].outcome for number in range(4)] == [Outcome.PASS, Outcome.FORGOTTEN, Outcome.PASS, Outcome.FORGOTTEN]
     assert after[f"{HOST}:3"].scanned_at > ahead.scanned_at
-    assert not any(verdict.fresh(NOW) for verdict in (after[f"{HOST}:1"], after[f"{HOST}:3"]))
+    assert not any(verdict.fresh(now()) for verdict in (after[f"{HOST}:1"], after[f"{HOST}:3"]))
     assert say("show", f"{HOST}:1")[1].splitlines()[3] == "outcome   FORGOTTEN"
     assert len(say("forget", "--all")[1].splitlines()) == 2
     assert say("forget", "--all") == (0, "", "")
-    store.keep(msgspec.structs.replace(made[1], scanned_at=NOW + HOUR))
+    store.keep(msgspec.structs.replace(made[1], scanned_at=now() + HOUR))
     assert len(say("forget", "--all")[1].splitlines()) == 1, "scanned anew since"
 
 
