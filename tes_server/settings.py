@@ -81,6 +81,12 @@ class FilesSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Allow ftp:// and ftps:// inputs."""
     uploads: tuple[Literal["ftp", "ftps", "http", "https"], ...] = ()
     """Schemes of the net that outputs may go to, to any host; none by default. http and https by PUT, as to a pre-signed url."""
+    net_private: bool = True
+    """http(s) and ftp(s) inputs and outputs may be in private networks (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, fc00::/7, …). With
+    False only the public net and `net_allow` are left: right where users must not reach what only a firewall protects."""
+    net_allow: tuple[str, ...] = ()
+    """Where they may go though it is this machine (loopback) or, with `net_private = false`, private: addresses, networks and hosts, each with `:port`
+    or without (`127.0.0.1:8080`, `10.1.0.0/16`, `data.example.org`). Link-local addresses and the metadata services of clouds are never opened."""
 
 
 class StorageSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -17,8 +17,9 @@ import msgspec
 
 from tes_server import errors
 from tes_server.filer.manifest import Access, Storage
-from tes_server.plan import objects
-from tes_server.plan.paths import SitePath, Sites, below, file_path
+from tes_server.plan import guard, objects
+from tes_server.plan.guard import Guard
+from tes_server.plan.paths import NET, PORTS, SitePath, Sites, below, file_path
 from tes_server.plan.policy import Policy
 from tes_server.settings import MirrorSettings, PathSettings, Settings, StorageSettings
 
@@ -44,6 +45,11 @@ def check(settings: Settings) -> None:
         for number, root in enumerate(roots):
             if not root.startswith("/"):
                 raise errors.SettingsError(f"{root} must be an absolute path", f"files.{key}[{number}]")
+    for number, text in enumerate(settings.files.net_allow):
+        try:
+            guard.opening(text)
+        except ValueError as cause:
+            raise errors.SettingsError(f"{text!r} {cause}", f"files.net_allow[{number}]") from None
     for number, store in enumerate(settings.storage):
         _check_store(store, f"storage[{number}]")
     for number, site in enumerate(settings.paths):
@@ -133,8 +139,19 @@ def _check_path(site: PathSettings, settings: Settings, where: str) -> None:
     elif scheme not in known or not site.url[len(scheme) :].startswith("://"):
         may = ", ".join(sorted(known))
         raise errors.SettingsError(f"must be a url that can be written to: {may} (see files.uploads), or a store that [[storage]] names", f"{where}.url")
+    elif scheme in NET and (why := _unreachable(site.url, settings)):
+        raise errors.SettingsError(why, f"{where}.url")
     elif scheme == "file" and not any(below(file_path(site.url), root) for root in _roots(settings)):
         raise errors.SettingsError("must be at or below one of files.roots", f"{where}.url")
+
+
+def _unreachable(url: str, settings: Settings) -> str:
+    """Why no transfer may connect to the host of a url, as far as that can be told without asking for its addresses."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return _guard(settings).literal(parts.hostname or "", parts.port or PORTS[parts.scheme])
+    except ValueError:
+        return "has a host or port that cannot be read"
 
 
 def _check_archive(url: str, settings: Settings) -> None:
@@ -184,6 +201,7 @@ def policy(settings: Settings) -> Policy:
             stores=_rules(settings),
             readable=_readable(settings),
             writable=_writable(settings),
+            guard=_guard(settings),
         ),
         live_mounts=_normal(settings.files.live_mounts),
         default_cpus=tasks.default_cpus,
@@ -201,6 +219,7 @@ def access(settings: Settings, *, server: bool = False) -> Access:
         http=files.http,
         ftp=files.ftp,
         uploads=files.uploads,
+        guard=_guard(settings),
         stores=tuple(msgspec.convert(store, Storage, from_attributes=True) for store in settings.storage if store.tasks or server),
     )
 
@@ -239,6 +258,10 @@ def _readable(settings: Settings) -> frozenset[str]:
 def _writable(settings: Settings) -> frozenset[str]:
     """Schemes of urls that outputs may have."""
     return frozenset({"file", *settings.files.uploads})
+
+
+def _guard(settings: Settings) -> Guard:
+    return Guard(allow=settings.files.net_allow, private=settings.files.net_private)
 
 
 def _roots(settings: Settings) -> tuple[str, ...]:

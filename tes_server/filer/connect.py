@@ -1,39 +1,35 @@
-"""Connections for http(s) and ftp(s): they never reach a closed network, and they end when the step is stopped.
+"""Connections for http(s) and ftp(s): they reach no address that the guard refuses, and they end when the step is stopped.
 
 Addresses are checked after the name is resolved and are the ones connected to, so that no name can answer one address to
-the check and another to the connection. This module must never read or send a request itself.
+the check and another to the connection. This module must never read or send a request itself, nor ask a proxy: whoever
+connects in our place would resolve the name anew.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import socket
 import threading
 import weakref
-from collections.abc import Iterable
 
-import msgspec
 import urllib3
 
 from tes_server import errors
+from tes_server.filer import wording
 from tes_server.filer.control import Control
 from tes_server.filer.manifest import Access
 from tes_server.filer.wording import Side
-
-LOOPBACK = ("127.0.0.0/8", "::1/128")
-"""This machine: what listens here often trusts whoever reaches it."""
+from tes_server.plan import guard
 
 
 class Dialer:
-    """Makes the connections of one stage step and remembers those that are open."""
+    """Makes the connections of one stage step and remembers those that are open. `own`: this machine's loopback may be among them."""
 
-    def __init__(self, access: Access, control: Control, side: Side) -> None:
+    def __init__(self, access: Access, control: Control, side: Side, *, own: bool = True) -> None:
         self._access = access
         self._side = side
-        self._closed = tuple(ipaddress.ip_network(network) for network in access.closed)
+        self._may_be_own = own
         self._own: set[str] = set()
-        self._timeout = access.connect_timeout
         self._control = control
         self._lock = threading.Lock()
         self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -42,36 +38,55 @@ class Dialer:
     def dial(self, host: str, port: int) -> socket.socket:
         """A connection to the first address of `host` that answers.
 
-        Raises OSError if none does, StagingError (denied) if all are in closed networks, or Canceled.
+        Raises OSError if none does, StagingError (denied, not worth another try) if none may be connected to, or Canceled.
         """
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-        open_to_us = [item for item in found if not self._is_closed(str(item[4][0]))]
-        if not open_to_us:
-            raise errors.StagingError("the address of the host is in a network that transfers may not reach", self._side.denied)
-        last = OSError("no address")
-        for family, kind, protocol, _, address in open_to_us:
-            connection = socket.socket(family, kind, protocol)
+        host = host.strip("[]")
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        failure: OSError | None = None
+        refusal = ""
+        for family, _, _, _, address in found:
+            why = self._refusal(str(address[0]), host, port)
+            if why:
+                refusal = refusal or why
+                continue
             try:
-                connection.settimeout(self._timeout)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self.watch(connection)
-                connection.connect(address)
-                if _within(str(address[0]), tuple(map(ipaddress.ip_network, LOOPBACK))):
-                    self._own.add(host.strip("[]"))
+                connection = self._connected(family, address)
             except OSError as cause:
-                connection.close()
-                last = cause
-            except errors.Canceled:
-                connection.close()
-                raise
+                failure = cause
             else:
+                if guard.is_own(str(address[0])):
+                    self._own.add(host)
                 return connection
-        raise last
+        if failure is None and refusal:
+            raise errors.StagingError(f"{wording.printable(host)[:100]} {refusal}", self._side.denied)
+        raise failure or OSError("no address")
+
+    def beside(self, connection: socket.socket, port: int) -> socket.socket:
+        """Another connection to where `connection`, which `dial` made, leads: whoever is there may name a port, never an address."""
+        address = connection.getpeername()
+        return self._connected(connection.family, (address[0], port, *address[2:]))
+
+    def _connected(self, family: int, address: tuple[object, ...]) -> socket.socket:
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(self._access.connect_timeout)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.watch(connection)
+            connection.connect(address)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _refusal(self, address: str, host: str, port: int) -> str:
+        """As `Guard.refusal`."""
+        if not self._may_be_own and guard.is_own(address):
+            return "is this very machine (loopback), and a server elsewhere has named it"
+        return self._access.guard.refusal(address, host, port)
 
     def away(self) -> Dialer:
-        """A dialer of the same step that does not connect to this machine either."""
-        closed = (*self._access.closed, *LOOPBACK)
-        return Dialer(msgspec.structs.replace(self._access, closed=closed), self._control, self._side)
+        """A dialer of the same step that does not connect to this machine, whatever the guard opens."""
+        return Dialer(self._access, self._control, self._side, own=False)
 
     def is_own(self, host: str) -> bool:
         """True if `host`, which was connected to, is this machine's loopback."""
@@ -90,17 +105,6 @@ class Dialer:
             # Not close: a thread may be reading. It wakes with an end of file; TLS must not get a say.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-    def _is_closed(self, text: str) -> bool:
-        return _within(text, self._closed)
-
-
-def _within(text: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
-    """True if an address lies in one of `networks`, also if it is one of IPv4 written as IPv6."""
-    address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return any(address in network for network in networks)
 
 
 def pools(dialer: Dialer, access: Access) -> urllib3.PoolManager:

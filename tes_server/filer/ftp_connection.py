@@ -277,7 +277,7 @@ class Connection(ftplib.FTP):
     @contextlib.contextmanager
     def _data(self, command: str, position: int = 0) -> Iterator[socket.socket]:
         """The data connection of one command, from `position` on; left normally, the server has said that all went well."""
-        data = self._dial(*self.makepasv())
+        data = self._beside(self.makepasv()[1])
         try:
             if position:
                 try:
@@ -301,6 +301,14 @@ class Connection(ftplib.FTP):
 
     def _dial(self, host: str, port: int) -> socket.socket:
         made = self._dialer.dial(host, port)
+        made.settimeout(self.timeout)
+        return made
+
+    def _beside(self, port: int) -> socket.socket:
+        """A data connection: to the address that the control connection has, whatever the server names."""
+        if self.sock is None:
+            raise EOFError
+        made = self._dialer.beside(self.sock, port)
         made.settimeout(self.timeout)
         return made
 

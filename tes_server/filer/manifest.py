@@ -13,6 +13,7 @@ import msgspec
 from tes_server.errors import StagingError
 from tes_server.model.task import OutputFileLog
 from tes_server.plan import objects
+from tes_server.plan.guard import Guard
 
 MiB = 1024 * 1024
 
@@ -59,8 +60,8 @@ class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Allow ftp:// and ftps:// inputs."""
     uploads: tuple[str, ...] = ()
     """Schemes of the net (`ftp`, `ftps`, `http`, `https`) that outputs may go to."""
-    closed: tuple[str, ...] = ("169.254.0.0/16", "fe80::/10", "168.63.129.16/32", "fd00:ec2::254/128", "0.0.0.0/8", "::/128")
-    """Networks that http(s) and ftp(s) never connect to: link-local and the metadata services of clouds, which hand out credentials."""
+    guard: Guard = Guard()
+    """Which addresses http(s) and ftp(s) connect to."""
     stores: tuple[Storage, ...] = ()
     """Object stores that may be used. None by default."""
     workers: int = 8

@@ -16,7 +16,7 @@ import msgspec
 
 from tes_server.errors import Invalid, TooLarge
 from tes_server.model.task import Executor, FileType, Input, Output, Resources, Task
-from tes_server.plan import mounts, parameters, paths, scans, secret_names, wildcards
+from tes_server.plan import guard, mounts, parameters, paths, scans, secret_names, wildcards
 from tes_server.plan.policy import HOST_IMAGE, Capabilities, Policy
 from tes_server.plan.steps import Collect, Execute, Fetch, Findings, Gate, Limits, Mount, Placement, Plan, StageIn, StageOut
 
@@ -304,6 +304,8 @@ def _check_executor(executor: Executor, pointer: str, capabilities: Capabilities
     image = executor.image
     if len(image) > LONGEST_IMAGE or not IMAGE.fullmatch(image):
         raise Invalid(f"is not the name of an image: {paths.shorten(image)}", f"{pointer}/image")
+    if why := guard.registry(image):
+        raise Invalid(why, f"{pointer}/image")
     if image == HOST_IMAGE and not capabilities.host_image:
         raise Invalid("the image 'host' (this machine's own programs) is only for the sandbox engine with sandbox.allow_host = true", f"{pointer}/image")
     if not executor.command or not executor.command[0]:

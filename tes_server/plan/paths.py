@@ -14,11 +14,15 @@ import msgspec
 
 from tes_server.errors import Invalid
 from tes_server.plan import objects
+from tes_server.plan.guard import Guard
 
 Direction = Literal["in", "out"]
 
 NET = frozenset({"ftp", "ftps", "http", "https"})
 """Schemes whose urls are those of RFC 3986, with paths percent-encoded."""
+
+PORTS = {"ftp": 21, "ftps": 990, "http": 80, "https": 443}
+"""Where they lead without a port."""
 
 FTP_TYPE = re.compile(r";type=[aid]$", re.IGNORECASE)
 """How an ftp url may end (RFC 1738, 3.2.2). We move bytes, whatever it says."""
@@ -42,6 +46,7 @@ class Sites(msgspec.Struct, frozen=True, kw_only=True):
     readable: frozenset[str] = frozenset({"file", "http", "https", "ftp", "ftps"})
     stores: tuple[objects.Rule, ...] = ()
     writable: frozenset[str] = frozenset({"file"})
+    guard: Guard = Guard()
 
     def prefixes(self) -> str:
         """The path prefixes that there are, in words."""
@@ -127,6 +132,8 @@ def resolve(url: str, sites: Sites, direction: Direction, pointer: str) -> str:
         raise Invalid(f"this server cannot {verb} '{scheme}://'{way}; it knows {known} and absolute paths", pointer)
     if not parts.hostname:
         raise Invalid(f"has no host: {shorten(url)}", pointer)
+    if why := sites.guard.literal(parts.hostname, parts.port or PORTS[scheme]):
+        raise Invalid(f"{shorten(parts.hostname)} {why}", pointer)
     if any(ord(sign) < 32 or ord(sign) == 127 for sign in url):
         raise Invalid(f"holds a control character, which a URL writes as %0A and the like: {shorten(url)}", pointer)
     if scheme in ("ftp", "ftps"):

@@ -21,6 +21,7 @@ from tes_server.filer.connect import Dialer
 from tes_server.filer.control import Control
 from tes_server.filer.manifest import Access
 from tes_server.filer.wording import Side
+from tes_server.plan import guard
 from tes_server.runner import image_manifest
 from tes_server.telemetry import Code
 
@@ -41,8 +42,8 @@ class Passing(errors.EngineError):
 class Connections:
     """To all hosts; seconds until one must have answered to a connection, and of silence. `proxies`: those of the environment. Thread-safe.
 
-    `control`: connections end with it, however slowly somebody answers; and none is made to where the metadata services of
-    clouds are, or other networks that inputs may not come from.
+    None is made to where the metadata services of clouds are, whoever names them: an image, a redirect, a registry's words about its
+    token server. What a proxy connects to is its own matter. `control`: connections end with it, however slowly somebody answers.
     """
 
     def __init__(self, connect_timeout: float, read_timeout: float, *, proxies: bool = True, control: Control | None = None) -> None:
@@ -50,9 +51,8 @@ class Connections:
         known = urllib.request.getproxies_environment() if proxies else {}
         self._proxies = {scheme: _completed(known.get(scheme) or known.get("all", "")) for scheme in ("http", "https")}
         self._pools = {proxy: _pools(proxy, timeout) for proxy in {"", *self._proxies.values()} if not proxy or proxy.startswith("http")}
-        if control is not None:
-            dialer = Dialer(Access(connect_timeout=connect_timeout), control, _SIDE)
-            self._pools = {proxy: connect.dialed(pools, dialer) for proxy, pools in self._pools.items()}
+        dialer = Dialer(Access(connect_timeout=connect_timeout, guard=guard.REGISTRIES), control or Control(lambda: False), _SIDE)
+        self._pools = {proxy: connect.dialed(pools, dialer) for proxy, pools in self._pools.items()}
 
     def close(self) -> None:
         """Close what is idle."""

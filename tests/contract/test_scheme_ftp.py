@@ -17,12 +17,14 @@ from tes_server.filer import ftp, ftp_connection, transfer, wording
 from tes_server.filer.control import Control
 from tes_server.filer.manifest import Access
 from tes_server.filer.wording import Side
+from tes_server.plan.guard import Guard
 from tes_server.plan.steps import Fetch, StageIn
 from tests.contract import ftp_server, scheme_contract
 from tests.contract.ftp_server import FtpServer
 from tests.contract.scheme_contract import SECRET, fetched, tree_of
+from tests.guards import LOOPBACK
 
-ACCESS = Access(closed=(), uploads=("ftp", "ftps"), part_bytes=1024 * 1024, first_delay=0.001, longest_delay=0.01, tries=3, read_timeout=30)
+ACCESS = Access(guard=LOOPBACK, uploads=("ftp", "ftps"), part_bytes=1024 * 1024, first_delay=0.001, longest_delay=0.01, tries=3, read_timeout=30)
 DATA = os.urandom(3 * 1024 * 1024 + 17)
 
 
@@ -155,7 +157,7 @@ def test_a_server_that_tells_what_it_was_told(server: FtpServer, control: Contro
 
 
 def test_closed_networks(server: FtpServer, control: Control) -> None:
-    error = refused(server.url("x"), control, Access(closed=("127.0.0.0/8", "::1/128")))
+    error = refused(server.url("x"), control, Access(guard=Guard()))
     assert error.code == "INPUT_DENIED"
     assert server.commands == []
 
@@ -168,7 +170,7 @@ def test_a_server_cannot_send_us_elsewhere(server: FtpServer, control: Control) 
     """PASV names an address; we stay with the server's own, whatever it says."""
     (server.home / "x").write_bytes(b"x")
     server.faults.answers["PASV"] = ["227 Entering passive mode (169,254,169,254,0,80)."]
-    access = Access(closed=(), first_delay=0.001, tries=2, connect_timeout=5)
+    access = Access(guard=LOOPBACK, first_delay=0.001, tries=2, connect_timeout=5)
     assert get(server.url("x"), control, access) == b"x"
     assert server.names().count("PASV") == 2  # nobody listens on port 80 of this machine's 127.0.0.1, or no FTP data
 
@@ -303,7 +305,7 @@ def test_started_again_where_the_file_changed_meanwhile(server: FtpServer, contr
 def test_long_transfer_may_break_more_often_than_tries(server: FtpServer, control: Control) -> None:
     (server.home / "x").write_bytes(DATA)
     server.faults.cut_after = [500_000] * 6
-    assert get(server.url("x"), control, Access(closed=(), part_bytes=300_000, first_delay=0.001, tries=2)) == DATA
+    assert get(server.url("x"), control, Access(guard=LOOPBACK, part_bytes=300_000, first_delay=0.001, tries=2)) == DATA
 
 
 def test_always_broken(server: FtpServer, control: Control) -> None:
@@ -506,8 +508,8 @@ def test_a_password_is_not_sent_where_tls_is_refused(server: FtpServer, control:
 
 
 def test_switched_off(server: FtpServer, control: Control, tmp_path: pathlib.Path) -> None:
-    assert refused(server.url("x"), control, Access(closed=(), ftp=False)).code == "INPUT_DENIED"
+    assert refused(server.url("x"), control, Access(guard=LOOPBACK, ftp=False)).code == "INPUT_DENIED"
     with pytest.raises(errors.StagingError) as caught:
-        put(server.url("x"), b"x", control, tmp_path, Access(closed=(), uploads=("ftps",)))
+        put(server.url("x"), b"x", control, tmp_path, Access(guard=LOOPBACK, uploads=("ftps",)))
     assert caught.value.code == "OUTPUT_DENIED"
     assert server.commands == []

@@ -17,11 +17,13 @@ from tes_server import errors
 from tes_server.filer import web, web_request
 from tes_server.filer.control import Control
 from tes_server.filer.manifest import Access
+from tes_server.plan.guard import Guard
 from tests.contract import scheme_contract, web_server
 from tests.contract.scheme_contract import SECRET, fetched
 from tests.contract.web_server import Answer, Request, WebServer, ranged
+from tests.guards import LOOPBACK
 
-ACCESS = Access(closed=(), part_bytes=1024 * 1024, first_delay=0.001, longest_delay=0.01, tries=3, connect_timeout=5, read_timeout=5)
+ACCESS = Access(guard=LOOPBACK, part_bytes=1024 * 1024, first_delay=0.001, longest_delay=0.01, tries=3, connect_timeout=5, read_timeout=5)
 DATA = os.urandom(3 * 1024 * 1024 + 17)
 
 
@@ -218,7 +220,7 @@ def test_long_transfer_may_break_more_often_than_tries(server: WebServer) -> Non
         return Answer(206, DATA[first : first + 300_000], {"Content-Range": f"bytes {first}-{len(DATA) - 1}/{len(DATA)}"}, length=len(DATA) - first)
 
     server.script = flaky
-    assert get(server.url, Access(closed=(), part_bytes=300_000, first_delay=0.001, tries=2)) == DATA
+    assert get(server.url, Access(guard=LOOPBACK, part_bytes=300_000, first_delay=0.001, tries=2)) == DATA
 
 
 def test_no_length_at_all(server: WebServer) -> None:
@@ -302,7 +304,7 @@ def test_query_is_sent_as_it_is(server: WebServer) -> None:
 
 
 def test_closed_networks(server: WebServer) -> None:
-    closed = Access(closed=("127.0.0.0/8",))
+    closed = Access(guard=Guard())
     assert refused(server.url, closed).code == "INPUT_DENIED"
     assert refused(server.url.replace("127.0.0.1", "[::ffff:127.0.0.1]"), closed).code == "INPUT_DENIED"
     assert server.requests == []
@@ -354,7 +356,7 @@ def test_stalled_server_does_not_hold_up_a_stop(server: WebServer, part: int) ->
 
     def fetch() -> None:
         try:
-            get(server.url, Access(closed=(), part_bytes=part), control)
+            get(server.url, Access(guard=LOOPBACK, part_bytes=part), control)
         except errors.Canceled as cause:
             caught.append(cause)
 

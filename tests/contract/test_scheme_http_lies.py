@@ -6,6 +6,7 @@ import base64
 import contextlib
 import gzip
 import hashlib
+import ipaddress
 import itertools
 import os
 import pathlib
@@ -16,13 +17,15 @@ from collections.abc import Iterator
 import pytest
 
 from tes_server import errors
-from tes_server.filer import connect, transfer
+from tes_server.filer import transfer
 from tes_server.filer.control import Control
 from tes_server.filer.manifest import Access
+from tes_server.plan import guard
 from tes_server.plan.steps import Fetch, StageIn
 from tests.contract import web_server
 from tests.contract.test_scheme_http import ACCESS, DATA, get, refused
 from tests.contract.web_server import Answer, Request, WebServer, ranged
+from tests.guards import LOOPBACK
 
 
 @pytest.fixture
@@ -159,7 +162,7 @@ def test_a_server_that_says_nothing_is_given_up(server: WebServer) -> None:
     silence = threading.Event()
     server.script = lambda _: Answer(200, b"", length=10, hold=silence)
     try:
-        error = refused(server.url, Access(closed=(), tries=2, first_delay=0.001, read_timeout=0.1))
+        error = refused(server.url, Access(guard=LOOPBACK, tries=2, first_delay=0.001, read_timeout=0.1))
     finally:
         silence.set()
     assert (error.public, error.transient) == ("the server did not answer in time, 2 times in a row", True)
@@ -227,7 +230,7 @@ def test_checksums_that_are_none(server: WebServer, stated: dict[str, str]) -> N
 @contextlib.contextmanager
 def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[WebServer, WebServer]]:
     """A server elsewhere, and one on what stands for this machine's loopback."""
-    monkeypatch.setattr(connect, "LOOPBACK", ("127.0.0.2/32",))
+    monkeypatch.setattr(guard, "OWN", (ipaddress.ip_network("127.0.0.2/32"),))
     with web_server.serving() as elsewhere, web_server.serving(host="127.0.0.2") as own:
         own.script = lambda request: ranged(b"secret", request)
         yield elsewhere, own

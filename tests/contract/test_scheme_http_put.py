@@ -15,12 +15,14 @@ from tes_server.filer import transfer, web_upload
 from tes_server.filer.control import Control
 from tes_server.filer.manifest import Access, Collected
 from tes_server.model.task import FileType
+from tes_server.plan.guard import Guard
 from tes_server.plan.steps import Collect, StageOut
 from tests.contract import scheme_contract, web_server
 from tests.contract.scheme_contract import SECRET
 from tests.contract.web_server import Answer, Request, WebServer
+from tests.guards import LOOPBACK
 
-ACCESS = Access(closed=(), uploads=("http", "https"), first_delay=0.001, longest_delay=0.01, tries=3, read_timeout=5)
+ACCESS = Access(guard=LOOPBACK, uploads=("http", "https"), first_delay=0.001, longest_delay=0.01, tries=3, read_timeout=5)
 DATA = os.urandom(3 * 1024 * 1024 + 17)
 
 
@@ -152,14 +154,14 @@ def test_refused_before_the_body_was_read(server: WebServer, tmp_path: pathlib.P
 
 
 def test_closed_networks(server: WebServer, tmp_path: pathlib.Path) -> None:
-    error = put(tmp_path, server.url + "/x", b"x", Access(closed=("127.0.0.0/8",), uploads=("http",)))
+    error = put(tmp_path, server.url + "/x", b"x", Access(guard=Guard(), uploads=("http",)))
     assert error is not None
     assert error.code == "OUTPUT_DENIED"
     assert server.requests == []
 
 
 def test_switched_off(server: WebServer, tmp_path: pathlib.Path) -> None:
-    error = put(tmp_path, server.url + "/x", b"x", Access(closed=(), uploads=("https",)))
+    error = put(tmp_path, server.url + "/x", b"x", Access(guard=LOOPBACK, uploads=("https",)))
     assert error is not None
     assert error.code == "OUTPUT_DENIED"
     assert server.requests == []

@@ -75,7 +75,7 @@ class _Quiet(http.server.ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[WebServer]:
+def serving(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0) -> Iterator[WebServer]:
     """A running server, with https if `tls` is given; gone with all its threads afterwards."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -113,7 +113,7 @@ def serving(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Itera
         def log_message(self, *_: object) -> None:
             """Nothing: the test looks at `requests`."""
 
-    with _Quiet((host, 0), Handler) as listener:
+    with _Quiet((host, port), Handler) as listener:
         if tls is not None:
             listener.socket = tls.wrap_socket(listener.socket, server_side=True)
         server = WebServer(f"{'http' if tls is None else 'https'}://{host}:{listener.server_address[1]}")

@@ -24,6 +24,7 @@ from tests.contract.object_servers import S3
 from tests.emulators.aws_batch import roles
 from tests.emulators.aws_batch.emulator import Emulator
 from tests.emulators.aws_batch.world import ACCOUNT, World
+from tests.guards import LOOPBACK
 
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/tes-tasks"
 
@@ -61,7 +62,7 @@ class Lab:
             spool=f"{self.s3.url}/spool",
             spool_stores=(own,),
             run=RUN,
-            access=Access(roots=(str(files),), stores=(own,)),
+            access=Access(roots=(str(files),), guard=LOOPBACK, stores=(own,)),
             live_roots=(str(files / "live"),),
             tail_bytes=4096,
             grace=3.0,

@@ -26,6 +26,7 @@ from tests.contract.object_servers import Azurite
 from tests.emulators.azure_batch import docker_agents
 from tests.emulators.azure_batch.emulator import Emulator
 from tests.emulators.azure_batch.world import ACCOUNT, KEY, World
+from tests.guards import LOOPBACK
 
 GB = 10**9
 SIZE = "standard_e8s_v5"
@@ -81,7 +82,7 @@ class Lab:
             spool=f"{self.blobs.url}/spool",
             spool_stores=(self.blobs.settings,),
             run=(*RUN[:-1], docker_agents.BOOT),
-            access=Access(roots=(str(files),), stores=(self.blobs.settings,)),
+            access=Access(roots=(str(files),), guard=LOOPBACK, stores=(self.blobs.settings,)),
             live_roots=(str(files / "live"),),
             tail_bytes=4096,
             grace=3.0,

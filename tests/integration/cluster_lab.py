@@ -28,6 +28,7 @@ from tests import cluster as clusters
 from tests.clock import utc
 from tests.cluster import Cluster, Counted, Json
 from tests.contract.backend_contract import Driven
+from tests.guards import LOOPBACK
 
 SMALL = {"cpu_cores": 0.05, "ram_gb": 0.05}
 WRITABLE = frozenset({"file", "http"})
@@ -53,7 +54,7 @@ class Lab:
 
     def backend(self, site: pathlib.Path, *, bounds: Bounds | None = None, kept: Spool | None = None, **fields: Any) -> KubernetesBackend:
         """A fresh one, as after a restart; to be closed. All of one `site` are one server's."""
-        shared = PodSite(access=Access(roots=(str(site),), closed=(), uploads=("http",), tries=1), live_roots=(str(site / "live"),))
+        shared = PodSite(access=Access(roots=(str(site),), guard=LOOPBACK, uploads=("http",), tries=1), live_roots=(str(site / "live"),))
         given: dict[str, Any] = {"claims": (self._claim,), "grace": 2.0, "pod_grace": 20.0, "shared": shared, "program": program.of_this_server(), **fields}
         made = KubernetesBackend(
             self.cluster.connect(),

@@ -26,6 +26,7 @@ from tes_server.plan.steps import Findings, Gate, Plan
 from tes_server.runner import node, node_engine
 from tes_server.runner.docker import DockerEngine
 from tes_server.runner.node import NodeSite
+from tests.guards import LOOPBACK
 
 PATIENCE = 120.0
 """Seconds for what takes a few on an idle machine: others may keep this one busy."""
@@ -77,7 +78,7 @@ class Node:
                 "spool": f"file://{home}/spool",
                 "spool_stores": (),
                 "run": (RUN,),
-                "access": Access(roots=(str(self.files),), tries=2, first_delay=0.01, longest_delay=0.1),
+                "access": Access(roots=(str(self.files),), guard=LOOPBACK, tries=2, first_delay=0.01, longest_delay=0.1),
                 "work": str(self.work),
                 "grace": 2.0,
                 **site,

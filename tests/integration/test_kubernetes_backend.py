@@ -24,6 +24,7 @@ from tests.clock import utc
 from tests.contract.backend_contract import BackendContract, Driven
 from tests.fake_cluster import FakeCluster
 from tests.fake_kubelet import FakeKubelet, leftovers
+from tests.guards import LOOPBACK
 
 
 @pytest.mark.sandbox
@@ -57,7 +58,7 @@ class TestKubernetes(BackendContract):
         from kubernetes import client
 
         def made() -> KubernetesBackend:
-            shared = PodSite(access=Access(roots=(str(site),), closed=()), live_roots=(str(site / "live"),))
+            shared = PodSite(access=Access(roots=(str(site),), guard=LOOPBACK), live_roots=(str(site / "live"),))
             backend = KubernetesBackend(
                 Calls(client.Configuration(host=cluster.url.rstrip("/"))),
                 Site(

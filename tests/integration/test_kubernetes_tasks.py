@@ -25,6 +25,7 @@ from tests.contract import object_servers
 from tests.contract.backend_contract import Driven
 from tests.contract.object_servers import Server
 from tests.gates import gate, leaves, report
+from tests.guards import LOOPBACK
 from tests.integration import cluster_lab
 from tests.integration.cluster_lab import Lab, policy, says, start, writes
 from tests.relay import Relay
@@ -276,7 +277,7 @@ class TestReports:
             monkeypatch.setenv(name, value)
         url = f"{server.url}/spool"
         far = msgspec.structs.replace(server.settings, endpoint=f"http://{cluster.address}:{relay.port}")
-        shared = PodSite(access=Access(closed=()), spool=url, spool_stores=(far,))
+        shared = PodSite(access=Access(guard=LOOPBACK), spool=url, spool_stores=(far,))
         kept = spool_place.opened(url, Access(stores=(server.settings,)))
         with lab.driven(shared=shared, kept=kept, stage_environment=server.variables) as driven:
             handle = start(driven, driven.executor(self.NOISE), inputs=INPUT)

@@ -26,6 +26,7 @@ from tes_server.scan import base
 from tests.clock import utc
 from tests.contract.backend_contract import BackendContract, Driven
 from tests.gates import gate, leaves, report
+from tests.guards import LOOPBACK
 from tests.integration.daemons import Daemon
 
 IMAGE = "tes-test/busybox"
@@ -51,7 +52,7 @@ class LocalContract(BackendContract):
     @pytest.fixture
     def make(self, data: pathlib.Path, engine: Engine, site: pathlib.Path) -> Callable[[], LocalBackend]:
         def made() -> LocalBackend:
-            access = Access(roots=(str(site),), closed=())
+            access = Access(roots=(str(site),), guard=LOOPBACK)
             (data.parent / "token").write_text(f"{CANARY}\n")
             kept = {"token": str(data.parent / "token")}
             runner = Site(

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tes_server import configuration, errors, settings, site_rules
+from tes_server import cluster_rules, configuration, errors, settings, site_rules
+from tes_server.plan.guard import Guard
 
 
 def made(**tree: Any) -> settings.Settings:
@@ -23,6 +24,11 @@ def made(**tree: Any) -> settings.Settings:
         ({"server.trusted_proxies": [""]}, "server.trusted_proxies[0]"),
         ({"files.roots": ["/a", "b"]}, "files.roots[1]"),
         ({"files.roots": ["/a"], "files.live_mounts": ["b"]}, "files.live_mounts[0]"),
+        ({"files.net_allow": ["10.0.0.0/8", "http://host"]}, "files.net_allow[1]"),
+        ({"files.net_allow": ["169.254.169.254"]}, "files.net_allow[0]"),
+        ({"files.net_allow": ["host:99999"]}, "files.net_allow[0]"),
+        ({"files.uploads": ["http"], "paths": [{"path": "/p", "url": "http://127.0.0.1:81/x"}]}, "paths[0].url"),
+        ({"files.uploads": ["http"], "files.net_allow": ["127.0.0.1:82"], "paths": [{"path": "/p", "url": "http://127.0.0.1:81/x"}]}, "paths[0].url"),
         ({"storage": [{"url": "s3://x"}]}, "storage[0].url"),
         ({"storage": [{"url": "s3://bucket", "region": "eu\n"}]}, "storage[0].region"),
         ({"storage": [{"url": "s3://bucket", "endpoint": "minio:9000"}]}, "storage[0].endpoint"),
@@ -65,6 +71,8 @@ def test_a_contradiction_is_named(tree: dict[str, Any], where: str) -> None:
         {"server.trusted_proxies": ["10.0.0.0/8", "::1"]},
         {"storage": [{"url": "s3://bucket", "endpoint": "https://minio.example:9000/below", "path_style": False, "region": "eu-west-1"}]},
         {"storage": [{"url": "s3://bucket", "endpoint": "http://127.0.0.1:9000"}]},
+        {"files.net_allow": ["10.0.0.0/8", "127.0.0.1:81", "[::1]:81", "host.example", "::1"], "files.net_private": False},
+        {"files.uploads": ["http"], "files.net_allow": ["127.0.0.1:81"], "paths": [{"path": "/p", "url": "http://127.0.0.1:81/x"}]},
         {"server.host": "0.0.0.0", "auth.allow_open": True},
         {"server.host": "0.0.0.0", "auth.modes": ["basic"]},
         {"files.roots": ["/a/"], "paths": [{"path": "//p/", "url": "file:///a/b%20c/"}]},
@@ -94,3 +102,10 @@ def test_stores_of_the_server_alone_are_not_for_tasks() -> None:
     assert not site_rules.in_reach("s3://ours/x", known)
     with pytest.raises(errors.SettingsError):
         site_rules.check(made(storage=[{"url": "s3://ours", "write": True, "tasks": False}], paths=[{"path": "/p", "url": "s3://ours/x"}]))
+
+
+def test_what_is_told_at_creation_and_what_transfers_do_come_from_one_guard() -> None:
+    known = made(**{"files.net_allow": ["127.0.0.1:81"], "files.net_private": False, "files.roots": ["/a"]})
+    wanted = Guard(allow=("127.0.0.1:81",), private=False)
+    assert site_rules.policy(known).sites.guard == site_rules.access(known).guard == cluster_rules.access(known).guard == wanted
+    assert site_rules.access(made()).guard == Guard(private=True)

@@ -19,6 +19,7 @@ from tes_server.filer.schemes import Directory, Entry, File, Left
 from tes_server.model.task import FileType
 from tes_server.plan.steps import Fetch
 from tests.contract import web_server
+from tests.guards import LOOPBACK
 from tests.unit.filer.conftest import Stage, contents, count
 
 DIRECTORY = FileType.DIRECTORY
@@ -351,14 +352,14 @@ def test_stopped_before_and_in_the_middle(stage: Stage) -> None:
 def test_web_inputs_side_by_side(stage: Stage) -> None:
     with web_server.serving() as server:
         server.script = lambda request: web_server.ranged(request.path.encode(), request)
-        stage.access = Access(closed=())
+        stage.access = Access(guard=LOOPBACK)
         stage.into(*(Fetch(path=f"/work/{number}", url=f"{server.url}/{number}?q", field=f"/inputs/{number}") for number in range(50)))
     assert contents(stage.volume / "work") == {str(number): f"/{number}?q".encode() for number in range(50)}
 
 
 def test_web_failure_names_the_field_and_hides_the_query(stage: Stage) -> None:
     with web_server.serving() as server:
-        stage.access = Access(closed=())
+        stage.access = Access(guard=LOOPBACK)
         error = refused(stage, Fetch(path="/work/x", url=f"{server.url.replace('//', '//me:secret@')}/x?sig=secret", field="/inputs/3"))
         assert error.public == f"/inputs/3: {server.url}/x?...: the server answered 404 (Not Found)"
     assert contents(stage.volume) == {"work": None}
@@ -373,7 +374,7 @@ def test_stalled_web_input_does_not_hold_up_a_stop(stage: Stage) -> None:
             return web_server.Answer(200, b"some", length=1000, hold=hold)
 
         server.script = stall
-        stage.access = Access(closed=())
+        stage.access = Access(guard=LOOPBACK)
         try:
             begun = time.monotonic()
             with pytest.raises(errors.Canceled):
