@@ -78,6 +78,8 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
             click.echo("WARNING: there is no sign-in: everybody who reaches this port can run programs here", err=True)
         for root in site_looks.absent(settings):
             click.echo(f"WARNING: the file root {root} (--root, files.roots) is not a directory", err=True)
+        for key, root in site_looks.exposed(settings):
+            click.echo(f"WARNING: tasks may read the file of {key}: it is in the file root {root}", err=True)
         for url, _, cause in site_looks.stores(settings, ask=False):
             if cause is not None:
                 click.echo(f"WARNING: store {url}: {cause.public}", err=True)

@@ -16,6 +16,7 @@ import msgspec
 
 from tes_server import errors, site_rules
 from tes_server.plan.compiler import GB
+from tes_server.plan.paths import below
 from tes_server.plan.policy import Capabilities, Target
 from tes_server.runner import local_secrets
 from tes_server.runner.engine import Engine
@@ -45,6 +46,10 @@ def check(settings: Settings) -> None:
     """Refuse settings of this machine that contradict each other: SettingsError with the key at fault. What its engine can do, that tells."""
     local = settings.local
     site_rules.check_secrets(local.secrets, local.scan_secrets, "local")
+    data = os.path.realpath(settings.data_directory(pathlib.Path.home(), os.environ.get("XDG_DATA_HOME", "")))
+    for number, root in enumerate(settings.files.live_mounts):
+        if below(data, os.path.realpath(root)):
+            raise errors.SettingsError(f"holds the data directory {data}, which a task with this mount could read and change", f"files.live_mounts[{number}]")
     for key, references in (("secrets", local.secrets), ("scan_secrets", local.scan_secrets)):
         for name, reference in references.items():
             if not reference.startswith("/") and not re.fullmatch(rf"{local_secrets.VARIABLE}[A-Za-z_][A-Za-z0-9_]*", reference):
@@ -156,8 +161,9 @@ def capabilities(settings: Settings) -> Capabilities:
 
 def site(settings: Settings) -> Site:
     """What the runner is told of this machine."""
+    access = site_rules.access(settings)
     return Site(
-        access=site_rules.access(settings),
+        access=msgspec.structs.replace(access, hidden=(*access.hidden, str(data_directory(settings)))),
         live_roots=site_rules.live_roots(settings),
         tail_bytes=settings.tasks.tail_bytes,
         grace=settings.local.grace,

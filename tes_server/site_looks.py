@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator
 
 from tes_server import errors
+from tes_server.plan import paths
 from tes_server.settings import Settings
 
 LITTLE = 100_000_000
@@ -16,6 +18,25 @@ LITTLE = 100_000_000
 def absent(settings: Settings) -> list[str]:
     """File roots that are not there: a slip of the pen, or a file system that is mounted later."""
     return [root for root in settings.files.roots if not pathlib.Path(root).is_dir()]
+
+
+def exposed(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Files of this server that every task may read by a `file://` url: their keys in the settings, and the root that holds each."""
+    files = {
+        "auth.users_file": settings.auth.users_file,
+        "store.url_file": settings.store.url_file,
+        "log.audit": settings.log.audit,
+        "scan.docker_config": settings.scan.docker_config,
+        **{f"auth.issuers[{number}].client_secret_file": issuer.client_secret_file for number, issuer in enumerate(settings.auth.issuers)},
+        **{f"storage[{number}].file": store.file for number, store in enumerate(settings.storage)},
+        **{f"local.secrets.{name}": place for name, place in settings.local.secrets.items()},
+        **{f"local.scan_secrets.{name}": place for name, place in settings.local.scan_secrets.items()},
+    }
+    for key, file in files.items():
+        for root in (*settings.files.roots, *settings.files.live_mounts):
+            if file.startswith("/") and paths.below(os.path.realpath(file), os.path.realpath(root)):
+                yield key, root
+                break
 
 
 def stores(settings: Settings, *, ask: bool) -> Iterator[tuple[str, str, errors.StagingError | None]]:

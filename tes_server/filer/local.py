@@ -30,11 +30,12 @@ class Folder:
 
     Without `written` it is in a volume: everything may be read and written by any user of the task's images, whatever our
     umask. With it, in the site: the umask holds, a file that already has the same bytes is left alone (clients.md row 23),
-    and `written` is told what to sync. `attempt`: see schemes.Maker.
+    and `written` is told what to sync. Nothing is put into a directory that `realm` hides. `attempt`: see schemes.Maker.
     """
 
-    def __init__(self, base: Descriptor, control: Control, attempt: str, written: Written | None = None) -> None:
+    def __init__(self, base: Descriptor, control: Control, attempt: str, written: Written | None = None, realm: Realm | None = None) -> None:
         self._base = base
+        self._realm = realm
         self._control = control
         self._key = hashlib.blake2b(attempt.encode("utf-8", "surrogateescape"), digest_size=16).digest()
         self._written = written
@@ -111,6 +112,8 @@ class Folder:
         parent, _, leaf = name.rpartition("/")
         above = self._folder(parent)
         made = _enter(above, leaf, self._written)
+        if self._realm is not None and self._realm.hides(made.fd):
+            raise rooted.Outside
         if len(self._folders) >= CACHED:
             self._folders.clear()
         self._folders[name] = made
@@ -179,7 +182,7 @@ class Files:
 
     def __init__(self, access: Access, control: Control, attempt: str) -> None:
         # A root may itself be reached through links; what counts is where it really is.
-        self._realm = Realm("/", [os.path.realpath(root) for root in access.roots])
+        self._realm = Realm("/", [os.path.realpath(root) for root in access.roots], access.hidden)
         self._control = control
         self._attempt = attempt
         self._written = Written()
@@ -201,7 +204,7 @@ class Files:
             if len(self._targets) >= CACHED:
                 self._targets.clear()
             base = folder_at(self._realm, path, self._written)
-            self._targets[path] = Folder(base, self._control, self._attempt, self._written)
+            self._targets[path] = Folder(base, self._control, self._attempt, self._written, self._realm)
         return self._targets[path]
 
     def finish(self) -> None:

@@ -54,6 +54,8 @@ class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     roots: tuple[str, ...] = ()
     """Absolute directories under which `file://` urls may be read and written, links followed. None by default."""
+    hidden: tuple[str, ...] = ("/proc", "/sys")
+    """Directories that tasks have nothing to do with, also below a root: what this process is, and what this server keeps."""
     http: bool = True
     """Allow http:// and https:// inputs."""
     ftp: bool = True

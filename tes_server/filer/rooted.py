@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pathlib
 import stat
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -57,10 +58,22 @@ class Place(NamedTuple):
 class Realm:
     """A root, and the directories below it that may be used. Thread-safe."""
 
-    def __init__(self, root: str | Descriptor, allowed: Iterable[str] = ("/",)) -> None:
-        """`allowed` are real absolute paths as seen from `root`."""
+    def __init__(self, root: str | Descriptor, allowed: Iterable[str] = ("/",), hidden: Iterable[str] = ()) -> None:
+        """`allowed` are real absolute paths as seen from `root`.
+
+        `hidden` are directories of this machine that are outside, though they lie below one of `allowed`: known by what they
+        are, not by their names, so that no other mount of them is a way in. One above an allowed directory closes nothing of that.
+        """
         self.root = root if isinstance(root, Descriptor) else Descriptor(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         self._allowed = tuple(allowed)
+        self._hidden = frozenset(key for path in hidden if (key := _identity(path)) is not None)
+
+    def hides(self, folder: int) -> bool:
+        """True if the directory that is open as `folder` is one of `hidden`."""
+        if not self._hidden:
+            return False
+        status = os.fstat(folder)
+        return (status.st_dev, status.st_ino) in self._hidden
 
     def inner(self, path: str) -> Realm:
         """The directory at `path` as a realm of its own, all of which may be used. OSError as in `find`."""
@@ -79,9 +92,12 @@ class Realm:
     def place(self, path: str) -> Place:
         """As `find`, but a path that does not exist is a Place too."""
         place = self._walk(path)
-        if not any(place.real == root or place.real.startswith(root.rstrip("/") + "/") for root in self._allowed):
+        if not self._allows(place.real):
             raise Outside
         return place
+
+    def _allows(self, real: str) -> bool:
+        return any(real == root or real.startswith(root.rstrip("/") + "/") for root in self._allowed)
 
     def _walk(self, path: str) -> Place:
         here, names = self.root, list[str]()
@@ -113,6 +129,8 @@ class Realm:
                 elif stat.S_ISDIR(status.st_mode):
                     here = Descriptor(os.open(name, _ENTER, dir_fd=here.fd))
                     names.append(name)
+                    if self.hides(here.fd) and self._allows("/" + "/".join(names)):
+                        raise Outside
                 elif any(part not in ("", ".") for part in todo):
                     raise NotADirectoryError(errno.ENOTDIR, "a part of the path is a file")
                 else:
@@ -120,6 +138,14 @@ class Realm:
             if links > LINKS or steps > STEPS:
                 raise OSError(errno.ELOOP, "too many links")
         return Place(here, (), os.fstat(here.fd), "/" + "/".join(names))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = pathlib.Path(path).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _missing(here: Descriptor, names: list[str], rest: list[str]) -> Place:

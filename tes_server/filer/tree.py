@@ -89,6 +89,9 @@ def walk(realm: Realm, path: str, *, keep_links: bool) -> Iterator[TreeFile | En
         except OSError as cause:
             yield Failed(pending.name, cause)
             continue
+        if realm.hides(folder.fd):
+            yield Left(pending.name, "is not for tasks")
+            continue
         yield Directory(pending.name)
         yield from _Level(realm, pending, folder, keep_links).entries(waiting)
 

@@ -261,6 +261,21 @@ def test_a_listing_that_nobody_understands(server: FtpServer, control: Control) 
     assert "not understood: 'what a strange line'" in refused(server.url("d"), control).public
 
 
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../x", "../d", "./x", "a//x"])
+@pytest.mark.parametrize("kind", ["-", "d"])
+def test_names_in_a_listing_that_lead_elsewhere(server: FtpServer, tmp_path: pathlib.Path, name: str, kind: str) -> None:
+    (server.home / "d").mkdir()
+    server.faults.always = {"MLSD": "500 no"}
+    server.faults.strange_list = f"{kind}rw-r--r-- 1 0 0 5 Jun  1 09:09 {name}\r\n".encode()
+    volume = tmp_path / "task" / "volume"
+    volume.mkdir(parents=True)
+    order = StageIn(directories=(), inputs=(Fetch(path="/w/in", url=server.url("d"), field="/inputs/0"),))
+    with pytest.raises(errors.StagingError, match="which leads out of it") as caught:
+        transfer.stage_in(order, volume, ACCESS, lambda: False)
+    assert not caught.value.transient
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and server.home not in path.parents] == []
+
+
 def test_few_connections_to_one_server(server: FtpServer, control: Control, tmp_path: pathlib.Path) -> None:
     (server.home / "d").mkdir()
     for number in range(40):

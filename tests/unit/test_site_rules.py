@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import pytest
 
-from tes_server import cluster_rules, configuration, errors, settings, site_rules
+from tes_server import cluster_rules, configuration, errors, machine, settings, site_looks, site_rules
 from tes_server.plan.guard import Guard
 
 
@@ -109,3 +110,33 @@ def test_what_is_told_at_creation_and_what_transfers_do_come_from_one_guard() ->
     wanted = Guard(allow=("127.0.0.1:81",), private=False)
     assert site_rules.policy(known).sites.guard == site_rules.access(known).guard == cluster_rules.access(known).guard == wanted
     assert site_rules.access(made()).guard == Guard(private=True)
+
+
+def test_the_data_directory_is_hidden_from_tasks(tmp_path: pathlib.Path) -> None:
+    known = made(**{"data": str(tmp_path / "data"), "files.roots": [str(tmp_path)]})
+    assert str(tmp_path / "data") in machine.site(known).access.hidden
+    assert set(site_rules.access(known).hidden) < set(machine.site(known).access.hidden)
+
+
+def test_live_mounts_that_hold_the_data_directory_are_refused(tmp_path: pathlib.Path) -> None:
+    """What is mounted is the containers': there nothing can be hidden."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    known = {"data": str(tmp_path / "link" / "data"), "files.live_mounts": ["/no/where", str(tmp_path)]}
+    with pytest.raises(errors.SettingsError) as caught:
+        machine.check(made(**known))
+    assert caught.value.where == "files.live_mounts[1]"
+    machine.check(made(**known | {"files.live_mounts": [str(tmp_path / "live")]}))
+
+
+def test_files_of_the_server_that_tasks_may_read_are_told(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "root")
+    tree = {
+        "files.roots": [str(tmp_path / "root")],
+        "auth.users_file": str(tmp_path / "link" / "users"),
+        "local.secrets": {"fine": str(tmp_path / "fine"), "bare": str(tmp_path / "root" / "bare"), "variable": "env:X"},
+        "storage": [{"url": "gs://a", "file": str(tmp_path / "root" / "account.json")}],
+    }
+    root = str(tmp_path / "root")
+    assert list(site_looks.exposed(made(**tree))) == [("auth.users_file", root), ("storage[0].file", root), ("local.secrets.bare", root)]
+    assert list(site_looks.exposed(made())) == []
