@@ -16,7 +16,7 @@ import time
 
 from benchmarks import figures, noop, server
 from benchmarks.server import Server
-from tests.acceptance import aws_site
+from tests.acceptance import aws_site, batch_site
 from tests.contract import object_servers
 from tests.emulators.aws_batch import jobs
 from tests.emulators.aws_batch.world import Environment, Queue, Size, World
@@ -44,7 +44,7 @@ def calls(ours: Server, lab: Lab, tasks: int) -> list[figures.Figure]:
     begun = time.monotonic()
     ids = [ours.create(task()) for _ in range(tasks)]
     taken = seen(ours, lab, ids)
-    aws_site.until(lambda: not lab.s3.objects(f"spool/{NAME}/"), "the spool is empty")
+    batch_site.until(lambda: not lab.s3.objects(f"spool/{NAME}/"), "the spool is empty")
     seconds = time.monotonic() - begun
     counts = collections.Counter(lab.emulator.calls.seen)
     made = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
@@ -96,7 +96,7 @@ def reserved(ours: Server, lab: Lab) -> figures.Figure:
     """What a large task of several executors asks AWS Batch for."""
     lab.emulator.bad_days.hold("regular")
     one = ours.create(task(LARGE, executors=3))
-    [job] = aws_site.until(lambda: aws_site.jobs(lab, NAME).get(f"{one}-1"), "the job is there")
+    [job] = batch_site.until(lambda: aws_site.jobs(lab, NAME).get(f"{one}-1"), "the job is there")
     ours.ask("POST", f"/v1/tasks/{one}:cancel")
     ours.wait([one])
     lab.emulator.bad_days.release("regular")

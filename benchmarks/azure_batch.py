@@ -25,7 +25,7 @@ from benchmarks import figures, noop, server
 from benchmarks.server import Server
 from tes_server.backends.azure_batch.driver import AzureBatchBackend
 from tes_server.model.run import Handle
-from tests.acceptance import azure_site
+from tests.acceptance import azure_site, batch_site
 from tests.contract import object_servers
 from tests.emulators.azure_batch.protocol import now
 from tests.emulators.azure_batch.world import World
@@ -56,7 +56,7 @@ def calls(ours: Server, lab: Lab, tasks: int) -> list[figures.Figure]:
     begun = time.monotonic()
     ids = [ours.create(task()) for _ in range(tasks)]
     taken = seen(ours, lab, ids)
-    azure_site.until(lambda: not lab.blobs.objects(f"spool/{NAME}/"), "the spool is empty")
+    batch_site.until(lambda: not lab.blobs.objects(f"spool/{NAME}/"), "the spool is empty")
     seconds = time.monotonic() - begun
     counts = collections.Counter(lab.emulator.calls.seen)
     made = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))

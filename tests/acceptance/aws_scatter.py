@@ -5,31 +5,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from tests.acceptance import aws_site
-from tests.acceptance.aws_site import IMAGE, SMALL, Site
-from tests.torture.crowd import Crowd
+from tests.acceptance.aws_site import Site
+from tests.acceptance.batch_scatter import Scatter
+from tests.acceptance.batch_site import until
 
 GONE = "Host EC2"
-
-
-class Scatter(Crowd):
-    """Preemptible tasks, with input and output in a store."""
-
-    def __init__(self, site: Site) -> None:
-        super().__init__(site.server, IMAGE, site.files / "live", f"{site.lab.s3.url}/data/{site.name}")
-        self._store = site.lab.s3
-        self._folder = f"data/{site.name}"
-
-    def task(self, number: int, length: float) -> dict[str, Any]:
-        """Its output is its input."""
-        self._store.put(f"{self._folder}/in-{number}", f"{number}\n".encode())
-        body = super().task(number, length)
-        body["executors"][0]["command"][2] += "cat in > result\n"
-        body["inputs"].append({"path": "/work/in", "url": f"{self.results}/in-{number}"})
-        return {**body, "resources": {**SMALL, "preemptible": True}}
-
-    def result(self, number: int) -> str:
-        return self._store.objects(f"{self._folder}/{number}")[""].decode()
 
 
 def run(site: Site, tasks: int, reclaimed: int, patience: float) -> dict[str, Any]:
@@ -38,21 +18,21 @@ def run(site: Site, tasks: int, reclaimed: int, patience: float) -> dict[str, An
     Each task is COMPLETE with the right output; its command ran at most once in each attempt; each attempt was one job, and there was another one
     only after a reclaim.
     """
-    crowd = Scatter(site)
+    crowd = Scatter(site, tasks)
     crowd.create(1.0 + number % 4 for number in range(tasks))
     hosts = 0
     while len(_lost(site)) < reclaimed:
-        host = aws_site.until(lambda: _busy(site), "commands run on a Spot host", patience)
+        host = until(lambda: _busy(site), "commands run on a Spot host", patience)
         # In turn: at once, with a TERM before, and as one that AWS Batch does not notice at first.
         site.lab.emulator.bad_days.reclaim(host, notice=float(hosts % 3 == 1), drain=hosts % 3 == 1, told=float(hosts % 3 == 2))
         hosts += 1
-        aws_site.until(functools.partial(_replaced, site, host), "AWS Batch knows that the host is lost")
+        until(functools.partial(_replaced, site, host), "AWS Batch knows that the host is lost")
     counted = crowd.check(patience)
     lost = _lost(site)
     for task in crowd.ids:
         [log] = site.server.get(task)["logs"]
         told = [line for line in log.get("system_logs", []) if line.startswith("PREEMPTED")]
-        assert [len(site.jobs(f"{task}-{number + 1}")) for number in range(3)] == [1, len(told), 0], log
+        assert [len(site.attempts(f"{task}-{number + 1}")) for number in range(3)] == [1, len(told), 0], log
         # A command that ended just before its host went has told so: its job is lost, and the attempt is not.
         assert f"{task}-1" in lost or not told, log
         assert log["metadata"]["capacity"] == ("on-demand" if told else "spot")
@@ -61,7 +41,7 @@ def run(site: Site, tasks: int, reclaimed: int, patience: float) -> dict[str, An
 
 def _lost(site: Site) -> list[str]:
     """Attempts whose host was taken away."""
-    return [job.name.partition("_")[2] for job in site.jobs() if job.ended and job.reason.startswith(GONE)]
+    return [job.name.partition("_")[2] for job in site.attempts() if job.ended and job.reason.startswith(GONE)]
 
 
 def _replaced(site: Site, host: str) -> bool:

@@ -5,38 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from tes_server.runner import node
-from tests.acceptance import azure_site
-from tests.acceptance.aws_site import IMAGE
-from tests.acceptance.azure_site import SMALL, Site
+from tests.acceptance.azure_site import Site
+from tests.acceptance.batch_scatter import Scatter
+from tests.acceptance.batch_site import until
 from tests.emulators.azure_batch.records import Node
-from tests.torture.crowd import Crowd
 
 POLLING = {"list_tasks", "get_pool", "get_node", "list_pool_node_counts"}
 """Calls that come with time and with what has changed, not with tasks."""
 
 SPARE = 10
 """Calls for a second job, and for pools that are told to grow."""
-
-
-class Scatter(Crowd):
-    """Preemptible tasks, with input and output in a store."""
-
-    def __init__(self, site: Site, tasks: int) -> None:
-        super().__init__(site.server, IMAGE, site.files / "live", f"{site.lab.blobs.url}/data/{site.name}")
-        self._store = site.lab.blobs
-        self._folder = f"data/{site.name}"
-        for number in range(tasks):
-            self._store.put(f"{self._folder}/in-{number}", f"{number}\n".encode())
-
-    def task(self, number: int, length: float) -> dict[str, Any]:
-        """Its output is its input."""
-        body = super().task(number, length)
-        body["executors"][0]["command"][2] += "cat in > result\n"
-        body["inputs"].append({"path": "/work/in", "url": f"{self.results}/in-{number}"})
-        return {**body, "resources": {**SMALL, "preemptible": True}}
-
-    def result(self, number: int) -> str:
-        return self._store.objects(f"{self._folder}/{number}")[""].decode()
 
 
 def run(site: Site, tasks: int, preempted: int, patience: float) -> dict[str, Any]:
@@ -49,13 +27,13 @@ def run(site: Site, tasks: int, preempted: int, patience: float) -> dict[str, An
     emulator.calls.reset()
     crowd = Scatter(site, tasks)
     crowd.create(1.0 + number % 4 for number in range(tasks))
-    azure_site.until(lambda: len({task.id for task in site.tasks() if task.id.endswith("-1")}) == tasks, "all are on Azure Batch")
+    until(lambda: len({task.id for task in site.attempts() if task.id.endswith("-1")}) == tasks, "all are on Azure Batch")
     begun = _calls(site)
     ran: set[str] = set()
     there: set[str] = set()
     nodes = 0
     while len(ran) < preempted:
-        taken, busy = azure_site.until(lambda: _busy(site), "commands run on a Spot node", patience)
+        taken, busy = until(lambda: _busy(site), "commands run on a Spot node", patience)
         with emulator.account.lock:
             there |= {run.task.id for run in taken.runs.values()}
         ran |= busy
@@ -67,7 +45,7 @@ def run(site: Site, tasks: int, preempted: int, patience: float) -> dict[str, An
     for task in crowd.ids:
         [log] = site.server.get(task)["logs"]
         told = [line for line in log.get("system_logs", []) if line.startswith("PREEMPTED")]
-        assert [len(site.tasks(f"{task}-{number + 1}")) for number in range(3)] == [1, len(told), 0], log
+        assert [len(site.attempts(f"{task}-{number + 1}")) for number in range(3)] == [1, len(told), 0], log
         assert len(told) <= 1, log
         assert f"{task}-1" in there or not told, log
         assert log["metadata"]["capacity"] == ("dedicated" if told else "spot")

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-import os
 import pathlib
-import subprocess
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
-from tests.acceptance.aws_site import SMALL, said, sh, until
-from tests.acceptance.server import BIN, Server, served
-from tests.emulators import containers
+from tests.acceptance import batch_site
+from tests.acceptance.server import BIN, served
+from tests.contract.object_servers import Azurite
 from tests.emulators.azure_batch import docker_agents
 from tests.emulators.azure_batch.records import Node, Task
 from tests.emulators.azure_batch.world import ACCOUNT, KEY, KIND, World
 from tests.integration.azure_lab import SIZE, Lab
-
-__all__ = ["SMALL", "said", "sh", "until"]
 
 WORLD = World(boot=0.2, restore=1.0, second=0.01, start_tasks=False)
 """Five minutes are three seconds."""
@@ -27,70 +24,72 @@ LIVES = f"from tes_server.runner import node\nnode.BOOT = {docker_agents.BOOT!r}
 """Nodes here share one kernel, which tells their lives not apart: the emulator has a file for each."""
 
 
-class Site(NamedTuple):
-    """A running server, and the account in which its tasks run. `files`: a directory of the nodes, of which tasks may mount `live`."""
+@dataclasses.dataclass(frozen=True)
+class Site(batch_site.Site):
+    """Its tasks run as tasks of Azure Batch, on pools of its own."""
 
-    server: Server
-    name: str
-    flags: tuple[str, ...]
     lab: Lab
-    files: pathlib.Path
-    docker: Any
 
-    def run(self, *words: object, seconds: float = 90, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """A program of this project, by a user of the server, or by who keeps it."""
-        return run(*words, seconds=seconds, environment={"TES_URL": self.server.url, **(environment or {})})
+    backend: ClassVar[str] = "azure_batch"
+    kind: ClassVar[str] = KIND
+    stops: ClassVar[str] = "terminate_task"
+    calls: ClassVar[tuple[str, ...]] = ("create_*", "list_*", "get_*", "enable_*")
 
-    def marked(self, name: str, script: str = "", **fields: Any) -> str:
-        """A task whose command leaves a line in a file of that name each time that it runs."""
-        marks = str(self.files / "live")
-        live = [{"type": "DIRECTORY", "path": marks, "url": marks}]
-        return self.server.create(sh(f'echo run >>"$1/$2"; {script}', marks, name), inputs=live, **{"resources": SMALL, **fields})
+    @property
+    def store(self) -> Azurite:
+        return self.lab.blobs
 
-    def runs(self, name: str) -> int:
-        """How often the command of that name has run."""
-        file = self.files / "live" / name
-        return len(file.read_text().splitlines()) if file.exists() else 0
-
-    def tasks(self, attempt: str = "") -> list[Task]:
-        """Those of an attempt, or of the whole server."""
+    def attempts(self, attempt: str = "") -> list[Task]:
+        """Tasks of Azure Batch."""
         account = self.lab.emulator.account
         with account.lock:
             mine = [task for job in account.jobs.values() if job.id.startswith(f"{self.name}_") for task in job.tasks.values()]
         return [task for task in mine if attempt in ("", task.id)]
 
+    def ended(self) -> bool:
+        return all(task.state == "completed" for task in self.attempts())
+
+    def wait_end(self, attempt: str) -> None:
+        [task] = self.attempts(attempt)
+        self.lab.emulator.wait(task.key[0], task.id, "completed")
+
+    def hold_spot(self) -> None:
+        self._schedule_spot("disabled")
+
+    def release_spot(self) -> None:
+        self._schedule_spot("enabled")
+
+    def _schedule_spot(self, scheduling: str) -> None:
+        for node in self.nodes("spot"):
+            node.scheduling = scheduling
+
     def nodes(self, pool: str) -> list[Node]:
         """Of its pool `regular` or `spot`."""
         return self.lab.emulator.nodes(f"{self.name}-{pool}")
 
+    def another(self, name: str, home: pathlib.Path, **more: Any) -> contextlib.AbstractContextManager[Site]:
+        return serving(name, self.lab, home, self.docker, **more)
+
+    def flags_of(self, path: pathlib.Path, server: str, **more: Any) -> tuple[str, ...]:
+        return settings(self.lab, path, self.files, server=server, **more)
+
 
 @contextlib.contextmanager
 def serving(
-    name: str,
-    lab: Lab,
-    home: pathlib.Path,
-    docker: Any,
-    *,
-    files: pathlib.Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    most: int = 2,
-    least: int = 1,
-    more: str = "",
-    **changed: str,
+    name: str, lab: Lab, home: pathlib.Path, docker: Any, *, environment: Mapping[str, str] | None = None, most: int = 2, least: int = 1, **more: str
 ) -> Iterator[Site]:
-    """A server of that name, with pools of its own, made by `tes-server pools apply`. At its end nothing may be left of any task."""
-    files = files or home / "files"
-    (files / "live").mkdir(parents=True, exist_ok=True)
-    (files / "live").chmod(0o777)
-    flags = settings(lab, home / f"{name}.toml", files, server=name, most=most, least=least, more=more, **changed)
-    done = run(BIN / "tes-server", "pools", "apply", *flags, environment=environment)
+    """A server of that name, with pools of its own, made by `tes-server pools apply`. `more`: see `settings`. At its end nothing may be left of any task."""
+    files = batch_site.files_below(home)
+    flags = settings(lab, home / f"{name}.toml", files, server=name, most=most, least=least, **more)
+    whole = {**lives(home), **(environment or {})}
+    done = batch_site.run(BIN / "tes-server", "pools", "apply", *flags, environment=whole)
     assert done.returncode == 0, done.stdout + done.stderr
     for pool in ("regular", "spot"):
         lab.emulator.wait_nodes(f"{name}-{pool}", least, "idle")
-    with served(home / name, *flags, environment={**lives(home), **(environment or {})}) as server:
-        site = Site(server, name, flags, lab, files, docker)
+    with served(home / name, *flags, environment=whole) as server:
+        site = Site(server, name, flags, lab, files, docker, whole)
         yield site
-        _nothing_left(site)
+        site.nothing_left()
     with lab.emulator.client() as client:
         for pool in ("regular", "spot"):
             client.begin_delete_pool(f"{name}-{pool}", polling_interval=3600)
@@ -101,12 +100,6 @@ def lives(home: pathlib.Path) -> dict[str, str]:
     (home / "lives").mkdir(exist_ok=True)
     (home / "lives" / "sitecustomize.py").write_text(LIVES)
     return {"BATCH_KEY": KEY, "PYTHONPATH": str(home / "lives")}
-
-
-def run(*words: object, seconds: float = 90, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """A program of this project. The key of the Batch account is in its environment."""
-    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "BATCH_KEY": KEY, **(environment or {})}
-    return subprocess.run([str(word) for word in words], check=False, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
 
 
 def settings(
@@ -172,18 +165,3 @@ path = "{lab.emulator.ca}"
 """
     )
     return ("--config", str(path))
-
-
-def _nothing_left(site: Site) -> None:
-    """No task runs, no container of theirs is there, no directory on the nodes, no object in the spool."""
-    until(lambda: all(task.state == "completed" for task in site.tasks()), "all tasks have ended")
-    directories = site.lab.work / "attempts"
-    until(lambda: not directories.exists() or not [*directories.iterdir()], "no attempt is left on the nodes")
-    until(lambda: not [found for found in site.docker.containers(all=True) if _of(found, site.lab)], "no container is left")
-    until(lambda: not [*site.lab.blobs.client.list_blob_names(name_starts_with=f"spool/{site.name}/")], "the spool is empty")
-
-
-def _of(container: Mapping[str, Any], lab: Lab) -> bool:
-    """A runner of the lab, or what one has started."""
-    mounted = any(pathlib.Path(mount.get("Source", "/")).is_relative_to(lab.work) for mount in container.get("Mounts", []))
-    return mounted or container["Labels"].get(containers.label(KIND)) == lab.emulator.id
