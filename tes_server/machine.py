@@ -163,7 +163,7 @@ def site(settings: Settings) -> Site:
     """What the runner is told of this machine."""
     access = site_rules.access(settings)
     return Site(
-        access=msgspec.structs.replace(access, hidden=(*access.hidden, str(data_directory(settings)))),
+        access=msgspec.structs.replace(access, guard=site_rules.guard_here(settings), hidden=(*access.hidden, str(data_directory(settings)))),
         live_roots=site_rules.live_roots(settings),
         tail_bytes=settings.tasks.tail_bytes,
         grace=settings.local.grace,

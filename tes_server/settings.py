@@ -86,7 +86,8 @@ class FilesSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     False only the public net and `net_allow` are left: right where users must not reach what only a firewall protects."""
     net_allow: tuple[str, ...] = ()
     """Where they may go though it is this machine (loopback) or, with `net_private = false`, private: addresses, networks and hosts, each with `:port`
-    or without (`127.0.0.1:8080`, `10.1.0.0/16`, `data.example.org`). Link-local addresses and the metadata services of clouds are never opened."""
+    or without (`127.0.0.1:8080`, `10.1.0.0/16`, `data.example.org`). Without sign-in, on a loopback `server.host`, tasks of this machine reach its loopback
+    anyway, as whoever can send them does. Link-local addresses and the metadata services of clouds are never opened."""
 
 
 class StorageSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -149,7 +149,7 @@ def _unreachable(url: str, settings: Settings) -> str:
     """Why no transfer may connect to the host of a url, as far as that can be told without asking for its addresses."""
     try:
         parts = urllib.parse.urlsplit(url)
-        return _guard(settings).literal(parts.hostname or "", parts.port or PORTS[parts.scheme])
+        return guard_here(settings).literal(parts.hostname or "", parts.port or PORTS[parts.scheme])
     except ValueError:
         return "has a host or port that cannot be read"
 
@@ -201,7 +201,7 @@ def policy(settings: Settings) -> Policy:
             stores=_rules(settings),
             readable=_readable(settings),
             writable=_writable(settings),
-            guard=_guard(settings),
+            guard=guard_here(settings),
         ),
         live_mounts=_normal(settings.files.live_mounts),
         default_cpus=tasks.default_cpus,
@@ -262,6 +262,14 @@ def _writable(settings: Settings) -> frozenset[str]:
 
 def _guard(settings: Settings) -> Guard:
     return Guard(allow=settings.files.net_allow, private=settings.files.net_private)
+
+
+def guard_here(settings: Settings) -> Guard:
+    """That of transfers on this machine. Whoever may ask a server that asks nobody who they are, and listens here only, reaches this machine without it."""
+    everywhere = _guard(settings)
+    if settings.auth.modes or not _loopback(settings.server.host):
+        return everywhere
+    return msgspec.structs.replace(everywhere, allow=(*map(str, guard.OWN), *everywhere.allow))
 
 
 def _roots(settings: Settings) -> tuple[str, ...]:

@@ -28,8 +28,16 @@ def made(**tree: Any) -> settings.Settings:
         ({"files.net_allow": ["10.0.0.0/8", "http://host"]}, "files.net_allow[1]"),
         ({"files.net_allow": ["169.254.169.254"]}, "files.net_allow[0]"),
         ({"files.net_allow": ["host:99999"]}, "files.net_allow[0]"),
-        ({"files.uploads": ["http"], "paths": [{"path": "/p", "url": "http://127.0.0.1:81/x"}]}, "paths[0].url"),
-        ({"files.uploads": ["http"], "files.net_allow": ["127.0.0.1:82"], "paths": [{"path": "/p", "url": "http://127.0.0.1:81/x"}]}, "paths[0].url"),
+        ({"auth.modes": ["basic"], "files.uploads": ["http"], "paths": [{"path": "/p", "url": "http://127.0.0.1:81/x"}]}, "paths[0].url"),
+        (
+            {
+                "auth.modes": ["basic"],
+                "files.uploads": ["http"],
+                "files.net_allow": ["127.0.0.1:82"],
+                "paths": [{"path": "/p", "url": "http://127.0.0.1:81/x"}],
+            },
+            "paths[0].url",
+        ),
         ({"storage": [{"url": "s3://x"}]}, "storage[0].url"),
         ({"storage": [{"url": "s3://bucket", "region": "eu\n"}]}, "storage[0].region"),
         ({"storage": [{"url": "s3://bucket", "endpoint": "minio:9000"}]}, "storage[0].endpoint"),
@@ -105,11 +113,32 @@ def test_stores_of_the_server_alone_are_not_for_tasks() -> None:
         site_rules.check(made(storage=[{"url": "s3://ours", "write": True, "tasks": False}], paths=[{"path": "/p", "url": "s3://ours/x"}]))
 
 
-def test_what_is_told_at_creation_and_what_transfers_do_come_from_one_guard() -> None:
-    known = made(**{"files.net_allow": ["127.0.0.1:81"], "files.net_private": False, "files.roots": ["/a"]})
+def test_what_is_told_at_creation_and_what_transfers_do_come_from_one_guard(tmp_path: pathlib.Path) -> None:
+    tree = {"files.net_allow": ["127.0.0.1:81"], "files.net_private": False, "files.roots": ["/a"], "data": str(tmp_path)}
+    known = made(**{**tree, "auth.modes": ["basic"]})
     wanted = Guard(allow=("127.0.0.1:81",), private=False)
     assert site_rules.policy(known).sites.guard == site_rules.access(known).guard == cluster_rules.access(known).guard == wanted
+    assert machine.site(known).access.guard == wanted
     assert site_rules.access(made()).guard == Guard(private=True)
+
+
+@pytest.mark.parametrize(
+    ("tree", "here"),
+    [
+        ({}, True),
+        ({"server.host": "::1"}, True),
+        ({"auth.modes": ["basic"]}, False),
+        ({"server.host": "0.0.0.0", "auth.allow_open": True}, False),
+    ],
+)
+def test_this_machine_is_open_to_tasks_of_those_who_are_on_it(tree: dict[str, Any], here: bool, tmp_path: pathlib.Path) -> None:
+    """Never to those of pods and nodes, whose loopback is another one."""
+    known = made(**{**tree, "data": str(tmp_path)})
+    for address in ("127.0.0.1", "::1"):
+        assert machine.site(known).access.guard.refusal(address, "any", 80) == site_rules.policy(known).sites.guard.refusal(address, "any", 80)
+        assert (machine.site(known).access.guard.refusal(address, "any", 80) == "") is here
+        assert cluster_rules.access(known).guard.refusal(address, "any", 80)
+    assert machine.site(known).access.guard.refusal("169.254.169.254", "any", 80)
 
 
 def test_the_data_directory_is_hidden_from_tasks(tmp_path: pathlib.Path) -> None:
