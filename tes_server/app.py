@@ -191,7 +191,7 @@ def resolver(settings: Settings) -> Resolver | None:
 
 def archive(settings: Settings) -> retention.Archive:
     """Where old tasks go. Raises SettingsError where its credentials are not there."""
-    access = site_rules.access(settings, server=True)
+    access = site_rules.access(settings, server=True).narrowed(None)
     return spool_place.shelf(settings.retention.archive, access, called="archive", setting="retention.archive", private=True)
 
 

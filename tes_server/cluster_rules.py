@@ -56,6 +56,8 @@ def check(settings: Settings) -> None:
     least = settings.store.lease + SUBMIT_WINDOW
     if cluster.ttl < least:
         raise errors.SettingsError(f"must be at least {least:g}: a lease and the submit window together (store.lease)", "kubernetes.ttl")
+    if cluster.owner_pull_secrets and not settings.auth.modes:
+        raise errors.SettingsError("without sign-in (auth.modes) tasks have no owners", "kubernetes.owner_pull_secrets")
     for number, claim in enumerate(cluster.claims):
         if not claim.path.startswith("/") or _directory(claim.path) == "/":
             raise errors.SettingsError("must be an absolute path below /", f"kubernetes.claims[{number}].path")
@@ -134,6 +136,7 @@ def site(settings: Settings) -> Site:
         ),
         pull_policy=cluster.pull_policy,
         pull_secrets=cluster.pull_secrets,
+        owner_pull_secrets=cluster.owner_pull_secrets,
         service_account=cluster.service_account,
         identity=identity,
         stage_environment=cluster.stage_environment,

@@ -37,6 +37,7 @@ def doctor(backend: str | None, **site: Any) -> None:
         click.echo(f"no    store {url}: {fault.code}: {fault.public}" if fault else f"ok    store {url}: {said}")
     _say_registries(settings)
     _say_archive(settings)
+    _say_grants(settings)
     doors = _say_sign_in(settings)
     sys.exit(0 if all(works) and stored and doors else 1)
 
@@ -49,6 +50,17 @@ def _say_sign_in(settings: Settings) -> bool:
     for works, said in found:
         click.echo(f"{'ok' if works else 'no':5} {said}")
     return all(works for works, _ in found)
+
+
+def _say_grants(settings: Settings) -> None:
+    """Grants that nothing comes of, and stores of owners who are granted nothing there."""
+    from tes_server import app, grant_rules
+
+    targets = app.targets(settings).values() if settings.auth.modes else ()
+    for key, why in grant_rules.idle(settings, targets) if targets else ():
+        click.echo(f"no    {key}: {why}")
+    if settings.auth.modes and not settings.grants:
+        click.echo("note  owners are granted nothing: tasks may name no file, store or secret of this site (see the setting grants)")
 
 
 def _say_registries(settings: Settings) -> None:

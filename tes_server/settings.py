@@ -10,6 +10,7 @@ import msgspec
 from tes_server.settings_auth import AuthSettings, LimitSettings
 from tes_server.settings_aws import AwsBatchSettings
 from tes_server.settings_azure import AzureBatchSettings
+from tes_server.settings_grants import GrantSettings
 from tes_server.settings_kubernetes import KubernetesSettings
 from tes_server.settings_parts import Amount, Count, Number, Part, Pause, Port
 from tes_server.settings_scan import ScanSettings
@@ -103,6 +104,9 @@ class StorageSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Outputs may go there. Without it only inputs may come from there."""
     tasks: bool = True
     """Tasks may use it. False: only the server itself does (`retention.archive`)."""
+    owners: tuple[str, ...] = ()
+    """Only for the tasks of these owners (names or shell patterns), before a table of the same url that is for everybody: credentials of their own.
+    Empty = everybody. What they may name there `grants` says."""
     endpoint: str = ""
     """Another server than the cloud's own, e.g. `http://127.0.0.1:9000` (MinIO). Empty = AWS_ENDPOINT_URL, else the cloud's."""
     region: str = ""
@@ -302,6 +306,8 @@ class Settings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Directory of the embedded store and of local tasks. Default: `$XDG_DATA_HOME/tes-server` (`~/.local/share/tes-server`)."""
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
+    grants: tuple[GrantSettings, ...] = ()
+    """What owners may name of files, object stores and secrets, e.g. `[[grants]]` tables. None by default; without sign-in everybody may name all."""
     store: StoreSettings = StoreSettings()
     paths: tuple[PathSettings, ...] = ()
     """Site paths, e.g. `[[paths]]` tables with `path` and `url`."""

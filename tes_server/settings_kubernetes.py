@@ -44,6 +44,9 @@ class KubernetesSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=
     """When the nodes pull images."""
     pull_secrets: tuple[str, ...] = ()
     """Secrets with logins of private registries."""
+    owner_pull_secrets: dict[str, tuple[str, ...]] = {}
+    """More of them for the tasks of some owners, by name or shell pattern: `{"lab-*" = ["lab-registry"]}`. A node that has an image gives it to everybody's
+    tasks, unless `pull_policy` is "Always"."""
     service_account: str = ""
     """Service account of the tasks' pods. Executors get no token of it."""
     service_accounts: tuple[str, ...] = ()

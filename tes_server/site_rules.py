@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from tes_server import errors
+from tes_server import errors, grant_rules
 from tes_server.filer.manifest import Access, Storage
 from tes_server.plan import guard, objects
 from tes_server.plan.guard import Guard
@@ -52,8 +52,11 @@ def check(settings: Settings) -> None:
             raise errors.SettingsError(f"{text!r} {cause}", f"files.net_allow[{number}]") from None
     for number, store in enumerate(settings.storage):
         _check_store(store, f"storage[{number}]")
+        if store.owners and not settings.auth.modes:
+            raise errors.SettingsError("without sign-in (auth.modes) tasks have no owners", f"storage[{number}].owners")
     for number, site in enumerate(settings.paths):
         _check_path(site, settings, f"paths[{number}]")
+    grant_rules.check(settings)
     if settings.retention.archive:
         _check_archive(settings.retention.archive, settings)
     for number, mirror in enumerate(settings.sandbox.mirrors):
@@ -94,6 +97,8 @@ def _check_store(store: StorageSettings, where: str) -> None:
         kind = objects.rule_of(store.url, write=store.write).place.kind
     except objects.Malformed as cause:
         raise errors.SettingsError(f"{store.url} {cause}", f"{where}.url") from cause
+    if store.owners and not store.tasks:
+        raise errors.SettingsError("are whose tasks may use it, and tasks = false says that none may", f"{where}.owners")
     for name in _MEANINGLESS[kind]:
         if getattr(store, name):
             raise errors.SettingsError(f"means nothing for {kind}://", f"{where}.{name}")
@@ -203,6 +208,7 @@ def policy(settings: Settings) -> Policy:
             writable=_writable(settings),
             guard=guard_here(settings),
         ),
+        grants=grant_rules.grants(settings),
         live_mounts=_normal(settings.files.live_mounts),
         default_cpus=tasks.default_cpus,
         default_ram_gb=tasks.default_ram_gb,
@@ -226,7 +232,7 @@ def access(settings: Settings, *, server: bool = False) -> Access:
 
 def spool_access(settings: Settings) -> Access:
     """How the spool is reached: its store, and nothing else."""
-    whole = access(settings, server=True)
+    whole = access(settings, server=True).narrowed(None)
     store = whole.store_of(settings.spool.url) if settings.spool.url else None
     return msgspec.structs.replace(whole, roots=(), stores=(store,) if store else ())
 
@@ -237,8 +243,8 @@ def live_roots(settings: Settings) -> tuple[str, ...]:
 
 
 def storage(settings: Settings) -> tuple[str, ...]:
-    """Where files of tasks may be, as urls for service-info; no secrets."""
-    return (*(f"file://{urllib.parse.quote(root)}" for root in _roots(settings)), *(rule.place.url() for rule in _rules(settings)))
+    """Where files of tasks may be, as urls for service-info; no secrets, and no store that is some owners' own."""
+    return (*(f"file://{urllib.parse.quote(root)}" for root in _roots(settings)), *(rule.place.url() for rule in _rules(settings) if not rule.owners))
 
 
 def in_reach(url: str, settings: Settings) -> bool:
@@ -287,4 +293,7 @@ def _directory(path: str) -> str:
 
 
 def _rules(settings: Settings, *, server: bool = False) -> tuple[objects.Rule, ...]:
-    return tuple(objects.rule_of(store.url, write=store.write) for store in settings.storage if store.tasks or server)
+    """`server`: those that the server itself may use, in place of tasks."""
+    return tuple(
+        objects.rule_of(store.url, write=store.write, owners=store.owners) for store in settings.storage if (not store.owners if server else store.tasks)
+    )

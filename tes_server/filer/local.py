@@ -182,7 +182,10 @@ class Files:
 
     def __init__(self, access: Access, control: Control, attempt: str) -> None:
         # A root may itself be reached through links; what counts is where it really is.
-        self._realm = Realm("/", [os.path.realpath(root) for root in access.roots], access.hidden)
+        roots = {root: os.path.realpath(root) for root in access.roots}
+        reach = access.reach
+        allowed = roots.values() if reach is None else [place for root, real in roots.items() for place in reach.within(root, real)]
+        self._realm = Realm("/", allowed, access.hidden)
         self._control = control
         self._attempt = attempt
         self._written = Written()

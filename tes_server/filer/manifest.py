@@ -12,8 +12,9 @@ import msgspec
 
 from tes_server.errors import StagingError
 from tes_server.model.task import OutputFileLog
-from tes_server.plan import objects
+from tes_server.plan import objects, reach
 from tes_server.plan.guard import Guard
+from tes_server.plan.reach import Reach
 
 MiB = 1024 * 1024
 
@@ -25,6 +26,8 @@ class Storage(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """what it holds for, as `plan.objects.rule_of` reads it; of several the longest that fits a url counts"""
     write: bool = False
     """outputs may go there"""
+    owners: tuple[str, ...] = ()
+    """only for these owners' tasks (`plan.reach.fits`), before one of the same url that is for everybody"""
     endpoint: str = ""
     """another server than the cloud's own: `http://127.0.0.1:9000`, `http://127.0.0.1:10000/devstoreaccount1`"""
     region: str = ""
@@ -85,15 +88,23 @@ class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     read_timeout: float = 60.0
     """Seconds without a byte after which a connection counts as dead."""
 
+    reach: Reach | None = None
+    """What of roots and stores may be used, whose task it is; None = all of them. The step of the plan says it (`narrowed`)."""
+
+    def narrowed(self, step: Reach | None) -> Access:
+        """What one step of a task may reach: of stores that are some owners' own only those of its owner."""
+        stores = tuple(store for store in self.stores if not store.owners or (step is not None and reach.fits(step.owner, store.owners)))
+        return msgspec.structs.replace(self, stores=stores, reach=step)
+
     def store_of(self, url: str) -> Storage | None:
         """The settings that hold for the object store that a url names; None if it names none, or none that may be used."""
         number = objects.covered(_rules(self.stores), url)
-        return None if number is None else self.stores[number]
+        return None if number is None or not (self.reach is None or self.reach.covers(url)) else self.stores[number]
 
 
 @functools.lru_cache(maxsize=64)
 def _rules(stores: tuple[Storage, ...]) -> tuple[objects.Rule, ...]:
-    return tuple(objects.rule_of(store.url, write=store.write) for store in stores)
+    return tuple(objects.rule_of(store.url, write=store.write, owners=store.owners) for store in stores)
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,8 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+import msgspec
+
 from tes_server import errors
 from tes_server.filer import calls, object_errors, stores, wording
 from tes_server.filer.control import Control
@@ -82,6 +84,10 @@ class Objects:
         settings = self.access.store_of(url)
         if place is None or settings is None or (side is OUTPUT and not settings.write):
             verb = "read from" if side is INPUT else "write to"
+            if settings is None and self.access.reach is not None:
+                raise errors.StagingError(
+                    f"may not be {'read' if side is INPUT else 'written'} by {self.access.reach.owner} (see the setting `grants`)", side.denied
+                )
             raise errors.StagingError(f"is in no store that this server may {verb} (see the setting `storage`)", side.denied)
         if fault := urls.fault(place.key.rstrip("/")):
             raise errors.StagingError(fault, side.error)
@@ -188,6 +194,9 @@ class ObjectTarget:
         key = posixpath.join(self._bucket.place.key.rstrip("/"), name)
         if fault := urls.fault(key):
             raise errors.StagingError(f"cannot be an object: it {fault}", OUTPUT.error)
+        reach = self._objects.access.reach
+        if reach is not None and not reach.covers_place(msgspec.structs.replace(self._bucket.place, key=key)):
+            raise errors.StagingError("is not granted to the owner of this task (see the setting `grants`)", OUTPUT.denied)
         return upload(self._bucket.store, key, file, self._bucket.telling, self._objects.access, self._objects.control)
 
 

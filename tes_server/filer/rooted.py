@@ -92,9 +92,12 @@ class Realm:
     def place(self, path: str) -> Place:
         """As `find`, but a path that does not exist is a Place too."""
         place = self._walk(path)
-        if not self._allows(place.real):
-            raise Outside
+        self._check(place.real)
         return place
+
+    def _check(self, real: str) -> None:
+        if not self._allows(real):
+            raise Outside
 
     def _allows(self, real: str) -> bool:
         return any(real == root or real.startswith(root.rstrip("/") + "/") for root in self._allowed)
@@ -119,6 +122,8 @@ class Realm:
                 try:
                     status = os.lstat(name, dir_fd=here.fd)
                 except FileNotFoundError:
+                    if ".." in todo:
+                        self._check("/" + "/".join([*names, name]))
                     return _missing(here, names, [name, *reversed(todo)])
                 if stat.S_ISLNK(status.st_mode):
                     links += 1
@@ -132,6 +137,7 @@ class Realm:
                     if self.hides(here.fd) and self._allows("/" + "/".join(names)):
                         raise Outside
                 elif any(part not in ("", ".") for part in todo):
+                    self._check("/" + "/".join([*names, name]))  # what others have is nobody's to find out
                     raise NotADirectoryError(errno.ENOTDIR, "a part of the path is a file")
                 else:
                     return Place(here, (name,), status, "/" + "/".join([*names, name]))

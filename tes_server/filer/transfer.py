@@ -32,6 +32,7 @@ def stage_in(step: StageIn, volume: pathlib.Path, access: Access, stopped: Calla
     """
     progress = progress or Progress("in")
     control = Control(stopped, progress.moved)
+    access = access.narrowed(step.reach)
     inward = Inward(_opened(volume, INPUT), access, control, str(volume), progress)
     try:
         with control.watched(), Crew(control, _hands(access, [fetch.url for fetch in step.inputs if fetch.content is None]), "tes-in") as crew:
@@ -60,6 +61,7 @@ def stage_out(
     progress = progress or Progress("out")
     control = Control(stopped, progress.moved)
     views = [View(_opened_live(shown, source), shown) for shown, source in sorted(live.items(), reverse=True)]  # inner ones first
+    access = access.narrowed(step.reach)
     outward = Outward([*views, View(_opened(volume, OUTPUT))], access, control, str(volume), progress)
     try:
         with control.watched(), Crew(control, _hands(access, [collect.url for collect in step.outputs]), "tes-out") as crew:

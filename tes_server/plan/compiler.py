@@ -8,36 +8,20 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 import types
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
 from tes_server.errors import Invalid, TooLarge
 from tes_server.model.task import Executor, FileType, Input, Output, Resources, Task
-from tes_server.plan import guard, mounts, parameters, paths, scans, secret_names, wildcards
-from tes_server.plan.policy import HOST_IMAGE, Capabilities, Policy
+from tes_server.plan import executors, grants, mounts, parameters, paths, scans, wildcards
+from tes_server.plan.grants import Granted
+from tes_server.plan.policy import Capabilities, Policy
 from tes_server.plan.steps import Collect, Execute, Fetch, Findings, Gate, Limits, Mount, Placement, Plan, StageIn, StageOut
-
-LONGEST_ARGUMENT = 128 * 1024 - 1
-"""Linux takes no single argument or environment string of 128 KiB or more (MAX_ARG_STRLEN)."""
-
-LONGEST_COMMAND = 3 * 512 * 1024
-"""Arguments and environment together: Linux allows a quarter of the stack, 2 MiB by default, less what wrappers add."""
-
-_NAME = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
-_HOST = r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?"
-_DIGEST = r"[A-Za-z][A-Za-z0-9+._-]*:[0-9a-fA-F]{32,}"
-IMAGE = re.compile(rf"(?:{_HOST}/)?{_NAME}(?:/{_NAME})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@{_DIGEST})?")
-"""Names of images as registries and engines take them: [host[:port]/]path[:tag][@digest] (OCI distribution, "Pulling manifests")."""
-
-LONGEST_IMAGE = 500
-"""Characters; registries take 255 for the path alone."""
 
 GB = 1_000_000_000
 """TES 1.1 writes GB; ram and disk are counted in 10^9 bytes."""
-
 
 _NONE: Mapping[str, str] = types.MappingProxyType({})
 
@@ -74,13 +58,15 @@ def compile_task(
     if named > policy.max_files:
         raise Invalid(f"a task may name {policy.max_files} inputs, outputs and volumes together, this one has {named}", "/inputs")
     given = parameters.read(task.resources, capabilities.parameters)
-    layout = _Layout(policy)
+    granted = None if policy.grants is None else grants.of(() if findings else policy.grants, owner, policy.sites)
+    known = capabilities.scan_secrets if findings else granted.known(capabilities.secrets) if granted else capabilities.secrets
+    layout = _Layout(policy, granted)
     for number, volume in enumerate(volumes):
         layout.volume(volume, f"/volumes/{number}")
     for number, item in enumerate(inputs):
         layout.input(item, f"/inputs/{number}")
     for number, executor in enumerate(task.executors):
-        _check_executor(executor, f"/executors/{number}", capabilities, capabilities.scan_secrets if findings else capabilities.secrets)
+        executors.check(executor, f"/executors/{number}", capabilities, known, owner if granted and not findings else "")
         layout.executor(executor, f"/executors/{number}")
     for number, output in enumerate(outputs):
         layout.output(output, f"/outputs/{number}")
@@ -92,9 +78,9 @@ def compile_task(
     plan = Plan(
         task_id=task_id,
         attempt=attempt,
-        stage_in=StageIn(directories=layout.directories(), inputs=tuple(layout.fetches)),
+        stage_in=StageIn(directories=layout.directories(), inputs=tuple(layout.fetches), reach=granted.inward if granted else None),
         executors=tuple(_pinned(layout.executions(), images)),
-        stage_out=StageOut(outputs=layout.collects, findings=findings),
+        stage_out=StageOut(outputs=layout.collects, findings=findings, reach=granted.outward if granted else None),
         mounts=(*layout.mounts(), *engine),
         limits=reserve(task.resources, given, policy, capabilities),
         placement=_placement(task.resources, given),
@@ -112,8 +98,10 @@ def compile_task(
 class _Layout:
     """Gathers what the fields of a task say about files, then settles roots, directories and mounts over all of them."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, granted: Granted | None) -> None:
         self.policy = policy
+        self._granted = granted
+        self._sites = policy.sites if granted is None else granted.sites
         self.fetches: list[Fetch] = []
         self._roots: set[str] = set()
         self._made: set[str] = set()  # directories that inputs, stdio and workdirs make (row 24)
@@ -145,8 +133,13 @@ class _Layout:
             fetch = Fetch(path=path, content=item.content, field=pointer)
             self._files[path] = pointer
         else:
-            url = paths.resolve(item.url, self.policy.sites, "in", f"{pointer}/url")
-            if kind is FileType.DIRECTORY and (source := self._live_source(url)):
+            url = paths.resolve(item.url, self._sites, "in", f"{pointer}/url")
+            source = self._live_source(url) if kind is FileType.DIRECTORY else None
+            if self._granted is not None:  # what is mounted live can be written to
+                self._granted.check(item.url, url, "out" if source else "in", f"{pointer}/url")
+                if source:
+                    self._granted.check_live(source, self.policy.live_mounts, f"{pointer}/url")
+            if source:
                 mounts.check_directory(path, f"{pointer}/path")
                 self._live[path] = source
                 return
@@ -200,11 +193,13 @@ class _Layout:
     def output(self, output: Output, pointer: str) -> None:
         path = paths.file_name(output.path, f"{pointer}/path")
         mounts.check_stageable(path, f"{pointer}/path")
-        url = paths.resolve(output.url, self.policy.sites, "out", f"{pointer}/url")
+        url = paths.resolve(output.url, self._sites, "out", f"{pointer}/url")
         prefix = ""
         if wildcards.present(path):
             prefix = self._prefix(path, output.path_prefix, pointer)
         kind = output.type or FileType.FILE
+        if self._granted is not None:
+            self._granted.check(output.url, url, "out", f"{pointer}/url", one_file=kind is FileType.FILE and not prefix)
         inside = wildcards.literal_parent(path) if prefix else path
         if kind is FileType.DIRECTORY and not prefix and paths.parent(path) == "/":
             # A directory output right below / has no parent to be made in: it is itself the mount.
@@ -298,41 +293,6 @@ def _at_or_above(path: str, places: Mapping[str, str]) -> str:
             return ""
         path = paths.parent(path)
     return path
-
-
-def _check_executor(executor: Executor, pointer: str, capabilities: Capabilities, secrets: Collection[str]) -> None:
-    image = executor.image
-    if len(image) > LONGEST_IMAGE or not IMAGE.fullmatch(image):
-        raise Invalid(f"is not the name of an image: {paths.shorten(image)}", f"{pointer}/image")
-    if why := guard.registry(image):
-        raise Invalid(why, f"{pointer}/image")
-    if image == HOST_IMAGE and not capabilities.host_image:
-        raise Invalid("the image 'host' (this machine's own programs) is only for the sandbox engine with sandbox.allow_host = true", f"{pointer}/image")
-    if not executor.command or not executor.command[0]:
-        raise Invalid("must name a program: it is argv, run without a shell", f"{pointer}/command")
-    size = 0
-    for number, argument in enumerate(executor.command):
-        size += _check_string(argument, f"{pointer}/command/{number}")
-    for name, value in (executor.env or {}).items():
-        if not name or "=" in name:
-            raise Invalid(f"{paths.shorten(name)} cannot be the name of an environment variable", f"{pointer}/env")
-        place = f"{pointer}/env/{paths.pointer_part(name)}"
-        size += _check_string(f"{name}={value}", place)
-        if why := secret_names.refusal(value, secrets, capabilities.secret_keys):
-            raise Invalid(why, place)
-    if size > LONGEST_COMMAND:
-        raise Invalid(
-            f"command and env together are {size} bytes, more than the {LONGEST_COMMAND} that Linux takes; put some of it into an input file", pointer
-        )
-
-
-def _check_string(text: str, pointer: str) -> int:
-    if "\0" in text:
-        raise Invalid("must not hold a NUL character", pointer)
-    size = len(text.encode())
-    if size > LONGEST_ARGUMENT:
-        raise Invalid(f"is {size} bytes long, Linux takes at most {LONGEST_ARGUMENT} in one argument; put it into an input file", pointer)
-    return size
 
 
 def reserve(resources: Resources | None, given: parameters.Parameters, policy: Policy, capabilities: Capabilities) -> Limits:

@@ -53,10 +53,14 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """What a site allows: everything at or below `place`, empty parts of which mean any; to be read, and with `write` written."""
+    """What a site allows: everything at or below `place`, empty parts of which mean any; to be read, and with `write` written.
+
+    `owners`: only to the tasks of these (`reach.fits`); none = to everybody's.
+    """
 
     place: Place
     write: bool = False
+    owners: tuple[str, ...] = ()
 
     def covers(self, place: Place) -> bool:
         """True if `place` is at or below the rule's."""
@@ -66,9 +70,9 @@ class Rule(msgspec.Struct, frozen=True):
         prefix = mine.key.rstrip("/")
         return not prefix or place.key == prefix or place.key.startswith(prefix + "/")
 
-    def width(self) -> tuple[int, int, int]:
-        """How much it names: of several rules that cover a place the one that names most decides."""
-        return len(self.place.account), len(self.place.bucket), len(self.place.key.rstrip("/"))
+    def width(self) -> tuple[int, int, int, bool]:
+        """How much it names: of several rules that cover a place the one that names most decides, and of two for one place that with owners."""
+        return len(self.place.account), len(self.place.bucket), len(self.place.key.rstrip("/")), bool(self.owners)
 
 
 def place_of(url: str) -> Place | None:
@@ -107,7 +111,7 @@ def _checked(pattern: re.Pattern[str], name: str, what: str) -> str:
     return name
 
 
-def rule_of(url: str, *, write: bool) -> Rule:
+def rule_of(url: str, *, write: bool, owners: tuple[str, ...] = ()) -> Rule:
     """A rule from the url prefix of a setting: `s3://`, `s3://bucket`, `az://account`, `gs://bucket/prefix`. Raises Malformed."""
     scheme, mark, rest = url.rstrip("/").partition(":")
     rest = rest.removeprefix("//")
@@ -115,11 +119,11 @@ def rule_of(url: str, *, write: bool) -> Rule:
         raise Malformed("must begin with s3://, az:// or gs://")
     kind: Kind = "s3" if scheme == "s3" else "az" if scheme == "az" else "gs"
     if not rest:
-        return Rule(Place(kind, "", "", ""), write)
+        return Rule(Place(kind, "", "", ""), write, owners)
     if kind == "az" and "/" not in rest:
-        return Rule(Place(kind, _checked(_ACCOUNT, rest, "storage account"), "", ""), write)
+        return Rule(Place(kind, _checked(_ACCOUNT, rest, "storage account"), "", ""), write, owners)
     place = place_of(f"{kind}://{rest}")
-    return Rule(place, write) if place else Rule(Place(kind, "", "", ""), write)
+    return Rule(place, write, owners) if place else Rule(Place(kind, "", "", ""), write, owners)
 
 
 def covering(rules: Sequence[Rule], place: Place) -> int | None:

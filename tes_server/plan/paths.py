@@ -63,15 +63,19 @@ class Sites(msgspec.Struct, frozen=True, kw_only=True):
 
     def scheme(self, url: str) -> str:
         """The scheme that `url` has once site paths are replaced, lower case; never raises, also for what `resolve` refuses."""
-        scheme, _, rest = url.partition(":")
-        if url.startswith("/"):
-            path = url
-        elif scheme.lower() == "file":
-            path = urllib.parse.unquote(rest.removeprefix("//").removeprefix("localhost"))
-        else:
-            return scheme.lower()
-        site = self.covering(_normal(path))
+        path = named_path(url)
+        if path is None:
+            return url.partition(":")[0].lower()
+        site = self.covering(path)
         return site.url.partition(":")[0].lower() if site else "file"
+
+
+def named_path(url: str) -> str | None:
+    """The path, normalised, by which a task names a file; None for urls of other kinds. Never raises, also for what `resolve` refuses."""
+    if url.startswith("/"):
+        return _normal(url)
+    scheme, _, rest = url.partition(":")
+    return _normal(urllib.parse.unquote(rest.removeprefix("//").removeprefix("localhost"))) if scheme.lower() == "file" else None
 
 
 def container_path(path: str, pointer: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from tes_server.plan.grants import Grant
 from tes_server.plan.paths import Sites
 
 HOST_IMAGE = "host"
@@ -49,6 +50,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Defaults and bounds of tasks at this site."""
 
     sites: Sites = Sites()
+    grants: tuple[Grant, ...] | None = None
+    """what owners may use of all this, and which secrets; None: there are no owners, and everybody may use everything"""
     live_mounts: tuple[str, ...] = ()
     """host directories, normalised: a DIRECTORY input at or below one is mounted live"""
     default_cpus: float = 1.0

@@ -29,10 +29,10 @@ def read(value: str) -> SecretName | None:
     return SecretName(name, key)
 
 
-def refusal(value: str, known: Collection[str], keys: Mapping[str, bool] = _NONE) -> str:
+def refusal(value: str, known: Collection[str], keys: Mapping[str, bool] = _NONE, *, owner: str = "") -> str:
     """Why a task may not have a value in its `env`, where `known` are the secrets that there are for it; "" if it may.
 
-    `keys`: of which of them a key must be named, and of which none may be.
+    `keys`: of which of them a key must be named, and of which none may be. `owner`: for whom alone these are; what others have is told by no word.
     """
     wanted = read(value)
     if wanted is None:
@@ -41,6 +41,9 @@ def refusal(value: str, known: Collection[str], keys: Mapping[str, bool] = _NONE
         if keys.get(wanted.name, bool(wanted.key)) == bool(wanted.key):
             return ""
         return f"must name a key of the secret: secret://{wanted.name}/KEY" if keys[wanted.name] else f"must not name a key: the secret {wanted.name} has none"
+    if owner:
+        mine = ", ".join(sorted(known)) or "no secret"
+        return f"asks for a secret that {owner} is not granted; granted is {mine} (see the setting `grants`)"
     if not known:
         return "asks for a secret, and this backend has none for tasks"
     # Who wrote the secret itself here by mistake must not find it in a log.

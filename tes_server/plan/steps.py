@@ -14,6 +14,7 @@ import enum
 import msgspec
 
 from tes_server.model.task import FileType
+from tes_server.plan.reach import Reach
 from tes_server.scan.gate import OnError
 from tes_server.scan.policy import Policy
 
@@ -67,10 +68,14 @@ class Collect(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class StageIn(msgspec.Struct, frozen=True, omit_defaults=True, tag="STAGE_IN"):
-    """Make `directories` (container paths, parents included, mode 0777) in the volume, then place `inputs` (files 0666)."""
+    """Make `directories` (container paths, parents included, mode 0777) in the volume, then place `inputs` (files 0666).
+
+    `reach`: what of the site inputs may come from; None = all that the site allows to anybody.
+    """
 
     directories: tuple[str, ...] = ()
     inputs: tuple[Fetch, ...] = ()
+    reach: Reach | None = None
 
 
 class Execute(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag="EXECUTOR"):
@@ -112,10 +117,12 @@ class StageOut(msgspec.Struct, frozen=True, omit_defaults=True, tag="STAGE_OUT")
     """Take `outputs` from the volume to their urls. Runs after every failure that leaves the volume alive.
 
     `findings`: this is no task of a user's but a scan. What the scanner found is told, in our own words (`scan.report`), as its stdout.
+    `reach`: as in `StageIn`, of outputs and live mounts.
     """
 
     outputs: tuple[Collect, ...] = ()
     findings: Findings | None = None
+    reach: Reach | None = None
 
 
 Step = StageIn | Execute | StageOut

@@ -99,7 +99,8 @@ def check_live(plan: Plan, site: Site) -> None:
     """
     for mount in live(plan):
         real = os.path.realpath(mount.source)
-        if real != mount.source or not any(below(real, root) for root in site.live_roots):
+        reach = plan.stage_out.reach
+        if real != mount.source or not any(below(real, root) for root in site.live_roots) or not (reach is None or reach.covers_path(real)):
             raise errors.StagingError(f"{mount.source} leads out of the directories that may be mounted live", Code.INPUT_DENIED)
         if not pathlib.Path(real).is_dir():
             raise errors.StagingError(f"{mount.source} is not a directory on this machine", Code.INPUT_NOT_FOUND)

@@ -75,6 +75,12 @@ def plan_of(task: dict[str, Any] | bytes, attempt: int = 1) -> Plan:
     return compiler.compile_task(views.with_types(decoded), "0123456789abcdefghjkmnpqrs", attempt, "Ann @ lab", POLICY, CAPABILITIES).plan
 
 
+def test_logins_of_an_owner_come_first() -> None:
+    site = msgspec.structs.replace(FULL, owner_pull_secrets={"* @ lab": ("lab-login", "registry-login"), "Bob": ("bobs",)})
+    spec = msgspec.json.decode(render.render(plan_of({"executors": [{"image": "a", "command": ["x"]}]}), site).body)["job"]["spec"]["template"]["spec"]
+    assert spec["imagePullSecrets"] == [{"name": "lab-login"}, {"name": "registry-login"}]
+
+
 TASKS = sorted(path.stem for path in (HERE / "tasks").glob("*.json"))
 
 

@@ -15,6 +15,7 @@ from tes_server.backends.base import Job
 from tes_server.backends.kubernetes import alone, containers, names, placement
 from tes_server.backends.kubernetes.site import Site
 from tes_server.model import run
+from tes_server.plan import reach
 from tes_server.plan.steps import Plan
 from tes_server.runner import pod
 from tes_server.runner.pod import Order
@@ -136,8 +137,10 @@ def _spec(plan: Plan, site: Site) -> Object:
     account = plan.placement.parameters.get(placement.SERVICE_ACCOUNT, site.service_account)
     if account:
         spec["serviceAccountName"] = account
-    if site.pull_secrets:
-        spec["imagePullSecrets"] = [{"name": secret} for secret in site.pull_secrets]
+    # The owner's own come first: a kubelet tries them in this order.
+    own = (secret for owners, secrets in site.owner_pull_secrets.items() if reach.fits(plan.owner, (owners,)) for secret in secrets)
+    if pulls := dict.fromkeys((*own, *site.pull_secrets)):
+        spec["imagePullSecrets"] = [{"name": secret} for secret in pulls]
     if site.user_namespaces:
         spec["hostUsers"] = False
     return spec

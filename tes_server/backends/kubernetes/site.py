@@ -89,6 +89,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     shared: PodSite = PodSite()
     pull_policy: str = "IfNotPresent"
     pull_secrets: tuple[str, ...] = ()
+    owner_pull_secrets: dict[str, tuple[str, ...]] = {}
+    """the same for the tasks of some owners, by their names or patterns"""
     service_account: str = ""
     identity: Identity | None = None
     stage_environment: dict[str, str] = {}
