@@ -10,6 +10,7 @@ import enum
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 import prometheus_client as prometheus
@@ -82,7 +83,7 @@ ADVICE: dict[Code, str] = {
     Code.SECRET_NOT_FOUND: "check the name of the secret, or its key; ask who runs the server what it leads to",
     Code.SECRET_DENIED: "ask who runs the server to let tasks' nodes read the secret",
     Code.SECRET_ERROR: "read the words before; where the store of secrets did not answer, it is asked again",
-    Code.SCAN_FAILED: "nothing is known of the image; ask who runs the server to look at its scanner",
+    Code.SCAN_FAILED: "nothing is known of the image; who runs the server sees more by `tes-server scan show`",
     Code.DISK_FULL: "ask for more disk_gb, or ask who runs the server for a larger disk",
     Code.EXECUTOR_FAILED: "look at the command's stderr",
     Code.COMMAND_NOT_FOUND: "the command is run without a shell; check that its first word is in the image",
@@ -110,6 +111,12 @@ def line(code: Code | str, message: str) -> str:
     """A system_logs line: the code, the sentence, and what to do."""
     advice = ADVICE.get(Code(code)) if code in Code.__members__ else None
     return f"{code}: {message}" + (f" ({advice})" if advice else "")
+
+
+def lines(code: Code | str, messages: Sequence[str]) -> tuple[str, ...]:
+    """Several of one code: only the last says what to do."""
+    *others, last = messages
+    return (*(f"{code}: {one}" for one in others), line(code, last))
 
 
 def message(text: str) -> str:

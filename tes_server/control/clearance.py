@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -16,6 +16,9 @@ from tes_server.model.verdict import Outcome, ScanKey, Verdict
 from tes_server.scan import gate
 from tes_server.scan.gate import Door, Mode, Ruling
 from tes_server.telemetry import Code
+
+_DIGEST = "digest_"
+"""Before the name of an image: its digest, in the metadata of an attempt."""
 
 
 class Cleared(msgspec.Struct, frozen=True):
@@ -63,6 +66,8 @@ class Image(msgspec.Struct, frozen=True):
     answer: Resolved | None = None
     missing: Unresolved | None = None
     verdict: Verdict | None = None
+    exempt: str = ""
+    """why nobody looks at it"""
     held: Held | None = None
     """where the ruling is WAIT"""
 
@@ -72,7 +77,10 @@ def settle(mode: Mode, images: Sequence[Image]) -> Decision:
     ruling = gate.together(image.ruling for image in images)
     if ruling.door is Door.SHUT:
         against = [image for image in images if image.ruling.door is Door.SHUT]
-        return Refused(tuple(dict.fromkeys(telemetry.line(_code(image), reason) for image in against for reason in image.ruling.reasons)))
+        reasons: dict[Code, dict[str, None]] = {}
+        for image in against:
+            reasons.setdefault(_code(image), {}).update(dict.fromkeys(image.ruling.reasons))
+        return Refused(tuple(line for code, words in reasons.items() for line in telemetry.lines(code, list(words))))
     if ruling.door is not Door.OPEN:
         held = [image.held for image in images if image.held is not None]
         # Words before none: what it waits for the longest is worth telling.
@@ -81,15 +89,21 @@ def settle(mode: Mode, images: Sequence[Image]) -> Decision:
     judged = [image.verdict for image in images if image.verdict is not None]
     return Cleared(
         images={image.name: image.answer.pinned for image in found if image.answer},
-        metadata={f"digest_{image.name}": image.answer.digest for image in found if image.answer},
+        metadata={_DIGEST + image.name: image.answer.digest for image in found if image.answer},
         lines=(
             *(telemetry.line(Code.SCAN_WARNING, reason) for image in images if not _passed(image) for reason in image.ruling.reasons),
-            *(telemetry.line(Code.SCANNED, _words(image)) for image in found),
+            *(telemetry.line(Code.SCANNED, gate.passed(image.verdict, image.name)) for image in images if image.verdict and _passed(image)),
+            *(telemetry.line(Code.SCANNED, image.exempt) for image in images if image.exempt),
         ),
         needs=tuple(verdict.key for verdict in judged) if mode is Mode.ENFORCE else (),
         again=tuple(image.answer for image in found if image.answer) if mode is Mode.ENFORCE else (),
         verdicts=len(judged),
     )
+
+
+def ran(images: Mapping[str, str], metadata: Mapping[str, str]) -> dict[str, str]:
+    """What of `metadata` says which images ran, by their names in the task; nothing where their digests are known and say the same."""
+    return {f"image_{name}": what for name, what in images.items() if not what.endswith(metadata.get(_DIGEST + name, "unknown"))}
 
 
 def _code(image: Image) -> Code:
@@ -101,13 +115,3 @@ def _code(image: Image) -> Code:
 
 def _passed(image: Image) -> bool:
     return image.verdict is not None and image.verdict.outcome is Outcome.PASS
-
-
-def _words(image: Image) -> str:
-    where = f"{image.name} is {image.answer.digest}" if image.answer else image.name
-    verdict = image.verdict
-    if verdict is None:
-        return f"{where}, not scanned"
-    said = {Outcome.PASS: "passed", Outcome.FAIL: "refused by"}.get(verdict.outcome, "not judged by")
-    by = " ".join(filter(None, (verdict.scanner, verdict.scanner_version)))
-    return f"{where}, {said} the scan of {verdict.scanned_at:%Y-%m-%d %H:%M} UTC ({by})"

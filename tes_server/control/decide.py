@@ -13,7 +13,7 @@ import enum
 import msgspec
 
 from tes_server import telemetry
-from tes_server.control import changes
+from tes_server.control import changes, clearance
 from tes_server.control.clearance import UNSEEN, Cleared
 from tes_server.model import record as model
 from tes_server.model import run
@@ -309,7 +309,7 @@ def _ended(record: Record, seen: Observation, now: datetime.datetime, rules: Rul
         status=msgspec.structs.replace(
             record.status,
             start_time=report.start_time or record.status.start_time,
-            metadata={**record.status.metadata, **seen.where, **{f"image_{name}": digest for name, digest in report.images.items()}},
+            metadata={**record.status.metadata, **seen.where, **clearance.ran(report.images, record.status.metadata)},
         ),
     )
     if record.canceling:

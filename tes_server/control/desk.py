@@ -225,7 +225,7 @@ class Desk:
         """What is known of one image of a task, and what that means for it."""
         admission = self._admission(name)
         if admission.entry is Entry.EXEMPT:
-            return Image(name, gate.Ruling(Door.OPEN))
+            return Image(name, gate.Ruling(Door.OPEN), exempt=admission.reason)
         if admission.entry is Entry.REFUSED:
             return Image(name, gate.refused(mode, admission.reason))
         look = (record.status.backend, name)
@@ -235,12 +235,12 @@ class Desk:
             return Image(name, gate.Ruling(Door.WAIT), held=self._sought(name, now - self._since.get(look, now), now))
         if isinstance(answer, Unresolved):
             waited = now - max(self._failing.get(look, now), record.created)
-            ruling = gate.unresolved(mode, on_error, name, answer.message, waits=answer.passing and waited < PATIENCE)
+            ruling = gate.unresolved(mode, on_error, name, answer.message, waits=answer.passing and waited < PATIENCE, waited=waited)
             due = now + max(_hold(waited), min(LONGEST, datetime.timedelta(seconds=answer.after)))
             return Image(name, ruling, missing=answer, held=Held(Code.WAITING_IMAGE, answer.message, due) if ruling.door is Door.WAIT else None)
         state = known.get(self._key(answer))
         verdict = state if isinstance(state, Verdict) else None
-        ruling = gate.decide(mode, on_error, verdict, now, running=True)
+        ruling = gate.decide(mode, on_error, verdict, now, running=True, image=name)
         if ruling.door is not Door.WAIT:
             return Image(name, ruling, answer, verdict=verdict)
         began = state.created if isinstance(state, Record) else now

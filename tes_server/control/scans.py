@@ -150,17 +150,21 @@ class Scans:
 
 def judged(one: Wanted, record: Record, rules: policy.Policy, now: datetime.datetime) -> Verdict:
     """The verdict that a scan's record, which has ended, comes to: the same for whoever asks, whenever, but for a clock that was ahead. Pure."""
+    return msgspec.structs.replace(_judged(one, record, rules, now), scan=record.id)
+
+
+def _judged(one: Wanted, record: Record, rules: policy.Policy, now: datetime.datetime) -> Verdict:
     # When it ended is the platform's word; it must neither lie ahead nor before what the round follows on.
     at = max(record.created, min(record.status.end_time or record.created, now))
     name = one.image.name
     if record.owner != SCANS.owner:
-        return policy.failed(one.key, name, rules, f"the task {record.id} has the id of the scan, and is none", at)
+        return policy.failed(one.key, name, rules, "a task has the id of the scan, and is none", at)
     lines = record.detail.system_logs if record.detail else ()
     if record.state is not State.COMPLETE:
         why = telemetry.message(lines[-1]) if lines else f"the scan ended with {record.state}"
-        return policy.failed(one.key, name, rules, f"{why} (task {record.id})", at)
+        return policy.failed(one.key, name, rules, why, at)
     streams = record.detail.streams if record.detail else ()
     try:
         return policy.judge(report.decode(streams[-1][0] if streams else ""), rules, one.key, name, at)
     except errors.ScanError as cause:
-        return policy.failed(one.key, name, rules, f"{cause.public} (task {record.id})", at)
+        return policy.failed(one.key, name, rules, cause.public, at)

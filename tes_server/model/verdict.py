@@ -65,6 +65,8 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """the worst findings, the worst first"""
     message: str = ""
     """ERROR: what failed"""
+    scan: str = ""
+    """id of the scan's record, which nobody but operators and admins can open; "" = it was made in a task, for that alone, and is kept nowhere"""
 
     def fresh(self, now: datetime.datetime) -> bool:
         """Whether it still holds at `now`; a forgotten one never does."""

@@ -35,9 +35,11 @@ def ruling(gate: Gate, check: Check, volume: pathlib.Path, log: ExecutorLog, now
     except errors.StagingError as cause:
         verdict = policy.failed(about, check.image, gate.policy, cause.public, now)
     decided = gates.decide(Mode.ENFORCE, gate.on_error, verdict, now)
+    if verdict.outcome is Outcome.PASS:
+        return None, (telemetry.line(Code.SCANNED, gates.passed(verdict, check.image)),)
     if decided.door is Door.OPEN:
         return None, tuple(telemetry.line(Code.SCAN_WARNING, reason) for reason in decided.reasons)
     first, *others = decided.reasons
     if verdict.outcome is Outcome.ERROR:  # another scan may do better
         return Failure(Reason.BACKEND, Code.SCAN_FAILED, first, transient=True), ()
-    return Failure(Reason.REJECTED, Code.SCAN_REFUSED, first), tuple(telemetry.line(Code.SCAN_REFUSED, reason) for reason in others)
+    return Failure(Reason.REJECTED, Code.SCAN_REFUSED, first), tuple(f"{Code.SCAN_REFUSED}: {reason}" for reason in others)

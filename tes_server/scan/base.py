@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from tes_server import errors
 from tes_server.model import image_names
 from tes_server.scan.report import ScanReport
 
@@ -87,6 +88,28 @@ def moment(time: datetime.datetime | None) -> datetime.datetime | None:
     if time is None or time.year < 1970:
         return None
     return time.replace(tzinfo=datetime.UTC) if time.tzinfo is None else time.astimezone(datetime.UTC)
+
+
+FIXED = "fixed in "
+"""How twistcli and the Console begin the status of a finding that a version mends."""
+
+
+def fixed_in(status: str) -> str:
+    """The versions that mend a finding, by its status of Prisma's; "" = there is none."""
+    return status.removeprefix(FIXED).strip() if status.startswith(FIXED) else ""
+
+
+def unreadable(what: str, raw: bytes, cause: msgspec.MsgspecError) -> errors.ScanError:
+    """Why a scanner's document (`what`) says nothing, in words."""
+    if not raw.strip():
+        why = "it is empty"
+    elif isinstance(cause, msgspec.ValidationError):
+        why = f"it is no such report ({cause})"
+    elif "truncated" in str(cause):
+        why = "it ends in the middle, as when the scanner dies or its disk is full"
+    else:
+        why = "it is no JSON"
+    return errors.ScanError(f"{what} cannot be read: {why}")
 
 
 def known(image_id: str, *digests: str) -> tuple[str, ...]:

@@ -30,6 +30,12 @@ class OnError(enum.StrEnum):
     ALLOW = "allow"
 
 
+_CHOICE = {
+    OnError.BLOCK: 'the site runs nothing that was not scanned (scan.on_error = "block")',
+    OnError.ALLOW: 'the site lets it run all the same (scan.on_error = "allow")',
+}
+
+
 class Door(enum.StrEnum):
     """What is to be done about a task."""
 
@@ -67,8 +73,8 @@ class Modes(msgspec.Struct, frozen=True, kw_only=True):
         return any(mode is not Mode.OFF for mode in (self.default, *self.backends.values(), *self.owners.values()))
 
 
-def decide(mode: Mode, on_error: OnError, verdict: Verdict | None, now: datetime.datetime, *, running: bool = False) -> Ruling:
-    """What one image's verdict means for a task. `running`: a scan of it is under way."""
+def decide(mode: Mode, on_error: OnError, verdict: Verdict | None, now: datetime.datetime, *, running: bool = False, image: str = "") -> Ruling:
+    """What one image's verdict means for a task. `running`: a scan of it is under way. `image`: how the task names it; "" = as the verdict does."""
     if mode is Mode.OFF:
         return Ruling(Door.OPEN)
     if verdict is None or not verdict.fresh(now):
@@ -76,19 +82,32 @@ def decide(mode: Mode, on_error: OnError, verdict: Verdict | None, now: datetime
     if verdict.outcome is Outcome.PASS:
         return Ruling(Door.OPEN)
     opens = mode is Mode.WARN or (verdict.outcome is Outcome.ERROR and on_error is OnError.ALLOW)
-    return Ruling(Door.OPEN if opens else Door.SHUT, told(verdict))
+    lines = told(verdict, image)
+    if mode is Mode.ENFORCE and verdict.outcome is Outcome.ERROR:
+        lines = (*lines[:-1], f"{lines[-1]}; {_CHOICE[on_error]}")
+    return Ruling(Door.OPEN if opens else Door.SHUT, lines)
 
 
-def unresolved(mode: Mode, on_error: OnError, image: str, message: str, *, waits: bool) -> Ruling:
-    """What it means that nobody knows the digest of an image. `waits`: that may pass, and the task has not waited for too long yet."""
+def unresolved(mode: Mode, on_error: OnError, image: str, message: str, *, waits: bool, waited: datetime.timedelta = datetime.timedelta()) -> Ruling:
+    """What it means that nobody knows the digest of an image. `waits`: that may pass, and the task has not waited for too long yet.
+
+    `waited`: for how long it has, where it may pass.
+    """
     if mode is Mode.OFF:
         return Ruling(Door.OPEN)
-    reasons = (f"image {image} was not scanned, its digest could not be found: {message}",)
+    reason = f"image {image} was not scanned, its digest could not be found: {nameless(message, image)}"
     if mode is Mode.WARN:
-        return Ruling(Door.OPEN, reasons)
+        return Ruling(Door.OPEN, (reason,))
     if waits:
-        return Ruling(Door.WAIT, reasons)
-    return Ruling(Door.OPEN if on_error is OnError.ALLOW else Door.SHUT, reasons)
+        return Ruling(Door.WAIT, (reason,))
+    if waited:
+        reason = f"{reason}; that was waited for {waited / datetime.timedelta(minutes=1):.0f} minutes"
+    return Ruling(Door.OPEN if on_error is OnError.ALLOW else Door.SHUT, (f"{reason}; {_CHOICE[on_error]}",))
+
+
+def nameless(message: str, image: str) -> str:
+    """What was said of an image, in a line that has its name already."""
+    return message.removeprefix(f"{image}: ").replace(f"{image!r} is ", "it is ", 1)
 
 
 def refused(mode: Mode, reason: str) -> Ruling:
@@ -105,17 +124,34 @@ def together(rulings: Iterable[Ruling]) -> Ruling:
     return Ruling(Door.OPEN, _lines(given))
 
 
-def told(verdict: Verdict) -> tuple[str, ...]:
-    """What a verdict that does not pass says to people: a line for each reason, then the worst findings, then who says so."""
+def told(verdict: Verdict, image: str = "") -> tuple[str, ...]:
+    """What a verdict that does not pass says to people: a line for each reason, then the worst findings, then who says so. `image` as in `decide`."""
+    name = image or verdict.image
     if verdict.outcome is Outcome.ERROR:
-        return verdict.reasons or (f"image {verdict.image} could not be scanned: {verdict.message}",)
+        which = "" if name.endswith(verdict.key.digest) else f"its digest is {verdict.key.digest}"
+        return ("; ".join(filter(None, (f"image {name} could not be scanned: {verdict.message}", which, kept(verdict) if verdict.scan else ""))),)
     found = ", ".join(_finding(one.id, one.package, one.installed, one.fixed) for one in verdict.top)
-    by = f"{verdict.scanner} {verdict.scanner_version}".strip() + (f", database {verdict.database}" if verdict.database else "")
     return (
-        *(f"image {verdict.image}: {reason}" for reason in verdict.reasons),
-        *((f"image {verdict.image}: the worst are {found}",) if found else ()),
-        f"image {verdict.image} is {verdict.key.digest}, scanned {verdict.scanned_at:%Y-%m-%d %H:%M} UTC by {by}",
+        *(f"image {name}: {reason}" for reason in verdict.reasons),
+        *((f"image {name}: the worst are {found}",) if found else ()),
+        f"image {name} is {verdict.key.digest}, refused by {_scan(verdict)}",
     )
+
+
+def kept(verdict: Verdict) -> str:
+    """How long a scan that failed stands in the way of the next one, and what ends that."""
+    return f"that is kept until {verdict.expires_at:%Y-%m-%d %H:%M} UTC (scan {verdict.scan}), `tes-server scan refresh {verdict.image}` scans anew at once"
+
+
+def passed(verdict: Verdict, image: str) -> str:
+    """Which image runs, and who had nothing against it. `image` as the task names it."""
+    return f"{image} is {verdict.key.digest}, passed {_scan(verdict)}"
+
+
+def _scan(verdict: Verdict) -> str:
+    by = f"{verdict.scanner} {verdict.scanner_version}".strip() + (f", database {verdict.database}" if verdict.database else "")
+    which = "" if verdict.scan else " that came first in this task"
+    return f"the scan of {verdict.scanned_at:%Y-%m-%d %H:%M} UTC{which} ({by})"
 
 
 def _finding(name: str, package: str, installed: str, fixed: str) -> str:

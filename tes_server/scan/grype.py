@@ -116,7 +116,7 @@ class Grype:
         try:
             read = msgspec.json.decode(raw, type=_Report)
         except msgspec.MsgspecError as cause:
-            raise errors.ScanError(f"the report of grype cannot be read: {cause}") from cause
+            raise base.unreadable("the report of grype", raw, cause) from cause
         source = read.source or _Source()
         if source.type not in ("", "image"):
             raise errors.ScanError(f"grype looked at a {source.type}, not at an image")

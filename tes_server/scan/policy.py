@@ -128,7 +128,7 @@ def judge(report: ScanReport, policy: Policy, about: ScanKey, image: str, now: d
     rules = narrowed(policy, image)
     blocking, ends = _blocking(report, rules, now)
     lines = [*_lines(report, rules, blocking), *_about_image(report, rules, now), *(f"{report.scanner}: {line}" for line in report.refused)]
-    until = now + datetime.timedelta(seconds=policy.verdict_seconds)
+    until = min(report.scanned or now, now) + datetime.timedelta(seconds=policy.verdict_seconds)
     if not lines:
         until = min(until, ends, _too_old(report, rules) or until)
     return _verdict(about, image, report, now, until, Outcome.FAIL if lines else Outcome.PASS, tuple(lines), tuple((blocking or report.findings)[:TOP]))
@@ -169,6 +169,10 @@ def _disbelieved(report: ScanReport, policy: Policy, about: ScanKey, now: dateti
     """Why a report says nothing; "" if it does."""
     if report.digests and about.digest not in report.digests:
         return f"{report.scanner} looked at another image, {report.digests[0]} in place of {about.digest}"
+    if report.scanned is not None and (now - report.scanned).total_seconds() >= policy.verdict_seconds:
+        hours = (now - report.scanned) / datetime.timedelta(hours=1)
+        holds = f"a verdict holds for {policy.verdict_seconds / 3600:g} (scan.verdict_hours)"
+        return f"what {report.scanner} tells is from a look {hours:.0f} hours ago, and {holds}: have it look at the image again"
     if not policy.database_days:
         return ""
     made = report.database_time
@@ -200,15 +204,27 @@ def _lines(report: ScanReport, rules: Policy, blocking: Iterable[Finding]) -> li
     found = list(blocking)
     for severity in (severity for severity in SEVERITIES if severity in rules.severities):
         alike = [finding for finding in found if finding.severity == severity]
-        unseen = (report.cut_fixable if rules.fixable_only else report.cut).get(severity, 0)
-        if not alike and not unseen:
+        cut = (report.cut_fixable if rules.fixable_only else report.cut).get(severity, 0)
+        unlisted = report.unlisted.get(severity, 0)
+        number = len(alike) + cut + unlisted
+        if not number:
             continue
-        mended = sum(map(fixable, alike))
-        words = f"{len(alike) + unseen} {severity} finding{'s' if len(alike) + unseen > 1 else ''}"
-        what = "rebuild the image with the fixed versions" if mended else "no fixed version is known yet: choose another base, or have the site accept them"
-        more = f", {unseen} of them not in the report's list" if unseen else ""
-        lines.append(f"{words} ({mended} with a fix{more}): {what}")
+        mended = sum(map(fixable, alike)) + report.cut_fixable.get(severity, 0)
+        told = [f"{mended} with a fix"]
+        if cut:
+            told.append(f"{cut} beyond the {len(report.findings)} that a report holds")
+        if unlisted:
+            told.append(f"{unlisted} that {report.scanner} counts and does not name")
+        lines.append(f"{number} {severity} finding{'s' if number > 1 else ''} ({', '.join(told)}): {_remedy(mended, unlisted)}")
     return lines
+
+
+def _remedy(mended: int, unlisted: int) -> str:
+    if mended:
+        return "rebuild the image with the fixed versions"
+    if unlisted:
+        return "look at the image with the scanner itself"
+    return "no fixed version is known yet: choose another base, or have the site accept them"
 
 
 def _about_image(report: ScanReport, rules: Policy, now: datetime.datetime) -> list[str]:

@@ -17,9 +17,6 @@ from tes_server.scan import base
 from tes_server.scan.base import REPORT, Options
 from tes_server.scan.report import ScanReport, bounded, uncounted
 
-_FIXED = "fixed in "
-"""How the status of a finding begins that a version mends."""
-
 
 class _Camel(msgspec.Struct, frozen=True, rename="camel"):
     """Go writes null for what is empty."""
@@ -54,6 +51,7 @@ class Record(_Camel, frozen=True):
     vulnerability_distribution: dict[str, int] | None = None
     distro: str = ""
     creation_time: datetime.datetime | None = None
+    scan_time: datetime.datetime | None = None
     scan_version: str = ""
 
     @property
@@ -89,10 +87,13 @@ class Prisma:
         try:
             records = msgspec.json.decode(raw, type=list[Record])
         except msgspec.MsgspecError as cause:
-            raise errors.ScanError(f"the record of prisma cannot be read: {cause}") from cause
+            raise base.unreadable("the record of prisma", raw, cause) from cause
         if len(records) != 1 or not records[0].digests:
             raise errors.ScanError("the record of prisma is not about one image with a digest")
         record = records[0]
+        scanned = base.moment(record.scan_time)
+        if scanned is None:
+            raise errors.ScanError("the record of prisma does not tell when the Console looked at the image")
         tag = record.repo_tag or Tag()
         report = ScanReport(
             scanner=self.name,
@@ -101,18 +102,18 @@ class Prisma:
             digests=record.digests,
             os=record.distro,
             created=base.moment(record.creation_time),
+            scanned=scanned,
         )
         return uncounted(bounded(report, map(_finding, record.vulnerabilities or ())), record.vulnerability_distribution or {})
 
 
 def _finding(one: _Vulnerability) -> Finding:
-    fixed = one.status.removeprefix(_FIXED) if one.status.startswith(_FIXED) else ""
     return Finding(
         id=one.cve or f"prisma:{one.id}",
         severity=one.severity,
         package=one.package_name,
         installed=one.package_version,
-        fixed=fixed,
+        fixed=base.fixed_in(one.status),
         title=one.description,
         url=one.link,
     )

@@ -65,6 +65,10 @@ class ScanReport(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """severity -> findings that did not fit, beside `findings`"""
     cut_fixable: dict[str, int] = {}
     """those of `cut` that can be mended"""
+    unlisted: dict[str, int] = {}
+    """severity -> findings that the scanner counts and does not name, beside `findings` and `cut`: they may be anything, also what can be mended"""
+    scanned: datetime.datetime | None = None
+    """when the scanner looked at the image, where what it tells may be older than its answer"""
     refused: tuple[str, ...] = ()
     """a judgement of the scanner's own against the image (thresholds of a Prisma Console), one line each; a policy does not overrule it"""
 
@@ -119,15 +123,15 @@ def bounded(report: ScanReport, findings: Iterable[Finding]) -> ScanReport:
 
 
 def uncounted(found: ScanReport, told: dict[str, int]) -> ScanReport:
-    """With what the scanner counted and did not list: it may be anything, also what can be mended."""
-    counts, cut, fixable = dict(found.counts), dict(found.cut), dict(found.cut_fixable)
+    """With what the scanner counted and did not list."""
+    counts, unlisted = dict(found.counts), dict(found.unlisted)
     for word, count in told.items():
         name = severity(word)
         more = count - found.counts.get(name, 0)
         if word != "total" and more > 0:
-            for numbers in (counts, cut, fixable):
+            for numbers in (counts, unlisted):
                 numbers[name] = numbers.get(name, 0) + more
-    return msgspec.structs.replace(found, counts=counts, cut=cut, cut_fixable=fixable)
+    return msgspec.structs.replace(found, counts=counts, unlisted=unlisted)
 
 
 def encode(report: ScanReport) -> str:

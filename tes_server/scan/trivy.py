@@ -144,7 +144,7 @@ class Trivy:
             read = msgspec.json.decode(first, type=_Report)
             own = msgspec.json.decode(second, type=_Version) if second.strip() else read.trivy or _Version()
         except msgspec.MsgspecError as cause:
-            raise errors.ScanError(f"the report of trivy cannot be read: {cause}") from cause
+            raise base.unreadable("the report of trivy", first, cause) from cause
         if read.schema != _SCHEMA:
             raise errors.ScanError(f"the report of trivy is of schema {read.schema}, only {_SCHEMA} is known here: use another version of it")
         if read.artifact_type not in ("", "container_image"):

@@ -19,9 +19,6 @@ from tes_server.scan import base
 from tes_server.scan.base import REPORT, Options
 from tes_server.scan.report import ScanReport, bounded, uncounted
 
-_FIXED = "fixed in "
-"""How the status of a finding begins that a version mends."""
-
 
 class _Camel(msgspec.Struct, frozen=True, rename="camel"):
     """Go writes null for what is empty."""
@@ -91,7 +88,7 @@ class Twistcli:
         try:
             read = msgspec.json.decode(raw, type=_Report)
         except msgspec.MsgspecError as cause:
-            raise errors.ScanError(f"the report of twistcli cannot be read: {cause}") from cause
+            raise base.unreadable("the report of twistcli", raw, cause) from cause
         if len(read.results) != 1:
             raise errors.ScanError(f"the report of twistcli is about {len(read.results)} images, not about one")
         result = read.results[0]
@@ -108,8 +105,15 @@ class Twistcli:
 
 
 def _finding(one: _Vulnerability) -> Finding:
-    fixed = one.status.removeprefix(_FIXED) if one.status.startswith(_FIXED) else ""
-    return Finding(id=one.id, severity=one.severity, package=one.package_name, installed=one.package_version, fixed=fixed, title=one.description, url=one.link)
+    return Finding(
+        id=one.id,
+        severity=one.severity,
+        package=one.package_name,
+        installed=one.package_version,
+        fixed=base.fixed_in(one.status),
+        title=one.description,
+        url=one.link,
+    )
 
 
 def _refused(result: _Result) -> tuple[str, ...]:

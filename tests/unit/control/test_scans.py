@@ -17,6 +17,7 @@ from tes_server.model.run import Observation, Phase, Room
 from tes_server.model.states import State
 from tes_server.model.verdict import Outcome
 from tes_server.scan.gate import Mode, Modes, OnError
+from tes_server.telemetry import ADVICE, Code
 from tests.scripted import T0, digest_of, good, resolved
 from tests.unit.control.scan_case import BAD, CLEAN, Faulty, ScanWorld, Shards, broken, told
 from tests.unit.control.test_reconciler import Killed, Killer, one_at_a_time
@@ -94,6 +95,7 @@ def test_a_bad_image_is_refused_and_nothing_of_the_task_runs(world: ScanWorld) -
     assert {world.record(each).state for each in ids} == {State.SYSTEM_ERROR}
     lines = world.lines(ids[0])
     assert lines[0].startswith("SCAN_REFUSED: image tool:1: 1 CRITICAL finding (1 with a fix)")
+    assert [ADVICE[Code.SCAN_REFUSED] in line for line in lines if line.startswith("SCAN_REFUSED")] == [False, False, True]
     assert any("CVE-1 (openssl 1, fixed in 2)" in line for line in lines)
     assert world.submitted == []
     late = world.create()
@@ -112,7 +114,8 @@ def test_warn_runs_a_bad_image_and_says_so_once(world: ScanWorld) -> None:
     world.settle(loop, lambda: world.ended(task_id))
     assert world.record(task_id).state is State.COMPLETE
     lines = world.lines(task_id)
-    assert [line.partition(":")[0] for line in lines if "SCAN" in line].count("SCANNED") == 1
+    assert "SCANNED" not in [line.partition(":")[0] for line in lines], "which is said of what passed"
+    assert any(f"image tool:1 is {resolved('tool:1').digest}, refused by the scan of " in line for line in lines)
     assert lines[0].startswith("SCAN_WARNING: image tool:1: 1 CRITICAL finding")
     assert len(lines) == len(set(lines))
 
@@ -371,7 +374,9 @@ def test_an_image_that_cannot_be_found(world: ScanWorld, mode: Mode, on_error: O
         assert world.record(task_id).revision <= 12, "one write each time"
     world.settle(loop, lambda: world.ended(task_id))
     assert world.record(task_id).state is state
-    assert any("its registry does not answer" in line for line in world.lines(task_id))
+    (said,) = [line for line in world.lines(task_id) if "its registry does not answer" in line]
+    assert said.count("tool:1") == 1
+    assert ("; that was waited for 1" in said, f'scan.on_error = "{on_error}"' in said) == (passing and mode is Mode.ENFORCE, mode is Mode.ENFORCE)
     assert world.scans() == []
 
 
@@ -395,6 +400,7 @@ def test_exempt_and_denied_images_are_looked_up_by_nobody(world: ScanWorld) -> N
     world.reconciler().tick()
     assert [(plan.task_id, plan.executors[0].image) for plan in world.submitted] == [(ours, "ours/tool:1")]
     assert world.record(evil).state is State.SYSTEM_ERROR
+    assert "SCANNED: image ours/tool:1 is exempt from scans (docker.io/ours)" in world.lines(ours)
     assert world.lines(evil)[0].startswith("SCAN_REFUSED: image evil/tool:1 is denied by the site")
     assert world.resolver.asked == {}
 

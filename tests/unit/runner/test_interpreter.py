@@ -618,6 +618,10 @@ class TestGate:
         assert bench.machine.removed == set(bench.machine.started)
         assert bench.attempt.clean
         assert len(report.executors) == 2
+        passed = [line for line in report.notices if line.startswith("SCANNED: ")]
+        assert ["that came first in this task" in line for line in passed] == [True, True]
+        assert bench.plan.gate is not None
+        assert passed[0].startswith(f"SCANNED: image-0 is {bench.plan.gate.checks[0].digest}, passed the scan of ")
 
     def test_what_is_refused_starts_nothing(self, tmp_path: pathlib.Path) -> None:
         bench = self.bench(tmp_path, gates.leaves(gates.report("HIGH")), gates.leaves(gates.report()))

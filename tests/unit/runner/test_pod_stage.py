@@ -138,6 +138,8 @@ class TestGate:
     def test_what_passes_begins(self, made: Pod) -> None:
         codes, told = self.run(made, gates.leaves(gates.report("LOW")), gates.leaves(gates.report()))
         assert (codes, told) == ([0, 0], None)
+        lines = msgspec.json.decode((made.places.control / pod.STAGED).read_bytes(), type=pod_stage.Staged).notices
+        assert [line.partition(" is ")[0] for line in lines] == ["SCANNED: image-0", "SCANNED: image-1"]
 
     def test_what_is_refused_is_told_with_the_findings(self, made: Pod) -> None:
         codes, told = self.run(made, gates.leaves(gates.report()), gates.leaves(gates.report("CRITICAL", "HIGH")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 
+import msgspec
 import pytest
 
 from tes_server.model.verdict import Finding, Outcome, ScanKey, Verdict
@@ -55,8 +56,29 @@ def test_what_a_refusal_says() -> None:
     first, worst, who = gate.told(verdict(Outcome.FAIL))
     assert first == "image debian:12: 2 HIGH findings (1 with a fix): rebuild it"
     assert worst == "image debian:12: the worst are CVE-1 (zlib 1, fixed in 2), CVE-2"
-    assert who == f"image debian:12 is sha256:{'a' * 64}, scanned 2026-11-22 11:00 UTC by trivy 0.70.0, database 2026-11-22"
-    assert gate.told(verdict(Outcome.ERROR)) == ("image debian:12 could not be scanned: exit 1",)
+    digest = "sha256:" + "a" * 64
+    by = "the scan of 2026-11-22 11:00 UTC that came first in this task (trivy 0.70.0, database 2026-11-22)"
+    assert who == f"image debian:12 is {digest}, refused by {by}"
+    assert gate.told(verdict(Outcome.ERROR)) == (f"image debian:12 could not be scanned: exit 1; its digest is {digest}",)
+    assert gate.passed(verdict(Outcome.PASS), "d") == f"d is {digest}, passed {by}"
+
+
+def test_a_failure_that_is_kept_says_until_when_and_what_ends_it() -> None:
+    kept = msgspec.structs.replace(verdict(Outcome.ERROR), scan="abc")
+    (line,) = gate.told(kept, f"debian@{kept.key.digest}")
+    assert line == (
+        f"image debian@{kept.key.digest} could not be scanned: exit 1; that is kept until {kept.expires_at:%Y-%m-%d %H:%M} UTC (scan abc), "
+        "`tes-server scan refresh debian:12` scans anew at once"
+    )
+    for on_error in OnError:
+        (line,) = gate.decide(Mode.ENFORCE, on_error, kept, NOW).reasons
+        assert line.endswith(f'(scan.on_error = "{on_error}")')
+        assert gate.decide(Mode.WARN, on_error, kept, NOW).reasons == gate.told(kept)
+
+
+def test_a_task_is_told_of_the_image_as_it_names_it() -> None:
+    for line in gate.decide(Mode.ENFORCE, OnError.BLOCK, verdict(Outcome.FAIL), NOW, image="debian:12-slim").reasons:
+        assert line.startswith("image debian:12-slim")
 
 
 @pytest.mark.parametrize(
@@ -71,9 +93,22 @@ def test_what_a_refusal_says() -> None:
     ],
 )
 def test_a_digest_that_is_not_known(mode: Mode, on_error: OnError, waits: bool, door: Door) -> None:
-    ruling = gate.unresolved(mode, on_error, "debian", "the registry says 429", waits=waits)
+    ruling = gate.unresolved(mode, on_error, "debian", "debian: the registry says 429", waits=waits, waited=datetime.timedelta(minutes=10))
     assert ruling.door is door
-    assert ruling.reasons == (() if mode is Mode.OFF else ("image debian was not scanned, its digest could not be found: the registry says 429",))
+    if mode is Mode.OFF:
+        assert ruling.reasons == ()
+        return
+    (reason,) = ruling.reasons
+    first, *more = reason.split("; ")
+    assert first == "image debian was not scanned, its digest could not be found: the registry says 429"
+    assert ("that was waited for 10 minutes" in more) == (mode is Mode.ENFORCE and not waits)
+    assert f'(scan.on_error = "{on_error}")' in reason or mode is Mode.WARN or waits
+
+
+def test_no_image_is_named_twice() -> None:
+    assert gate.nameless("r.example/x:1: nobody answers", "r.example/x:1") == "nobody answers"
+    assert gate.nameless("'X' is not the name of an image: it is large", "X") == "it is not the name of an image: it is large"
+    assert gate.nameless("the registry says no", "X") == "the registry says no"
 
 
 def test_a_name_that_is_refused() -> None:

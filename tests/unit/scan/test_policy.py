@@ -131,8 +131,40 @@ def test_findings_that_did_not_fit_count_against_the_image_though_exceptions_mig
     assert many.cut
     verdict = judged(many, rules(ignore=(accepted(id="*"),)))
     assert verdict.outcome is Outcome.FAIL
-    assert f"{many.cut['HIGH']} of them not in the report's list" in verdict.reasons[0]
+    (reason,) = verdict.reasons
+    number = many.cut["HIGH"]
+    assert reason.startswith(f"{number} HIGH findings ({number} with a fix, {number} beyond the {len(many.findings)} that a report holds): rebuild")
     assert verdict.top
+
+
+def test_what_can_be_mended_is_counted_before_the_list_is_cut() -> None:
+    worst = [finding(f"CVE-{number}", "CRITICAL", fixed="") for number in range(5000)]
+    many = found(*worst, finding("CVE-A", "HIGH"), finding("CVE-B", "HIGH", fixed=""), finding("CVE-C", "CRITICAL"))
+    assert not [one for one in many.findings if one.severity == "HIGH"]
+    critical, high = judged(many, rules()).reasons
+    assert critical.startswith("5001 CRITICAL findings (1 with a fix, ")
+    assert high == f"2 HIGH findings (1 with a fix, 2 beyond the {len(many.findings)} that a report holds): rebuild the image with the fixed versions"
+    assert [line.partition(":")[0] for line in judged(many, rules(fixable_only=True)).reasons] == [
+        "1 CRITICAL finding (1 with a fix)",
+        f"1 HIGH finding (1 with a fix, 1 beyond the {len(many.findings)} that a report holds)",
+    ]
+
+
+def test_what_a_scanner_counts_and_does_not_name_is_neither_mended_nor_forgotten() -> None:
+    told = report.uncounted(found(finding()), {"critical": 2, "high": 3, "total": 5})
+    assert judged(told, rules(fixable_only=True)).reasons == (
+        "2 CRITICAL findings (0 with a fix, 2 that trivy counts and does not name): look at the image with the scanner itself",
+        "3 HIGH findings (1 with a fix, 2 that trivy counts and does not name): rebuild the image with the fixed versions",
+    )
+
+
+def test_a_look_of_long_ago_is_no_scan() -> None:
+    by = rules(verdict_seconds=2 * 3600.0)
+    assert judged(found(scanned=NOW - DAY / 24), by).expires_at == NOW + DAY / 24
+    assert judged(found(scanned=NOW + DAY), by).expires_at == NOW + DAY / 12, "by a clock that is ahead"
+    old = judged(found(scanned=NOW - DAY / 12), by)
+    assert old.outcome is Outcome.ERROR
+    assert old.message == "what trivy tells is from a look 2 hours ago, and a verdict holds for 2 (scan.verdict_hours): have it look at the image again"
 
 
 def test_findings_without_a_fix_that_did_not_fit_do_not_count_where_only_others_do() -> None:

@@ -141,7 +141,8 @@ def test_what_twistcli_counts_and_does_not_list_is_not_lost() -> None:
     document["results"][0]["vulnerabilityDistribution"] = {"critical": 4, "high": 1, "medium": 2, "total": 7}
     read = TWISTCLI.read(raw(document))
     assert read.counts == {"CRITICAL": 4, "HIGH": 1, "MEDIUM": 2}
-    assert read.cut == read.cut_fixable == {"CRITICAL": 3, "MEDIUM": 2}
+    assert read.unlisted == {"CRITICAL": 3, "MEDIUM": 2}
+    assert read.cut == read.cut_fixable == {}
 
 
 def test_what_the_console_passes() -> None:
@@ -175,6 +176,15 @@ def test_a_record_of_the_console() -> None:
     assert read.counts == {"CRITICAL": 1, "HIGH": 1}
     assert [(one.id, one.fixed) for one in read.findings] == [("CVE-2199-0001", "1:1.2.11.dfsg-1+deb10u2"), ("prisma:410", "")]
     assert read.cut == {}
+    assert read.scanned == utc(2026, 11, 22, 9, 30, 1, 93000)
+
+
+@pytest.mark.parametrize("time", [None, "0001-01-01T00:00:00Z"])
+def test_a_record_of_nobody_knows_when_is_none(time: str | None) -> None:
+    record = msgspec.json.decode((DATA / "prisma.json").read_bytes())
+    record[0]["scanTime"] = time
+    with pytest.raises(errors.ScanError, match="prisma does not tell when"):
+        PRISMA.read(raw(record))
 
 
 # -- Grype ------------------------------------------------------------------------------------------------------------
@@ -236,7 +246,18 @@ def test_a_report_that_was_cut_off_is_no_report(name: str) -> None:
     for length in range(0, len(whole), 97):
         with pytest.raises(errors.ScanError, match=name):
             SCANNERS[name].read(whole[:length])
+    with pytest.raises(errors.ScanError, match="it ends in the middle"):
+        SCANNERS[name].read(whole[:-1])
+    with pytest.raises(errors.ScanError, match="it is empty"):
+        SCANNERS[name].read(b" ")
+    with pytest.raises(errors.ScanError, match="it is no JSON"):
+        SCANNERS[name].read(b"<html>")
     assert SCANNERS[name].read(whole).counts
+
+
+def test_the_words_of_prisma_s_programs_about_fixes() -> None:
+    assert base.fixed_in("fixed in 1.2, 1.3") == "1.2, 1.3"
+    assert [base.fixed_in(status) for status in ("needed", "", "will not fix", "fixed in ")] == [""] * 4
 
 
 def test_images_of_a_local_engine() -> None:
