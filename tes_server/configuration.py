@@ -27,8 +27,14 @@ PREFIX = "TES_SERVER__"
 
 _KINDS = {
     "array": "a list", "object": "a table", "str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "null": "nothing",
+    "date": "a date", "datetime": "a date with a time",
 }  # fmt: skip
 """msgspec's names of types, as people say them."""
+
+_BOUNDS = {">=": "must be {} or more", ">": "must be more than {}", "<=": "must be {} at most", "<": "must be less than {}"}
+
+_ENTRY = "[...]"
+"""How msgspec names an entry of a table whose keys are free."""
 
 
 def load(file: pathlib.Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
@@ -55,17 +61,23 @@ def load(file: pathlib.Path | None, environment: Mapping[str, str], flags: Mappi
     try:
         return msgspec.convert(tree, Settings, strict=False)
     except msgspec.ValidationError as cause:
-        raise _worded(cause) from cause
+        raise _worded(cause, tree) from cause
 
 
 def _kind(path: list[str]) -> Any:
     """The type of the setting at `path`; None where there is none."""
     kind: Any = Settings
     for name in path:
-        inner = next(iter(get_args(kind)), kind)  # of a list of tables
+        inner = _inner(kind)
         known = {field.name: field.type for field in msgspec.structs.fields(inner)} if isinstance(inner, type) and issubclass(inner, Part) else {}
         kind = known.get(name)
     return kind
+
+
+def _inner(kind: Any) -> Any:
+    """What a list, or a table whose keys are free, holds; any other kind as it is."""
+    inner = get_args(kind)
+    return inner[get_origin(kind) is dict] if inner else kind
 
 
 def _misspelt(name: str) -> str:
@@ -108,14 +120,46 @@ def _put(tree: dict[str, Any], path: list[str], value: Any, name: str) -> None:
     tree[path[-1]] = value
 
 
-def _worded(cause: msgspec.ValidationError) -> errors.SettingsError:
+def _worded(cause: msgspec.ValidationError, tree: Mapping[str, Any]) -> errors.SettingsError:
     """msgspec says "Object contains unknown field `x` - at `$.server`": put the key first."""
     message, _, at = str(cause).partition(" - at `$")
     where = at.rstrip("`").lstrip(".")
-    unknown = message.removeprefix("Object contains unknown field `").rstrip("`")
-    if unknown != message.rstrip("`"):
-        return errors.SettingsError("is not a setting; `tes-server settings` lists them all", f"{where}.{unknown}".lstrip("."))
-    return errors.SettingsError(_plainly(message, where), where)
+    shown = _shown(where, tree)
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", message):
+        return errors.SettingsError("is not a setting; `tes-server settings` lists them all", f"{shown}.{unknown[1]}".lstrip("."))
+    if missing := re.fullmatch(r"Object missing required field `(.*)`", message):
+        return errors.SettingsError("must be given", f"{shown}.{missing[1]}".lstrip("."))
+    return errors.SettingsError(_plainly(message, where), shown)
+
+
+def _shown(where: str, tree: Mapping[str, Any]) -> str:
+    """`where` with the names of the entries that msgspec does not tell: the first that cannot be read."""
+    first, *others = where.split(_ENTRY)
+    keys, shown = _steps(first), first
+    for part in others:
+        table: Any = tree
+        for key in keys:
+            table = table[key]
+        kind = _inner(_kind([key for key in keys if isinstance(key, str)]))
+        name = next((name for name, value in table.items() if not _readable(value, kind)), None)
+        if name is None:
+            return where
+        keys += [name, *_steps(part)]
+        shown = f"{shown}.{name}{part}"
+    return shown
+
+
+def _steps(part: str) -> list[str | int]:
+    """`a.b[0].c` as keys and places."""
+    return [int(step[1:-1]) if step.startswith("[") else step for step in re.findall(r"[^.\[\]]+|\[\d+\]", part)]
+
+
+def _readable(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _plainly(message: str, where: str) -> str:
@@ -124,6 +168,8 @@ def _plainly(message: str, where: str) -> str:
         return f"{message.removeprefix('Invalid enum value ')} is none of {', '.join(map(repr, _choices(where)))}"
     if message == "Invalid RFC3339 encoded date":
         return "must be a date, e.g. 2027-01-31"
+    if bound := re.fullmatch(r"Expected `\w+` ([<>]=?) (\S+)", message):
+        return _BOUNDS[bound[1]].format(f"{float(bound[2]):g}")
     found = re.fullmatch(r"Expected `(\w+)`, got `(\w+)`", message)
     if found is None:
         return message
@@ -136,8 +182,7 @@ def _choices(where: str) -> tuple[str, ...]:
     """The texts that the setting at `where`, or each of its list or table, may be."""
     kind = _kind(re.sub(r"\[(\d+|\.\.\.)\]", "", where).split("."))
     while kind is not None and get_origin(kind) is not Literal:
-        inner = get_args(kind)
-        kind = inner[get_origin(kind) is dict] if inner else None
+        kind = _inner(kind) if get_args(kind) else None
     return get_args(kind)
 
 

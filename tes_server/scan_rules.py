@@ -42,7 +42,9 @@ SAMPLE = f"registry.example/repository@sha256:{'0' * 64}"
 """An image as scans get them."""
 
 _SENSITIVE = re.compile(r"(PASS(WORD|PHRASE)?|TOKEN|SECRET|CREDENTIALS?|(ACCESS|PRIVATE|API|SECRET)_?KEY)$", re.IGNORECASE)
-"""Variables whose value is no setting: settings are printed, and plans hold what they say."""
+"""Variables, and options, whose value is no setting: settings are printed, and plans hold what they say."""
+
+_URL_LOGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]*@")
 
 
 # -- whether it makes sense ----------------------------------------------------------------------------------------
@@ -90,8 +92,10 @@ def _check_registries(settings: Settings) -> None:
         where = f"scan.registries.{name}"
         if not _registry(name):
             raise errors.SettingsError("must be a registry as images name it: host or host:port", where)
+        if _login(url):
+            raise errors.SettingsError("holds a login: those are taken from Docker's config.json (scan.docker_config)", where)
         if not _plain(url):
-            raise errors.SettingsError("must be http(s)://host[:port][/path]; logins are taken from Docker's config.json", where)
+            raise errors.SettingsError("must be http(s)://host[:port][/path]", where)
 
 
 def _registry(name: str) -> bool:
@@ -111,6 +115,11 @@ def _plain(url: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.username or parts.password or parts.query or parts.fragment)
 
 
+def _login(text: str) -> bool:
+    """True for a text with a url in it that holds a login."""
+    return _URL_LOGIN.search(text) is not None
+
+
 def _check_scanner(settings: Settings) -> None:
     scan = settings.scan
     if not scan.image:
@@ -119,19 +128,41 @@ def _check_scanner(settings: Settings) -> None:
         raise errors.SettingsError("must be named by its digest (repository@sha256:...): whoever could change it would decide what runs", "scan.image")
     if scan.server and scan.scanner != "trivy":
         raise errors.SettingsError(f"is for trivy, and scan.scanner is {scan.scanner}", "scan.server")
+    for key, url in (("scan.server", scan.server), ("scan.console", scan.console)):
+        if _login(url):
+            by = "TRIVY_TOKEN" if key == "scan.server" else "TWISTLOCK_USER and TWISTLOCK_PASSWORD"
+            raise errors.SettingsError(f"holds a login, and settings are no place for one: it is for {by} in scan.env, as secret://NAME", key)
     if scan.server and not _plain(scan.server):
-        raise errors.SettingsError("must be the http(s):// url of a Trivy server; its token is TRIVY_TOKEN in scan.env", "scan.server")
+        raise errors.SettingsError("must be the http(s):// url of a Trivy server, without a query; its token is TRIVY_TOKEN in scan.env", "scan.server")
     if scan.console and scan.scanner not in CONSOLES:
         raise errors.SettingsError(f"is for {' and '.join(CONSOLES)}, and scan.scanner is {scan.scanner}", "scan.console")
     if scan.scanner in CONSOLES and not (scan.console.startswith("https://") and _plain(scan.console)):
         raise errors.SettingsError("must be the https:// url of the Prisma Cloud Compute Console", "scan.console")
-    if given := base.misused(scan.arguments, scanner(settings).reserved):
-        raise errors.SettingsError(f"{given.partition('=')[0]} is for the server to give", f"scan.arguments[{scan.arguments.index(given)}]")
+    _check_arguments(settings)
     if scan.docker_config:
         try:
             json.loads(pathlib.Path(scan.docker_config).read_bytes())
         except (OSError, ValueError) as cause:
             raise errors.SettingsError(f"{scan.docker_config} cannot be read as Docker's config.json", "scan.docker_config") from cause
+
+
+def _check_arguments(settings: Settings) -> None:
+    """Must never say more of an argument than its name: what follows may be a secret."""
+    by, given = scanner(settings), settings.scan.arguments
+    for number, argument in enumerate(given):
+        where = f"scan.arguments[{number}]"
+        for name in base.flags(argument):
+            if name in by.reserved:
+                raise errors.SettingsError(f"{name} is for the server to give", where)
+            if name in by.instead:
+                raise errors.SettingsError(f"{name} {by.instead[name]}", where)
+            if _SENSITIVE.search(name.replace("-", "_")):
+                raise errors.SettingsError(base.SHOWS.format("the variable of that option"), where)
+        if _login(argument):
+            raise errors.SettingsError("holds a login, and settings are no place for one: use the variable of that option in scan.env, as secret://NAME", where)
+    if (blind := base.lacking(given, by.needs)) is not None:
+        name = given[blind].partition("=")[0]
+        raise errors.SettingsError(f"{name} must name {by.needs[name]}, or nothing would be found in any image", f"scan.arguments[{blind}]")
 
 
 def _check_environment(settings: Settings) -> None:
@@ -141,6 +172,10 @@ def _check_environment(settings: Settings) -> None:
             raise errors.SettingsError("cannot be the name of an environment variable", where)
         if _SENSITIVE.search(name) and secret_names.read(value) is None:
             raise errors.SettingsError("must be secret://NAME or secret://NAME/KEY: settings are no place for a secret", where)
+        if _login(value):
+            raise errors.SettingsError("holds a login, and settings are no place for one: name the whole value as secret://NAME", where)
+        if name in scanner(settings).instead:
+            raise errors.SettingsError(scanner(settings).instead[name], where)
 
 
 def _check_networks(settings: Settings) -> None:
@@ -170,6 +205,11 @@ def _check_trial(settings: Settings, backend: str) -> None:
             f"{settings.scan.scanner} looks at images of a container engine, and scans on {backend} reach none: turn them off there (scan.backends)",
             "scan.scanner",
         )
+    for name, value in settings.scan.env.items():
+        wanted = secret_names.read(value)
+        if wanted is not None and wanted.name not in capabilities.scan_secrets:
+            there = ", ".join(capabilities.scan_secrets) or "none"
+            raise errors.SettingsError(f"names a secret that is not among {backend}.scan_secrets; there is {there}", f"scan.env.{name}")
     if not sure:
         capabilities = msgspec.structs.replace(capabilities, engine_socket=True)
     try:
@@ -235,7 +275,8 @@ def scanner(settings: Settings) -> Scanner:
 def options(settings: Settings) -> Options:
     """What the scanner is told. One that can gives up a little before it is stopped: it can say why."""
     told = msgspec.convert(settings.scan, Options, from_attributes=True)
-    return msgspec.structs.replace(told, timeout=0.95 * settings.scan.timeout)
+    plain = {name: f"http://{name}" for name in settings.sandbox.plain_http}
+    return msgspec.structs.replace(told, timeout=0.95 * settings.scan.timeout, registries={**plain, **told.registries})
 
 
 def policy(settings: Settings) -> Policy:

@@ -25,6 +25,9 @@ from tes_server.scan.report import ScanReport
 from tes_server.scan.scanners import SCANNERS
 from tes_server.telemetry import Code
 
+_HINTS = {"server gave HTTP response to HTTPS client": "a registry without TLS is to be named by scan.registries, with an http:// url"}
+"""What helps where a scanner says this: all that there are write Go's own words."""
+
 LAST_WORDS = 500
 """Characters of what a scanner said last that become part of the reason why its scan failed."""
 
@@ -86,4 +89,6 @@ def _explained(found: Failure, log: ExecutorLog) -> Failure:
 
 
 def _last_words(log: ExecutorLog) -> str:
-    return " ".join((log.stderr or log.stdout or "").split())[-LAST_WORDS:]
+    words = " ".join((log.stderr or log.stdout or "").split())
+    hint = next((f" [{hint}]" for sign, hint in _HINTS.items() if sign in words), "")
+    return words[-LAST_WORDS:] + hint

@@ -7,7 +7,8 @@ credentials are `secret://` references in `Options.env`, which only the scanner'
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Iterable
+import types
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -24,6 +25,20 @@ IMAGE_TAG = "image"
 
 LARGEST_RAW = 64_000_000
 """Bytes of a raw report that are read. A Trivy report of a very large image has some 20 MB."""
+
+
+NOTHING: Mapping[str, str] = types.MappingProxyType({})
+
+HIDES = "would hide findings from the policy: use {}"
+"""Why a site may not have its scanner choose what counts (`Scanner.instead`)."""
+
+SHOWS = "would show a secret to whoever reads settings or lists processes: use {} in scan.env, as secret://NAME"
+"""Why a site may not sign in by an argument."""
+
+LOGINS: Mapping[str, str] = types.MappingProxyType(
+    dict.fromkeys(("--user", "-u", "--password", "-p", "--token"), SHOWS.format("TWISTLOCK_USER and TWISTLOCK_PASSWORD"))
+)
+"""Of who signs in to a Console."""
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -53,6 +68,10 @@ class Scanner(Protocol):
     """exit codes with which there may be a whole report; with any other the scan failed, whatever was written"""
     reserved: frozenset[str]
     """arguments that the adapter gives itself, and a site may not: it would not find or not believe the report"""
+    instead: Mapping[str, str]
+    """arguments and variables that a site may not give either, and what it sets in their place"""
+    needs: Mapping[str, str]
+    """arguments whose value must name this"""
     dates: bool
     """its reports tell how old its database is"""
 
@@ -118,9 +137,24 @@ def known(image_id: str, *digests: str) -> tuple[str, ...]:
     return (*found, image_id) if found and image_id else found
 
 
-def misused(arguments: Iterable[str], reserved: Collection[str]) -> str:
-    """The first of a site's arguments that is reserved; "" if none is."""
-    return next((argument for argument in arguments if argument.partition("=")[0] in reserved), "")
+def flags(argument: str) -> tuple[str, ...]:
+    """The options that one word of a command line may be, by all ways in which scanners read them: `-token` is `--token` for some, and `-fjson` is `-f`."""
+    name = argument.partition("=")[0]
+    if name.startswith("--"):
+        return (name,)
+    if not name.startswith("-") or len(name) < 2:
+        return ()
+    return (name,) if len(name) == 2 else (name[:2], f"-{name}")
+
+
+def lacking(arguments: Sequence[str], needs: Mapping[str, str]) -> int | None:
+    """The place of the first of a site's arguments whose value does not name what it must; None if there is none."""
+    for number, argument in enumerate(arguments):
+        following = arguments[number + 1] if number + 1 < len(arguments) else ""
+        name, equals, value = argument.partition("=")
+        if name in needs and needs[name] not in (value if equals else following).split(","):
+            return number
+    return None
 
 
 def reached(image: str, registries: dict[str, str]) -> tuple[str, bool]:

@@ -6,13 +6,14 @@ This module must never let Grype judge: without `--fail-on` it exits with 0 what
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 
 import msgspec
 
 from tes_server import errors
 from tes_server.model.verdict import Finding
 from tes_server.scan import base
-from tes_server.scan.base import REPORT, Options
+from tes_server.scan.base import HIDES, NOTHING, REPORT, Options
 from tes_server.scan.report import ScanReport, bounded
 
 
@@ -82,12 +83,21 @@ class _Report(_Camel, frozen=True):
     distro: _Distro | None = None
 
 
+_INSTEAD: Mapping[str, str] = {
+    **dict.fromkeys(("--only-fixed", "--only-notfixed", "GRYPE_ONLY_FIXED", "GRYPE_ONLY_NOTFIXED"), HIDES.format("scan.policy.fixable_only")),
+    **dict.fromkeys(("--ignore-states", "GRYPE_IGNORE_STATES"), HIDES.format("scan.policy.fixable_only, scan.policy.ignore")),
+    **dict.fromkeys(("GRYPE_FAIL_ON_SEVERITY",), "would have the scan fail: use scan.policy.severities"),
+}
+
+
 class Grype:
     """See `base.Scanner`."""
 
     name = "grype"
     exits = frozenset({0})
     reserved = frozenset({"--output", "-o", "--file", "--fail-on", "-f", "--from", "--template", "-t", "--distro"})
+    instead = _INSTEAD
+    needs = NOTHING
     dates = True
 
     def engine(self, image: str) -> bool:

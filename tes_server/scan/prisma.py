@@ -14,7 +14,7 @@ import msgspec
 from tes_server import errors
 from tes_server.model.verdict import Finding
 from tes_server.scan import base
-from tes_server.scan.base import REPORT, Options
+from tes_server.scan.base import LOGINS, NOTHING, REPORT, Options
 from tes_server.scan.report import ScanReport, bounded, uncounted
 
 
@@ -67,6 +67,8 @@ class Prisma:
     name = "prisma"
     exits = frozenset({0})
     reserved = frozenset({"--address", "--output", "--seconds"})
+    instead = LOGINS
+    needs = NOTHING
     dates = False
 
     def engine(self, image: str) -> bool:  # noqa: ARG002 - one way for all images

@@ -8,13 +8,14 @@ This module must never let Trivy judge: it exits with 0 whatever it finds, so th
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 
 import msgspec
 
 from tes_server import errors
 from tes_server.model.verdict import Finding
 from tes_server.scan import base
-from tes_server.scan.base import REPORT, Options
+from tes_server.scan.base import HIDES, REPORT, SHOWS, Options
 from tes_server.scan.report import ScanReport, bounded
 
 SEPARATOR = b"\x1e"
@@ -92,12 +93,29 @@ class _Report(_Part, frozen=True):
     trivy: _Trivy | None = None
 
 
+_INSTEAD: Mapping[str, str] = {
+    **dict.fromkeys(("--severity", "-s", "TRIVY_SEVERITY"), HIDES.format("scan.policy.severities")),
+    **dict.fromkeys(("--ignore-unfixed", "TRIVY_IGNORE_UNFIXED"), HIDES.format("scan.policy.fixable_only")),
+    **dict.fromkeys(("--ignore-status", "TRIVY_IGNORE_STATUS"), HIDES.format("scan.policy.fixable_only, scan.policy.ignore")),
+    **dict.fromkeys(("TRIVY_EXIT_ON_EOL",), "would have the scan fail: use scan.policy.end_of_life"),
+    **dict.fromkeys(("TRIVY_SERVER",), "is for the server to give: use scan.server"),
+    "--username": SHOWS.format("TRIVY_USERNAME"),
+    "--password": SHOWS.format("TRIVY_PASSWORD"),
+    "--registry-token": SHOWS.format("TRIVY_REGISTRY_TOKEN"),
+    "--token": SHOWS.format("TRIVY_TOKEN"),
+}
+
+_NEEDS: Mapping[str, str] = {"--scanners": "vuln", "--security-checks": "vuln"}
+
+
 class Trivy:
     """See `base.Scanner`."""
 
     name = "trivy"
     exits = frozenset({0})
     reserved = frozenset({"--format", "-f", "--output", "-o", "--exit-code", "--exit-on-eol", "--server", "--image-src", "--input", "--template", "-t"})
+    instead = _INSTEAD
+    needs = _NEEDS
     dates = True
 
     def engine(self, image: str) -> bool:

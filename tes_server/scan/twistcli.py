@@ -16,7 +16,7 @@ import msgspec
 from tes_server import errors
 from tes_server.model.verdict import Finding
 from tes_server.scan import base
-from tes_server.scan.base import REPORT, Options
+from tes_server.scan.base import LOGINS, NOTHING, REPORT, Options
 from tes_server.scan.report import ScanReport, bounded, uncounted
 
 
@@ -60,7 +60,9 @@ class Twistcli:
 
     name = "twistcli"
     exits = frozenset({0, 1})
-    reserved = frozenset({"--address", "--output-file", "--tarball", "--user", "-u", "--password", "-p", "--token", "--docker-address"})
+    reserved = frozenset({"--address", "--output-file", "--tarball", "--docker-address"})
+    instead = LOGINS
+    needs = NOTHING
     dates = False
 
     def engine(self, image: str) -> bool:  # noqa: ARG002 - one way for all images

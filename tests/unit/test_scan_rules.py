@@ -35,13 +35,29 @@ def made(**tree: Any) -> settings.Settings:
         ({"scan.architectures": {"kubernetes": "arm/v7"}}, "scan.architectures.kubernetes"),
         ({"scan.architectures": {"kubernetes": ""}}, "scan.architectures.kubernetes"),
         ({"scan.server": "trivy:4954"}, "scan.server"),
-        ({"scan.server": "http://user:x@trivy:4954"}, "scan.server"),
+        ({"scan.server": "http://user:hunter2@trivy:4954"}, "scan.server"),
+        ({"scan.server": "http://trivy:4954/?token=hunter2"}, "scan.server"),
         ({"scan.server": "http://trivy:70000"}, "scan.server"),
         ({"scan.scanner": "grype"}, "scan.server"),
         ({"scan.console": "https://console.example"}, "scan.console"),
         ({**PRISMA, "scan.console": ""}, "scan.console"),
         ({**PRISMA, "scan.console": "http://console.example"}, "scan.console"),
         ({"scan.arguments": ["--pkg-types", "os", "--exit-code=1"]}, "scan.arguments[2]"),
+        ({"scan.arguments": ["-fjson"]}, "scan.arguments[0]"),
+        ({"scan.arguments": ["--pkg-types", "os", "--token", "hunter2"]}, "scan.arguments[2]"),
+        ({"scan.arguments": ["--password=hunter2"]}, "scan.arguments[0]"),
+        ({"scan.arguments": ["--some-api-key", "hunter2"]}, "scan.arguments[0]"),
+        ({"scan.arguments": ["--cache-backend", "redis://:hunter2@cache:6379"]}, "scan.arguments[1]"),
+        ({"scan.arguments": ["--severity", "CRITICAL"]}, "scan.arguments[0]"),
+        ({"scan.arguments": ["-sCRITICAL"]}, "scan.arguments[0]"),
+        ({"scan.arguments": ["--ignore-unfixed"]}, "scan.arguments[0]"),
+        ({"scan.arguments": ["--scanners", "secret"]}, "scan.arguments[0]"),
+        ({"scan.env": {"TRIVY_SEVERITY": "CRITICAL"}}, "scan.env.TRIVY_SEVERITY"),
+        ({"scan.env": {"HTTPS_PROXY": "http://u:hunter2@proxy:3128"}}, "scan.env.HTTPS_PROXY"),
+        ({**PRISMA, "scan.arguments": ["-password", "hunter2"]}, "scan.arguments[0]"),
+        ({**PRISMA, "scan.arguments": ["-u", "hunter2"]}, "scan.arguments[0]"),
+        ({**PRISMA, "scan.console": "https://u:hunter2@console.example"}, "scan.console"),
+        ({"scan.scanner": "grype", "scan.server": "", "scan.arguments": ["--only-fixed"]}, "scan.arguments[0]"),
         ({"scan.docker_config": "/nowhere/config.json"}, "scan.docker_config"),
         ({"scan.env": {"A=B": "x"}}, "scan.env.A=B"),
         ({"scan.env": {"TRIVY_TOKEN": "hunter2"}}, "scan.env.TRIVY_TOKEN"),
@@ -84,6 +100,8 @@ def test_what_cannot_work_is_refused_by_its_key(tree: dict[str, Any], where: str
         {"scan.env": {"TRIVY_TOKEN": "secret://trivy"}, "local.scan_secrets": {"trivy": "/run/secrets/trivy"}},
         {**PRISMA, **CLUSTER, "scan.backends": {"kubernetes": "off"}},
         {"scan.env": {"TRIVY_TOKEN_HEADER": "X-Token"}},
+        {"scan.arguments": ["--pkg-types", "os", "--scanners=vuln,secret", "--token-header", "X-Token", "--ignorefile", "/etc/ignored"]},
+        {"scan.env": {"HTTPS_PROXY": "secret://proxy", "HTTP_PROXY": "http://proxy:3128"}, "local.scan_secrets": {"proxy": "/run/secrets/proxy"}},
         {"scan.registries": {"127.0.0.1:5000": "http://10.0.0.1:5000", "docker.io": "https://mirror.example/hub"}},
         {"scan.policy.ignore": [{"id": "CVE-1", "reason": "r", "expires": "2020-01-31"}]},  # a server must start on the day after, too
         {"docker.network": "none", "local.engine": "sandbox"},
@@ -94,6 +112,34 @@ def test_what_cannot_work_is_refused_by_its_key(tree: dict[str, Any], where: str
 )
 def test_what_can_work_is_taken(tree: dict[str, Any]) -> None:
     app.check(made(**tree))
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"scan.arguments": ["--severity", "HIGH"]}, "--severity would hide findings from the policy: use scan.policy.severities"),
+        (
+            {"scan.arguments": ["--token", "hunter2"]},
+            "--token would show a secret to whoever reads settings or lists processes: use TRIVY_TOKEN in scan.env",
+        ),
+        ({"scan.server": "http://user:hunter2@trivy:4954"}, "holds a login, and settings are no place for one: it is for TRIVY_TOKEN in scan.env"),
+        ({"scan.env": {"TRIVY_TOKEN": "secret://trivy"}}, "names a secret that is not among local.scan_secrets; there is none"),
+        (
+            {"scan.env": {"TRIVY_TOKEN": "secret://hunter2"}, "local.scan_secrets": {"a": "/a", "b": "/b"}},
+            "names a secret that is not among local.scan_secrets; there is a, b",
+        ),
+    ],
+)
+def test_a_refusal_says_what_to_do(tree: dict[str, Any], words: str) -> None:
+    with pytest.raises(errors.SettingsError) as caught:
+        app.check(made(**tree))
+    assert words in caught.value.public
+    assert "hunter2" not in caught.value.public
+
+
+def test_scanners_are_told_of_all_registries_without_tls() -> None:
+    told = scan_rules.options(made(**{"sandbox.plain_http": ["a.example", "b.example"], "scan.registries": {"b.example": "https://c.example"}}))
+    assert told.registries == {"a.example": "http://a.example", "b.example": "https://c.example"}
 
 
 def test_a_look_at_the_settings_makes_nothing(tmp_path: pathlib.Path) -> None:
@@ -159,7 +205,7 @@ def test_the_policy() -> None:
 @pytest.mark.parametrize(
     "tree",
     [
-        {"scan.image": TRIVY.replace("a" * 64, "b" * 64)}, {"scan.arguments": ["--ignore-unfixed"]}, {"scan.server": "http://other"}, {"scan.server": ""},
+        {"scan.image": TRIVY.replace("a" * 64, "b" * 64)}, {"scan.arguments": ["--pkg-types", "os"]}, {"scan.server": "http://other"}, {"scan.server": ""},
         {"scan.env": {"TRIVY_DB_REPOSITORY": "r"}}, {"scan.program": "/trivy"}, {"scan.verdict_hours": 1}, PRISMA,
     ],
 )  # fmt: skip

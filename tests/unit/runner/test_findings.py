@@ -128,3 +128,10 @@ def test_who_was_killed_has_reported_nothing(volume: pathlib.Path, reason: Reaso
     (volume / "scan/report.json").write_bytes(raw())
     cut = Failure(reason, "X", "killed")
     assert findings.settle(STEP, volume, [log(137)], cut) == ((log(137),), cut)
+
+
+def test_who_asks_a_registry_without_tls_for_tls_is_told_of_the_setting(volume: pathlib.Path) -> None:
+    log = ExecutorLog(exit_code=1, stderr=f"{'x' * 900} Get \"https://r.example/v2/\": http: server gave HTTP response to HTTPS client\n")
+    with pytest.raises(errors.StagingError) as caught:
+        findings.told(STEP, volume, log)
+    assert caught.value.public.endswith("HTTPS client [a registry without TLS is to be named by scan.registries, with an http:// url]")

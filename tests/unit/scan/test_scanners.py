@@ -296,6 +296,14 @@ def test_how_a_registry_is_reached() -> None:
 
 
 def test_arguments_that_a_site_may_not_give() -> None:
-    assert base.misused(["--pkg-types", "os", "--exit-code=1"], TRIVY.reserved) == "--exit-code=1"
-    assert base.misused(["--ignore-unfixed"], TRIVY.reserved) == ""
-    assert all(base.misused(scanner.argv(IMAGE, Options()), scanner.reserved) for scanner in SCANNERS.values())
+    for scanner in SCANNERS.values():
+        given = {name for word in scanner.argv(IMAGE, Options(server="http://t", console="https://c")) for name in base.flags(word)}
+        assert given & scanner.reserved
+        assert not scanner.reserved & scanner.instead.keys()
+    assert [base.flags(word) for word in ("--token=x", "-token", "-fjson", "-s", "os", "-", "--", "-1")] == [
+        ("--token",), ("-t", "--token"), ("-f", "--fjson"), ("-s",), (), (), ("--",), ("-1",),
+    ]  # fmt: skip
+    assert base.lacking(("--pkg-types", "os", "--scanners", "vuln,secret"), TRIVY.needs) is None
+    assert base.lacking(("--pkg-types", "os", "--scanners", "secret"), TRIVY.needs) == 2
+    assert base.lacking(("--scanners=vuln", "--scanners="), TRIVY.needs) == 1
+    assert base.lacking(("--scanners",), TRIVY.needs) == 0
