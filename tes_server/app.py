@@ -15,7 +15,7 @@ import socket
 import msgspec
 
 import tes_server
-from tes_server import auth_rules, errors, machine, platforms, scan_rules, site_rules
+from tes_server import auth_rules, errors, machine, platforms, scan_checks, scan_rules, site_rules
 from tes_server.backends.base import Backend
 from tes_server.backends.local import place
 from tes_server.control import retention
@@ -52,7 +52,7 @@ def check(settings: Settings) -> None:
     if not store_url(settings).startswith("sqlite:"):
         mongo_account(settings)
     platforms.check(settings)
-    scan_rules.check(settings)
+    scan_checks.check(settings)
     known = backend_names(settings)
     for number, rule in enumerate(settings.routes):
         if rule.backend not in known:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import re
+import difflib
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -18,7 +18,11 @@ import click
 import msgspec
 
 from tes_server import cli_options, errors, scan_words
+from tes_server.model.principal import SCANS
+from tes_server.model.record import Query, Record, View
+from tes_server.model.states import ENDS
 from tes_server.model.verdict import Outcome, Verdict
+from tes_server.scan import named
 from tes_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,23 +33,33 @@ if TYPE_CHECKING:
 PAGE = 500
 """Verdicts that are read at once."""
 
-_DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{12,64})")
+SCANS_READ = 20
+"""Pages of records of scans that are looked through for those under way, the newest first."""
+
+SHOWN = 5
+"""Images that are named as what may have been meant."""
+
 _NONE = "`tes-server scan list` names all that there are"
 
 
 PASSED, REFUSED, UNKNOWN = 0, 1, 2
-"""Exit codes: the worst of all images counts."""
+"""Exit codes, by the policy alone, whatever the mode makes of it: the worst of all images counts."""
 
 LONGER = 300.0
 """Seconds beyond `scan.timeout` that a verdict is waited for unless told otherwise: a scan waits for room as tasks do."""
 
 
 class _Group(click.Group):
-    """A word that is no command names an image."""
+    """A word that is no command names an image, unless it is nearly one."""
 
     def resolve_command(self, context: click.Context, words: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        known = not words or words[0] in self.commands
-        return super().resolve_command(context, words if known else ["image", *words])
+        if not words or words[0] in self.commands:
+            return super().resolve_command(context, words)
+        if close := difflib.get_close_matches(words[0], self.commands, n=1, cutoff=0.65):
+            raise errors.SettingsError(
+                f"is no command of `tes-server scan`; did you mean {close[0]}? An image of this name: `tes-server scan image {words[0]}`", words[0]
+            )
+        return super().resolve_command(context, ["image", *words])
 
 
 @click.group(
@@ -77,7 +91,8 @@ def _waits(command: Callable[..., Any]) -> Callable[..., Any]:
 def image(names: tuple[str, ...], **given: Any) -> None:
     """Show the verdicts about images; where there is none that holds, have the image scanned and wait.
 
-    A running server scans it (or `tes-server reconcile`). Exit code 0: it may run; 1: the site's policy refuses it; 2: that cannot be told.
+    A running server scans it (or `tes-server reconcile`). Exit code 0: the site's policy takes it; 1: refuses it; 2: that cannot be told. In mode "warn"
+    tasks run all the same.
     """
     _order(names, given, anew=False)
 
@@ -92,7 +107,7 @@ def refresh(names: tuple[str, ...], **given: Any) -> None:
 
 
 def _order(names: Sequence[str], given: dict[str, Any], *, anew: bool) -> None:
-    from tes_server import app
+    from tes_server import app, scan_rules
     from tes_server.control import orders
 
     settings = cli_options.settings(given)
@@ -106,6 +121,8 @@ def _order(names: Sequence[str], given: dict[str, Any], *, anew: bool) -> None:
         try:
             for number, name in enumerate(names):
                 worst = max(worst, _answered(name, asked.ask(name, backend, patience, anew=anew), number, as_json=given["as_json"]))
+            if worst > PASSED and not scan_rules.enforced(settings, backend):
+                click.echo(f'tasks on {backend} run all the same: scan.mode is "warn" there', err=True)
         except KeyboardInterrupt:
             click.echo("stopped waiting; a scan that is begun goes on", err=True)
             worst = UNKNOWN
@@ -125,25 +142,30 @@ def _resolver(settings: Settings) -> Iterator[Resolver]:
 
 def _answered(name: str, answer: Answer, number: int, *, as_json: bool) -> int:
     """Show an answer; its exit code."""
+    from tes_server.scan import gate
     from tes_server.scan.policy import Entry
 
     if answer.verdict is not None:
-        click.echo(msgspec.json.encode(answer.verdict).decode() if as_json else scan_words.block(answer.verdict, _now(), number))
+        click.echo(msgspec.json.encode(answer.verdict).decode() if as_json else _apart(scan_words.block(answer.verdict, _now()), number))
         return {Outcome.PASS: PASSED, Outcome.FAIL: REFUSED}.get(answer.verdict.outcome, UNKNOWN)
     if answer.named is not None:
         click.echo(scan_words.plain(answer.named.reason), err=as_json)
         return PASSED if answer.named.entry is Entry.EXEMPT else REFUSED
-    click.echo(scan_words.plain(f"tes-server: {name}: {answer.failed}"), err=True)
+    click.echo(scan_words.plain(f"tes-server: {name}: {gate.nameless(answer.failed, name)}"), err=True)
     return UNKNOWN
 
 
-def _backend(settings: Settings, named: str | None) -> str:
+def _apart(block: str, number: int) -> str:
+    return "\n" * (number > 0) + block
+
+
+def _backend(settings: Settings, wanted: str | None) -> str:
     from tes_server import scan_rules
 
     scanned = scan_rules.scanned(settings)
-    if scanned and named is not None and named not in scanned:
-        raise errors.SettingsError(f"images are scanned for {', '.join(scanned)}, not for {named!r}", "--backend")
-    return named or next(iter(scanned), "")
+    if scanned and wanted is not None and wanted not in scanned:
+        raise errors.SettingsError(f"images are scanned for {', '.join(scanned)}, not for {wanted!r}", "--backend")
+    return wanted or next(iter(scanned), "")
 
 
 @scan.command("list", short_help="List the verdicts.")
@@ -162,23 +184,52 @@ def list_(outcome: str | None, fresh: bool, as_json: bool, **given: Any) -> None
                 click.echo(msgspec.json.encode(verdict).decode())
             return
         lines = scan_words.table(found, now)
+        under_way = list(_under_way(store))
     click.echo("\n".join(lines))
+    for record in under_way:
+        click.echo(scan_words.under_way(record), err=True)
 
 
 @scan.command(short_help="Show all that a verdict says.")
 @cli_options.place
-@click.argument("name", metavar="IMAGE|DIGEST")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, one object a line.")
+@click.argument("name", metavar="IMAGE|DIGEST|SCAN")
+@click.option("--json", "as_json", is_flag=True, help="Verdicts as JSON, one a line.")
 def show(name: str, as_json: bool, **given: Any) -> None:
-    """Show the verdicts about an image: by the name under which it was first asked for, or by its digest (its first 12 digits do)."""
+    """Show the verdicts about an image: by the name under which it was first asked for, or by its digest (its first 12 digits do).
+
+    Where a scan of it failed or is under way, its record follows, with what the scanner said last; by the scan's id that alone is shown.
+    """
     now = _now()
     with _store(given) as store:
-        found = _named(store, [name])
-    for number, verdict in enumerate(found):
-        if as_json:
-            click.echo(msgspec.json.encode(verdict).decode())
-            continue
-        click.echo(scan_words.block(verdict, now, number))
+        if (one := _scan(store, name)) is not None:
+            click.echo("\n".join(scan_words.record(one)))
+            return
+        under_way = [record for record in _under_way(store) if named.about(name, scan_words.scanned(record))]
+        found = _named(store, [name], there=bool(under_way))
+        blocks = [msgspec.json.encode(verdict).decode() if as_json else scan_words.block(verdict, now) for verdict in found]
+        if not as_json:
+            failed = [_scan(store, verdict.scan) for verdict in found if verdict.outcome is Outcome.ERROR]
+            blocks += ["\n".join(scan_words.record(record)) for record in (*failed, *under_way) if record is not None]
+    click.echo(("\n" if as_json else "\n\n").join(blocks))
+
+
+def _scan(store: Store, scan: str) -> Record | None:
+    """The record of a scan; None where there is none of that id, or not any more."""
+    if not named.is_scan(scan):
+        return None
+    found = store.get(SCANS.scope, scan, View.FULL)
+    return found if isinstance(found, Record) else None
+
+
+def _under_way(store: Store) -> Iterator[Record]:
+    """The scans that have not ended, the newest first."""
+    after = None
+    for _ in range(SCANS_READ):
+        page = store.page(Query(scope=SCANS.scope, view=View.BASIC, after=after))
+        yield from (record for record in page.tasks if isinstance(record, Record) and record.state not in ENDS)
+        after = page.after
+        if after is None:
+            return
 
 
 @scan.command(short_help="Take verdicts back.")
@@ -205,34 +256,15 @@ def _all(store: Store) -> Iterator[Verdict]:
         after = page[-1].key
 
 
-def _named(store: Store, names: Collection[str]) -> list[Verdict]:
-    """The verdicts that these names and digests mean. Raises `errors.SettingsError` for one that means none."""
-    by_name = {name: [verdict for verdict in _all(store) if _means(name, verdict)] for name in dict.fromkeys(names)}
+def _named(store: Store, names: Collection[str], *, there: bool = False) -> list[Verdict]:
+    """The verdicts that these names and digests mean. Raises `errors.SettingsError` for one that means none, unless something else is `there`."""
+    kept = list(_all(store))
+    by_name = {name: named.meant(name, kept) for name in dict.fromkeys(names)}
     for name, found in by_name.items():
-        if not found:
-            raise errors.SettingsError(f"there is no verdict about it; {_NONE}", name)
+        if not found and not there:
+            others = ", ".join(named.alike(name, kept)[:SHOWN])
+            raise errors.SettingsError(f"there is no verdict about it; {f'there is about {others}' if others else _NONE}", name)
     return list({verdict.key: verdict for found in by_name.values() for verdict in found}.values())
-
-
-def _means(name: str, verdict: Verdict) -> bool:
-    digits = _DIGEST.fullmatch(name)
-    if digits and verdict.key.digest.removeprefix("sha256:").startswith(digits[1]):
-        return True
-    return name == verdict.image or _whole(name) in (_whole(verdict.image), f"{_repository(verdict.image)}@{verdict.key.digest}")
-
-
-def _whole(name: str) -> str:
-    """The name with all that it leaves out, so that `debian` is `docker.io/library/debian:latest`."""
-    from tes_server.model import image_names
-
-    try:
-        return str(image_names.parse(name))
-    except errors.EngineError:  # an image of a local engine alone
-        return name
-
-
-def _repository(name: str) -> str:
-    return _whole(name).partition("@")[0].rpartition(":")[0] or name
 
 
 def _now() -> datetime.datetime:

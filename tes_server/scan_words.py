@@ -5,7 +5,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Iterator
 
+from tes_server.model.record import Detail, Logs, Record
+from tes_server.model.states import State
 from tes_server.model.verdict import Outcome, Verdict
+from tes_server.scan.base import IMAGE_TAG
+
+TAIL = 20
+"""Lines that are shown of what a scanner said."""
 
 DIGEST_SHOWN = len("sha256:") + 12
 """Characters of a digest in a table."""
@@ -31,9 +37,9 @@ def _row(verdict: Verdict, now: datetime.datetime) -> tuple[str, ...]:
     )
 
 
-def block(verdict: Verdict, now: datetime.datetime, number: int) -> str:
-    """All that a verdict says; apart from the one before."""
-    return "\n" * (number > 0) + "\n".join(map(plain, _lines(verdict, now)))
+def block(verdict: Verdict, now: datetime.datetime) -> str:
+    """All that a verdict says."""
+    return "\n".join(map(plain, _lines(verdict, now)))
 
 
 def _lines(verdict: Verdict, now: datetime.datetime) -> Iterator[str]:
@@ -46,10 +52,16 @@ def _lines(verdict: Verdict, now: datetime.datetime) -> Iterator[str]:
         return
     database = f", database {verdict.database}" if verdict.database else ""
     yield f"scanner   {verdict.scanner} {verdict.scanner_version}".rstrip() + database
+    if verdict.scan:
+        yield f"scan      {verdict.scan}"
     if verdict.counts:
-        yield f"findings  {_counts(verdict)}"
-    if verdict.message:
+        taken = "; the site's policy counts none of them (fixable_only, severities, ignore)" if verdict.outcome is Outcome.PASS else ""
+        yield f"findings  {_counts(verdict)}{taken}"
+    if verdict.outcome is Outcome.ERROR:
         yield f"failed    {verdict.message}"
+        if verdict.fresh(now):
+            yield f"          that is kept until then; `tes-server scan refresh {verdict.image}` scans anew at once"
+        return
     for reason in verdict.reasons:
         yield f"reason    {reason}"
     for finding in verdict.top:
@@ -67,6 +79,40 @@ def _left(verdict: Verdict, now: datetime.datetime) -> str:
         return "no more"
     hours, minutes = divmod(int((verdict.expires_at - now).total_seconds()) // 60, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
+def under_way(record: Record) -> str:
+    """One line about a scan that has not ended."""
+    waits = f" ({record.status.waiting})" if record.status.waiting else ""
+    return plain(f"      the scan {record.id} of {scanned(record)} is {record.state} on {record.status.backend}{waits}")
+
+
+def scanned(record: Record) -> str:
+    """The image that a scan looks at, by its digest or a local engine's id."""
+    return ((record.task and record.task.tags) or {}).get(IMAGE_TAG, "")
+
+
+def record(record: Record) -> list[str]:
+    """All that is known of a scan: how it went, and what the scanner said last."""
+    return list(map(plain, _of_scan(record)))
+
+
+def _of_scan(record: Record) -> Iterator[str]:
+    status, logs, detail = record.status, record.logs or Logs(), record.detail or Detail()
+    yield f"scan      {record.id}"
+    yield f"of        {scanned(record)}"
+    yield f"state     {record.state} on {status.backend}, attempt {status.attempt}" + (f" ({status.waiting})" if status.waiting else "")
+    yield f"begun     {time(record.created)}" + (f", ended {time(status.end_time)}" if status.end_time else "")
+    for said in detail.system_logs:
+        yield f"log       {said}"
+    for command in logs.executors:
+        if command.exit_code is not None:
+            yield f"exit code {command.exit_code}"
+    for stdout, stderr in detail.streams:
+        # What a scan that went well leaves as its output is its report, in our own words.
+        for name, text in (("stdout", "" if record.state is State.COMPLETE else stdout), ("stderr", stderr)):
+            lines = text.splitlines()[-TAIL:]
+            yield from (f"{name if not number else '':<9} {line}" for number, line in enumerate(lines))
 
 
 def time(moment: datetime.datetime) -> str:

@@ -50,7 +50,7 @@ class Orders:
         self._scans = Scans(store, scanning)
         self._tell = tell
         self._clocks = clocks
-        self._said = ""
+        self._said: set[str] = set()
         self._news = threading.Event()
         resolver.listen(self._news.set)
 
@@ -110,8 +110,8 @@ class Orders:
         return True
 
     def _say(self, said: str) -> None:
-        if said != self._said:
-            self._said = said
+        if said not in self._said:
+            self._said.add(said)
             self._tell(said)
 
 

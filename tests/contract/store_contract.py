@@ -71,6 +71,7 @@ def a_verdict(number: int, late: float = 0, **fields: Any) -> Verdict:
             "expires_at": scanned + datetime.timedelta(hours=24),
             "counts": {"CRITICAL": 1, "LOW": 70},
             "reasons": ("1 CRITICAL finding that has a fix",),
+            "scan": "s" * 26,
             "top": (Finding(id="CVE-2025-1", severity="CRITICAL", package="zlib", installed="1", fixed="2", title="\x00", url="https://x/1"),),
             "message": "no",
             **fields,

@@ -12,10 +12,15 @@ import msgspec
 import pytest
 
 from tes_server import cli
+from tes_server.model.principal import SCANS
+from tes_server.model.record import Detail, Logs
+from tes_server.model.states import State
+from tes_server.model.task import Executor, ExecutorLog, Task
 from tes_server.model.verdict import Outcome, Verdict
+from tes_server.scan.base import IMAGE_TAG
 from tes_server.store.base import Store
 from tes_server.store.sqlite import SqliteStore
-from tests.contract.store_contract import a_verdict
+from tests.contract.store_contract import a_record, a_verdict
 
 Say = Callable[..., tuple[int, str, str]]
 HOUR = datetime.timedelta(hours=1)
@@ -113,14 +118,20 @@ def test_all_of_a_verdict_is_shown(say: Say, store: Store) -> None:
         "outcome   FAIL",
         f"scanned   {made.scanned_at:%Y-%m-%d %H:%M} UTC, holds until {made.expires_at:%Y-%m-%d %H:%M} UTC",
         "scanner   trivy 0.69.3, database 2025-06-01T00:00:00Z",
+        f"scan      {'s' * 26}",
         "findings  1 CRITICAL, 70 LOW",
         "reason    1 CRITICAL finding that has a fix",
         "          CRITICAL  CVE-2025-1  zlib 1, fixed in 2     https://x/1",
     ]
     assert msgspec.json.decode(say("show", "alpine:3", "--json")[1], type=Verdict) == made
+    kept(store, 3, "poor")
+    assert "findings  1 CRITICAL, 70 LOW; the site's policy counts none of them (fixable_only, severities, ignore)" in say("show", "poor")[1].splitlines()
     kept(store, 2, "broken", Outcome.ERROR)
     store.keep(error := msgspec.structs.replace(a_verdict(2, image="broken", outcome=Outcome.ERROR), scanned_at=now(), message="the registry is down"))
-    assert "failed    the registry is down" in say("show", "broken")[1]
+    shown = say("show", "broken")[1]
+    assert "failed    the registry is down" in shown
+    assert shown.count("the registry is down") == 1
+    assert "scan refresh" not in shown, "it holds no more"
     assert f"no more since {error.expires_at:%Y-%m-%d %H:%M} UTC" in say("show", "broken")[1]
 
 
@@ -145,7 +156,47 @@ def test_what_makes_no_sense_is_refused(say: Say, store: Store, tmp_path: pathli
     for words in ((), ("alpine", "--all")):
         assert say("forget", *words)[0] == 2
     assert say("forget", "alpine", "nobody")[::2] == (2, "tes-server: nobody: there is no verdict about it; `tes-server scan list` names all that there are\n")
+    assert say("show", "alpine:3")[::2] == (2, "tes-server: alpine:3: there is no verdict about it; there is about alpine\n")
     assert store.all_verdicts(None, 10)[0].outcome is Outcome.PASS, "nothing of it is done"
     code, _, why = say("list", "--data", str(tmp_path / "other"))
     assert (code, "it is made at the first start" in why) == (2, True)
     assert not (tmp_path / "other" / "tasks.sqlite").exists()
+
+
+@pytest.mark.parametrize(("word", "meant"), [("lst", "list"), ("shw", "show"), ("forgt", "forget"), ("images", "image"), ("refesh", "refresh")])
+def test_a_mistyped_command_is_no_image(say: Say, store: Store, word: str, meant: str) -> None:
+    assert say(word)[::2] == (
+        2,
+        f"tes-server: {word}: is no command of `tes-server scan`; did you mean {meant}? An image of this name: `tes-server scan image {word}`\n",
+    )
+
+
+def test_the_record_of_a_scan_is_shown(say: Say, store: Store) -> None:
+    task = Task(executors=(Executor(image="t", command=("c",)),), tags={IMAGE_TAG: f"{HOST}@sha256:{'b' * 64}"})
+    runs = a_record("a" * 26, owner=SCANS.owner, task=task, state=State.RUNNING)
+    failed = a_record(
+        "b" * 26,
+        owner=SCANS.owner,
+        task=task,
+        state=State.EXECUTOR_ERROR,
+        logs=Logs(executors=(ExecutorLog(exit_code=1),)),
+        detail=Detail(system_logs=("EXECUTOR_FAILED: no",), streams=(("", "".join(f"line {number}\n" for number in range(30))),)),
+    )
+    whole = msgspec.structs.replace(failed, id="c" * 26, state=State.COMPLETE, detail=Detail(streams=(("a report", "well"),)))
+    others = a_record("d" * 26, task=task)
+    store.insert([runs, failed, whole, others]).result()
+    lines = say("show", "b" * 26)[1].splitlines()
+    assert lines[:2] == [f"scan      {'b' * 26}", f"of        {HOST}@sha256:{'b' * 64}"]
+    assert lines[2].startswith("state     EXECUTOR_ERROR on ")
+    assert "log       EXECUTOR_FAILED: no" in lines
+    assert "exit code 1" in lines
+    assert lines[-20:] == ["stderr    line 10", *(f"          line {number}" for number in range(11, 30))]
+    shown = say("show", "c" * 26)[1]
+    assert ("a report" in shown, "stderr    well" in shown) == (False, True)
+    assert "there is no verdict about it" in say("show", "d" * 26)[2], "which is somebody's task"
+    assert say("show", f"{HOST}:7")[1].splitlines()[:2] == [f"scan      {'a' * 26}", f"of        {HOST}@sha256:{'b' * 64}"], "it is under way"
+    assert f"the scan {'a' * 26} of {HOST}@sha256:{'b' * 64} is RUNNING on " in say("list")[2]
+    store.keep(a_verdict(5, image=f"{HOST}:7", outcome=Outcome.ERROR, scan="b" * 26))
+    blocks = say("show", f"{HOST}:7")[1].split("\n\n")
+    assert [block.splitlines()[0].split()[0] for block in blocks] == ["image", "scan", "scan"]
+    assert f"scan      {'b' * 26}" in blocks[0]

@@ -129,6 +129,10 @@ def test_the_worst_of_all_images_is_the_exit_code(say: Say, server: ScanWorld, r
     assert "reason    1 CRITICAL finding (1 with a fix): rebuild the image with the fixed versions" in blocks[0]
     assert "failed    " in blocks[1]
     assert "the scanner crashed" in blocks[1]
+    assert f"`tes-server scan refresh {sad}` scans anew at once" in blocks[1]
+    (scan,) = [line.split()[1] for line in blocks[1].splitlines() if line.startswith("scan ")]
+    for name in (sad, scan, sad.partition("/")[2]):
+        assert "log       SCAN_FAILED: the scanner crashed" in say("show", name)[1], name
     assert [line.split()[:2] for line in say("list", "--outcome", "fail")[1].splitlines()[1:]] == [["FAIL", bad]]
 
 
@@ -142,7 +146,8 @@ def test_a_name_alone_may_settle_it(say: Say, world: ScanWorld) -> None:
 def test_what_cannot_be_told_is_2(say: Say, world: ScanWorld, registry: image_registry.Registry) -> None:
     code, text, why = say(f"{registry.host}/none:1")
     assert (code, text) == (2, "")
-    assert f"tes-server: {registry.host}/none:1: " in why
+    assert f"tes-server: {registry.host}/none:1: the registry does not have it" in why
+    assert why.count(f"{registry.host}/none:1") == len(why.splitlines()), "once in a line"
     name = pushed(registry, "waits")
     code, text, why = say(name, "--timeout", "0.1")
     assert (code, text) == (2, "")
@@ -156,3 +161,12 @@ def test_what_makes_no_sense_is_refused(say: Say, world: ScanWorld, config: path
     assert say("image")[0] == say("refresh")[0] == 2
     config.write_text(config.read_text().replace('"enforce"', '"off"'))
     assert say("alpine")[::2] == (2, "tes-server: scan.mode: is off: no images are scanned here\n")
+
+
+def test_in_mode_warn_the_policy_speaks_and_nothing_is_stopped(say: Say, server: ScanWorld, registry: image_registry.Registry, config: pathlib.Path) -> None:
+    config.write_text(config.read_text().replace('"enforce"', '"warn"'))
+    server.platform.ends["/bad@"] = told(BAD)
+    code, text, why = say(pushed(registry, "bad"))
+    assert (code, "outcome   FAIL" in text) == (1, True)
+    assert 'tasks on local run all the same: scan.mode is "warn" there\n' in why
+    assert "run all the same" not in say(pushed(registry, "good"))[2]

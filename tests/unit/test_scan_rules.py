@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tes_server import app, configuration, errors, scan_rules, settings
+from tes_server import app, configuration, errors, scan_checks, scan_rules, settings
 from tes_server.plan import compiler, parameters
 from tes_server.plan.policy import Capabilities, Policy, Target
 from tes_server.scan import policy
@@ -143,7 +143,7 @@ def test_scanners_are_told_of_all_registries_without_tls() -> None:
 
 
 def test_a_look_at_the_settings_makes_nothing(tmp_path: pathlib.Path) -> None:
-    scan_rules.check(made(data=str(tmp_path / "data")))
+    scan_checks.check(made(data=str(tmp_path / "data")))
     assert not (tmp_path / "data").exists()
 
 

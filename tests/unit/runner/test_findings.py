@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tes_server import errors
 from tes_server.model.run import Reason
 from tes_server.model.task import ExecutorLog
 from tes_server.plan.steps import Execute, Findings
@@ -131,7 +132,7 @@ def test_who_was_killed_has_reported_nothing(volume: pathlib.Path, reason: Reaso
 
 
 def test_who_asks_a_registry_without_tls_for_tls_is_told_of_the_setting(volume: pathlib.Path) -> None:
-    log = ExecutorLog(exit_code=1, stderr=f"{'x' * 900} Get \"https://r.example/v2/\": http: server gave HTTP response to HTTPS client\n")
+    log = ExecutorLog(exit_code=1, stderr=f'{"x" * 900} Get "https://r.example/v2/": http: server gave HTTP response to HTTPS client\n')
     with pytest.raises(errors.StagingError) as caught:
         findings.told(STEP, volume, log)
     assert caught.value.public.endswith("HTTPS client [a registry without TLS is to be named by scan.registries, with an http:// url]")

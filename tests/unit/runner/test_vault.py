@@ -72,7 +72,9 @@ def test_what_cannot_be_had_is_named_and_not_told(value: str, code: Code, words:
     assert "s3cr3t" not in said.public
 
 
-@pytest.mark.parametrize(("value", "words"), [("secret://gone/x", "scan_secrets.gone: the vault does not have it"), ("secret://other", "scan_secrets.other: this site")])
+@pytest.mark.parametrize(
+    ("value", "words"), [("secret://gone/x", "scan_secrets.gone: the vault does not have it"), ("secret://other", "scan_secrets.other: this site")]
+)
 def test_secrets_of_scanners_are_named_by_their_settings(value: str, words: str) -> None:
     with pytest.raises(errors.StagingError) as caught:
         vault.Vault(REFERENCES, Keeper(), scans=True).opened(step(0, {"TRIVY_TOKEN": value}))
