@@ -22,7 +22,6 @@ from tes_server.model.principal import SCANS
 from tes_server.model.record import Query, Record, View
 from tes_server.model.states import ENDS
 from tes_server.model.verdict import Outcome, Verdict
-from tes_server.scan import named
 from tes_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -199,6 +198,8 @@ def show(name: str, as_json: bool, **given: Any) -> None:
 
     Where a scan of it failed or is under way, its record follows, with what the scanner said last; by the scan's id that alone is shown.
     """
+    from tes_server.scan import named
+
     now = _now()
     with _store(given) as store:
         if (one := _scan(store, name)) is not None:
@@ -215,6 +216,8 @@ def show(name: str, as_json: bool, **given: Any) -> None:
 
 def _scan(store: Store, scan: str) -> Record | None:
     """The record of a scan; None where there is none of that id, or not any more."""
+    from tes_server.scan import named
+
     if not named.is_scan(scan):
         return None
     found = store.get(SCANS.scope, scan, View.FULL)
@@ -258,6 +261,8 @@ def _all(store: Store) -> Iterator[Verdict]:
 
 def _named(store: Store, names: Collection[str], *, there: bool = False) -> list[Verdict]:
     """The verdicts that these names and digests mean. Raises `errors.SettingsError` for one that means none, unless something else is `there`."""
+    from tes_server.scan import named
+
     kept = list(_all(store))
     by_name = {name: named.meant(name, kept) for name in dict.fromkeys(names)}
     for name, found in by_name.items():

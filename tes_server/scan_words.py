@@ -1,4 +1,7 @@
-"""Verdicts of image scans in words, for people at a terminal. Pure: `now` is an argument. Must never be read by a program."""
+"""Verdicts of image scans in words, for people at a terminal. Pure: `now` is an argument. Must never be read by a program.
+
+Heavy imports stay inside functions, as in `cli`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from tes_server.model.record import Detail, Logs, Record
 from tes_server.model.states import State
 from tes_server.model.verdict import Outcome, Verdict
-from tes_server.scan.base import IMAGE_TAG
 
 TAIL = 20
 """Lines that are shown of what a scanner said."""
@@ -89,6 +91,8 @@ def under_way(record: Record) -> str:
 
 def scanned(record: Record) -> str:
     """The image that a scan looks at, by its digest or a local engine's id."""
+    from tes_server.scan.base import IMAGE_TAG
+
     return ((record.task and record.task.tags) or {}).get(IMAGE_TAG, "")
 
 
