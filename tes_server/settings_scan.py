@@ -73,7 +73,7 @@ class ScanSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     console: str = ""
     """twistcli and prisma: url of the Prisma Cloud Compute Console."""
     arguments: tuple[str, ...] = ()
-    """Further arguments of the scanner."""
+    """Further arguments of the scanner. None that leaves findings out, nor a password: the first is for `scan.policy`, the second for `env`."""
     env: dict[str, str] = {}
     """Further environment of the scanner's container. Secrets are named `secret://NAME` or `secret://NAME/KEY`, and listed by the backend's `scan_secrets`."""
     verdict_hours: Pause = 24.0

@@ -108,9 +108,9 @@ def test_a_bad_image_is_refused_whole_and_in_words(server: Server, images: Image
 BAD_DAYS = {
     "crash": "Segmentation fault",
     "fail": "something went wrong inside",
-    "none": "the report of trivy cannot be read",
-    "garbage": "JSON is malformed",
-    "cut": "truncated",
+    "none": "the report of trivy cannot be read: it is empty",
+    "garbage": "it is no JSON",
+    "cut": "it ends in the middle",
     "huge": "has more than|max_runtime",  # whichever comes first
     "old": "days old",
     "hang": "stopped after max_runtime",
@@ -198,5 +198,5 @@ def test_warn_and_allow(images: Images, scanner: str, tmp_path: pathlib.Path) ->
         found = allows.until(broken)
         assert found["state"] == "COMPLETE"
         failed = [line for line in system_logs(found) if line.startswith("SCAN_WARNING") and "could not be scanned" in line]
-        assert ["(task " in line for line in failed] == [True, False], failed  # by a job of its own, and by the scanner in the task
+        assert ["(scan " in line for line in failed] == [True, False], failed  # by a job of its own, and by the scanner in the task
         assert allows.until(good)["state"] == "COMPLETE", "past the scanner in the task itself, too"
