@@ -223,6 +223,16 @@ class TaskSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Bytes of head, and as many of tail, kept of each executor's stdout and stderr."""
     max_inputs: Number = 100_000
     """Inputs, outputs and volumes together that one task may name."""
+    max_executors: Number = 1000
+    """Executors of one task."""
+    max_tags: Number = 1000
+    """Tags of one task."""
+    max_content: Number = 16 * 1024 * 1024
+    """Bytes of `content` of one task's inputs together. `server.body_limit` bounds them, too."""
+    max_staged_files: Count = 1_000_000
+    """Files, directories and links that the inputs of one task may come to when they are fetched, and likewise its outputs; 0 = any number."""
+    max_staged_gb: Amount = 0.0
+    """Bytes (10^9) that the inputs of one task may come to, and likewise its outputs, holes of sparse files included; 0 = what the disk holds."""
 
 
 class RetrySettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):

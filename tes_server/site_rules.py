@@ -18,6 +18,7 @@ import msgspec
 from tes_server import errors, grant_rules
 from tes_server.filer.manifest import Access, Storage
 from tes_server.plan import guard, objects
+from tes_server.plan.bounds import Bounds
 from tes_server.plan.guard import Guard
 from tes_server.plan.paths import NET, PORTS, SitePath, Sites, below, file_path
 from tes_server.plan.policy import Policy
@@ -213,7 +214,7 @@ def policy(settings: Settings) -> Policy:
         default_cpus=tasks.default_cpus,
         default_ram_gb=tasks.default_ram_gb,
         default_max_runtime=tasks.default_max_runtime,
-        max_files=tasks.max_inputs,
+        bounds=Bounds(files=tasks.max_inputs, executors=tasks.max_executors, tags=tasks.max_tags, content=tasks.max_content),
     )
 
 
@@ -226,6 +227,8 @@ def access(settings: Settings, *, server: bool = False) -> Access:
         ftp=files.ftp,
         uploads=files.uploads,
         guard=_guard(settings),
+        most_files=settings.tasks.max_staged_files,
+        most_bytes=int(settings.tasks.max_staged_gb * 1e9),
         stores=tuple(msgspec.convert(store, Storage, from_attributes=True) for store in settings.storage if store.tasks or server),
     )
 

@@ -25,6 +25,7 @@ class Code(enum.StrEnum):
     INPUT_NOT_FOUND = "INPUT_NOT_FOUND"
     INPUT_DENIED = "INPUT_DENIED"
     INPUT_ARCHIVED = "INPUT_ARCHIVED"
+    INPUT_TOO_LARGE = "INPUT_TOO_LARGE"
     INPUT_ERROR = "INPUT_ERROR"
     OUTPUT_MISSING = "OUTPUT_MISSING"
     OUTPUT_DENIED = "OUTPUT_DENIED"
@@ -70,10 +71,11 @@ ADVICE: dict[Code, str] = {
     Code.INPUT_NOT_FOUND: "check the url of the input",
     Code.INPUT_DENIED: "the server may not read that url; ask who runs it to allow it",
     Code.INPUT_ARCHIVED: "restore the object to a readable tier first, then submit again",
+    Code.INPUT_TOO_LARGE: "take fewer or smaller files, or ask who runs the server to allow more",
     Code.INPUT_ERROR: "the transfer was tried several times; check that its source answers",
     Code.OUTPUT_MISSING: "the command did not make this file; optional outputs may be missing",
     Code.OUTPUT_DENIED: "the server may not write to that url; ask who runs it to allow it",
-    Code.OUTPUT_TOO_LARGE: "write several smaller files",
+    Code.OUTPUT_TOO_LARGE: "write fewer or smaller files",
     Code.OUTPUT_ERROR: "the transfer was tried several times; check that its target answers and has space",
     Code.TRANSFER: "goes on; the rate is that of all files together",
     Code.STORAGE_NOT_FOUND: "check the name of the bucket or container; this server makes none",

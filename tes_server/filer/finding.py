@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tes_server import errors
 from tes_server.filer import globs, rooted, tree
@@ -21,10 +21,10 @@ LINKS = 10_000
 """Links to directories followed for one pattern: a few that lead back to where they are make endless paths."""
 
 
-def find(realm: Realm, path: str, control: Control) -> list[str]:
+def find(realm: Realm, path: str, control: Control, count: Callable[[int], None] = lambda _: None) -> list[str]:
     """Container paths that match, sorted; a file of just that name counts too (`a[1].txt`).
 
-    What lies below a path that matches is not listed again. Raises OSError, StagingError, or Canceled.
+    What lies below a path that matches is not listed again. `count` is told how many there are, and may refuse. Raises OSError, StagingError, or Canceled.
     """
     found = set[str]()
     try:
@@ -34,7 +34,9 @@ def find(realm: Realm, path: str, control: Control) -> list[str]:
             f"the pattern is longer than {globs.LONGEST} characters or has more than {globs.MOST} alternatives", Code.OUTPUT_ERROR
         ) from cause
     for pattern in patterns:
-        found.update(_matches(realm, pattern, control))
+        for match in _matches(realm, pattern, control):
+            found.add(match)
+            count(len(found))
     with contextlib.suppress(OSError):  # as a name the pattern may be too long, or below a file
         if realm.place(path).status is not None:
             found.add(path)

@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from tes_server.errors import Canceled, StagingError
 from tes_server.filer import schemes, wording
+from tes_server.filer.allowance import Allowance
 from tes_server.filer.connect import Dialer
 from tes_server.filer.control import POLL, Control
 from tes_server.filer.crew import SMALL
@@ -49,6 +50,7 @@ class Ftp:
         self.attempt = attempt
         self.side = side
         self._dialer = Dialer(access, control, side)
+        self._allowance = Allowance(access, side)
         self._lock = threading.Lock()
         self._idle: dict[Server, list[tuple[float, Connection]]] = {}
         # Servers allow few connections to one address, and refuse all when there are more.
@@ -90,6 +92,7 @@ class Ftp:
             yield Left(name, f"is nested deeper than {DEPTH} directories")
         else:
             waiting.append(_Pending(name, path, here.above | {item.unique}))
+            self._allowance.count(len(waiting))
 
     def split(self, url: str) -> tuple[str, str]:
         """See schemes.Writer."""
@@ -239,6 +242,7 @@ class _Download:
         self.position = 0
 
     def _moved(self, position: int) -> None:
+        self._control.moved(position - self.position)
         self.position = position
         self._control.check()
 

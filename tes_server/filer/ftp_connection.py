@@ -215,7 +215,6 @@ class Connection(ftplib.FTP):
                 if limit is not None and position + len(chunk) > limit:
                     raise Passing("the server sent more than the file's size")
                 position += copying.write(fd, chunk, position)
-                self._control.moved(len(chunk))
                 moved(position)
 
     def store(self, path: str, fd: int, position: int, moved: Callable[[int], None]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from tes_server.errors import StagingError
 from tes_server.filer import copying, local, schemes, wording
+from tes_server.filer.allowance import Allowance, Measured
 from tes_server.filer.control import Control
 from tes_server.filer.crew import Batches, Crew
 from tes_server.filer.manifest import Access
@@ -36,6 +37,7 @@ class Inward:
         self._attempt = attempt
         self._readers = Schemes(schemes.READERS, access, control, attempt)
         self._folders: dict[str, local.Folder] = {}
+        self._allowance = Allowance(access, INPUT)
 
     def close(self) -> None:
         """Give back connections."""
@@ -70,6 +72,7 @@ class Inward:
         batches = Batches[schemes.File](crew, functools.partial(self._put, fetch, where))
         for entry in self._entries(fetch):
             self._control.check()
+            self._allowance.entry()
             _check_name(entry.name)
             if isinstance(entry, Directory):
                 self._folder(fetch.path).directory(entry.name)
@@ -92,7 +95,7 @@ class Inward:
             for file in files:
                 folder, name = (fetch.path, file.name) if file.name else posixpath.split(fetch.path)
                 try:
-                    sizes.append(self._folder(folder).put(name, file))
+                    sizes.append(self._folder(folder).put(name, Measured(file, self._allowance)))
                 except (OSError, StagingError) as cause:
                     raise wording.failure(cause, INPUT, fetch.field, wording.join(where, file.name)) from cause
         finally:

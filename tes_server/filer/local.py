@@ -15,11 +15,13 @@ import urllib.parse
 from collections.abc import Iterator
 
 from tes_server.filer import copying, rooted, schemes, tree, wording
+from tes_server.filer.allowance import Allowance
 from tes_server.filer.control import Control
 from tes_server.filer.durable import Written
 from tes_server.filer.manifest import Access
 from tes_server.filer.rooted import Descriptor, Realm
 from tes_server.filer.schemes import Link
+from tes_server.filer.wording import INPUT
 
 CACHED = 64
 """Open directories kept for the next file: the files of one directory come one after the other."""
@@ -188,12 +190,13 @@ class Files:
         self._realm = Realm("/", allowed, access.hidden)
         self._control = control
         self._attempt = attempt
+        self._allowance = Allowance(access, INPUT)
         self._written = Written()
         self._targets: dict[str, Folder] = {}
 
     def source(self, url: str, directory: bool = False) -> Iterator[tree.TreeFile | schemes.Entry]:  # noqa: ARG002 - a path is never both
         """See schemes.Reader. Links are kept where they stay in the source; one that leads out of the roots is Failed."""
-        return tree.walk(self._realm, _path(url), keep_links=True)
+        return tree.walk(self._realm, _path(url), keep_links=True, count=self._allowance.count)
 
     def split(self, url: str) -> tuple[str, str]:
         """See schemes.Writer."""

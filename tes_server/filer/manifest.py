@@ -69,6 +69,10 @@ class Access(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Which addresses http(s) and ftp(s) connect to."""
     stores: tuple[Storage, ...] = ()
     """Object stores that may be used. None by default."""
+    most_files: int = 0
+    """Files, directories and links that the inputs of one attempt may come to, and likewise its outputs; 0 = no bound."""
+    most_bytes: int = 0
+    """The same of their bytes, holes included."""
     workers: int = 8
     """Files of this machine moved at once. More helps on network file systems, not on a local disk."""
     remote_workers: int = 32

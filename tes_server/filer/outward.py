@@ -10,11 +10,12 @@ import errno
 import functools
 import posixpath
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from tes_server.errors import StagingError
 from tes_server.filer import finding, schemes, tree, wording
+from tes_server.filer.allowance import Allowance, Exceeded
 from tes_server.filer.control import Control
 from tes_server.filer.crew import Batches, Crew
 from tes_server.filer.manifest import Access, Collected
@@ -52,9 +53,9 @@ class View(NamedTuple):
         """A container path as a path of the realm."""
         return path.removeprefix(self.shown) or "/"
 
-    def find(self, pattern: str, control: Control) -> list[str]:
+    def find(self, pattern: str, control: Control, count: Callable[[int], None]) -> list[str]:
         """Container paths that match, see `finding.find`."""
-        return [self.shown + path for path in finding.find(self.realm, self.inner(pattern), control)]
+        return [self.shown + path for path in finding.find(self.realm, self.inner(pattern), control, count)]
 
 
 class Outward:
@@ -67,6 +68,7 @@ class Outward:
         self._control = control
         self._writers = Schemes(schemes.WRITERS, access, control, attempt)
         self._notices = Notices()
+        self._allowance = Allowance(access, OUTPUT)
         # Only appended to, by all threads; `collected` restores the order of the task's outputs.
         self._logs: list[tuple[int, OutputFileLog]] = []
         self._failures: list[tuple[int, StagingError]] = []
@@ -77,7 +79,7 @@ class Outward:
             if not collect.prefix:
                 self._take(order, collect, collect.path, crew)
                 return
-            found = self._view(collect.prefix).find(collect.path, self._control)
+            found = self._view(collect.prefix).find(collect.path, self._control, self._allowance.count)
         except (OSError, StagingError) as cause:
             self._fail(order, collect.field, collect.path, cause, collect.shown)
             return
@@ -88,6 +90,8 @@ class Outward:
                 self._take(order, collect, path, crew)
             except (OSError, StagingError) as cause:
                 self._fail(order, collect.field, path, cause, collect.shown)
+                if isinstance(cause, Exceeded):
+                    return
 
     def finish(self) -> None:
         """Make durable what was put; after the last job has ended."""
@@ -120,8 +124,11 @@ class Outward:
             return
         taken = self._destination(order, collect, path, is_file=bool(place.rest))
         batches = Batches[TreeFile](crew, functools.partial(self._put, taken))
-        for entry in tree.walk(view.realm, view.inner(path), keep_links=taken.writer.keeps_links):
+        for entry in tree.walk(view.realm, view.inner(path), keep_links=taken.writer.keeps_links, count=self._allowance.count):
             self._control.check()
+            self._allowance.entry()
+            if isinstance(entry, TreeFile):
+                self._allowance.size(entry.size)
             try:
                 self._entry(taken, entry, batches)
             except (OSError, StagingError) as cause:

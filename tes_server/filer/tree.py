@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tes_server.filer import copying, rooted
@@ -68,10 +68,11 @@ class _Above(NamedTuple):
     above: _Above | None
 
 
-def walk(realm: Realm, path: str, *, keep_links: bool) -> Iterator[TreeFile | Entry]:
+def walk(realm: Realm, path: str, *, keep_links: bool, count: Callable[[int], None] = lambda _: None) -> Iterator[TreeFile | Entry]:
     """The file at `path`, or the directory and everything below it (names relative to it, directories before contents).
 
-    Raises OSError if `path` itself cannot be found or is a FIFO or the like; what is wrong below it becomes Left or Failed.
+    `count` is told how many directories wait to be read, and may refuse. Raises OSError if `path` itself cannot be
+    found or is a FIFO or the like; what is wrong below it becomes Left or Failed.
     """
     place = realm.find(path)
     if place.rest:
@@ -93,7 +94,12 @@ def walk(realm: Realm, path: str, *, keep_links: bool) -> Iterator[TreeFile | En
             yield Left(pending.name, "is not for tasks")
             continue
         yield Directory(pending.name)
-        yield from _Level(realm, pending, folder, keep_links).entries(waiting)
+        for entry in _Level(realm, pending, folder, keep_links).entries():
+            if isinstance(entry, _Pending):
+                waiting.append(entry)
+                count(len(waiting))
+            else:
+                yield entry
 
 
 class _Level:
@@ -107,8 +113,8 @@ class _Level:
         self._keep_links = keep_links
         self._above = _Above((status.st_dev, status.st_ino), pending.above)
 
-    def entries(self, waiting: list[_Pending]) -> Iterator[TreeFile | Entry]:
-        """Its files and links; directories are added to `waiting`."""
+    def entries(self) -> Iterator[TreeFile | Entry | _Pending]:
+        """What is in it; directories as what is still to be read."""
         with os.scandir(self._folder.fd) as found:
             for item in found:
                 name = f"{self._here.name}/{item.name}" if self._here.name else item.name
@@ -116,10 +122,7 @@ class _Level:
                     entry = self._entry(name, item.name, item.stat(follow_symlinks=False))
                 except OSError as cause:
                     entry = Failed(name, cause)
-                if isinstance(entry, _Pending):
-                    waiting.append(entry)
-                else:
-                    yield entry
+                yield entry
 
     def _entry(self, name: str, leaf: str, status: os.stat_result) -> TreeFile | Entry | _Pending:
         if stat.S_ISREG(status.st_mode):

@@ -15,7 +15,7 @@ import msgspec
 
 from tes_server.errors import Invalid, TooLarge
 from tes_server.model.task import Executor, FileType, Input, Output, Resources, Task
-from tes_server.plan import executors, grants, mounts, parameters, paths, scans, wildcards
+from tes_server.plan import bounds, executors, grants, mounts, parameters, paths, scans, wildcards
 from tes_server.plan.grants import Granted
 from tes_server.plan.policy import Capabilities, Policy
 from tes_server.plan.steps import Collect, Execute, Fetch, Findings, Gate, Limits, Mount, Placement, Plan, StageIn, StageOut
@@ -54,9 +54,7 @@ def compile_task(
     if not task.executors:
         raise Invalid("must hold at least one executor", "/executors")
     inputs, outputs, volumes = task.inputs or (), task.outputs or (), task.volumes or ()
-    named = len(inputs) + len(outputs) + len(volumes)
-    if named > policy.max_files:
-        raise Invalid(f"a task may name {policy.max_files} inputs, outputs and volumes together, this one has {named}", "/inputs")
+    bounds.check(task, policy.bounds)
     given = parameters.read(task.resources, capabilities.parameters)
     granted = None if policy.grants is None else grants.of(() if findings else policy.grants, owner, policy.sites)
     known = capabilities.scan_secrets if findings else granted.known(capabilities.secrets) if granted else capabilities.secrets

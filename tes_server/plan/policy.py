@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from tes_server.plan.bounds import Bounds
 from tes_server.plan.grants import Grant
 from tes_server.plan.paths import Sites
 
@@ -60,8 +61,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     least_ram_bytes: int = 0
     """every task reserves at least so much: what a scanner needs that runs first in it"""
     default_max_runtime: float = 0.0
-    max_files: int = 100_000
-    """inputs, outputs and volumes that one task may name, together"""
+    bounds: Bounds = Bounds()
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tes_server import cluster_rules, configuration, errors, machine, settings, site_looks, site_rules
+from tes_server.plan.bounds import Bounds
 from tes_server.plan.guard import Guard
 
 
@@ -169,3 +170,11 @@ def test_files_of_the_server_that_tasks_may_read_are_told(tmp_path: pathlib.Path
     root = str(tmp_path / "root")
     assert list(site_looks.exposed(made(**tree))) == [("auth.users_file", root), ("storage[0].file", root), ("local.secrets.bare", root)]
     assert list(site_looks.exposed(made())) == []
+
+
+def test_bounds_of_tasks_come_from_the_settings() -> None:
+    keys = {"max_inputs": 5, "max_executors": 6, "max_tags": 7, "max_content": 8, "max_staged_files": 9, "max_staged_gb": 0.5}
+    known = made(**{f"tasks.{key}": value for key, value in keys.items()})
+    assert site_rules.policy(known).bounds == Bounds(files=5, executors=6, tags=7, content=8)
+    assert (site_rules.access(known).most_files, site_rules.access(known).most_bytes) == (9, 500_000_000)
+    assert cluster_rules.access(known).most_files == 9
