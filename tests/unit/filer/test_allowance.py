@@ -151,7 +151,7 @@ def test_directories_count_before_they_are_read(tmp_path: pathlib.Path, stage: S
     """Those that wait to be read are held in memory."""
     for number in range(11):
         (tmp_path / "wide" / str(number)).mkdir(parents=True)
-    found = []
+    found: list[object] = []
     with pytest.raises(Exceeded, match="outputs are more than 10 files"):
         found.extend(tree.walk(Realm(str(tmp_path / "wide")), "/", keep_links=True, count=Allowance(stage.access, OUTPUT).count))
     files = local.Files(msgspec.structs.replace(stage.access, roots=(str(tmp_path),)), Control(lambda: False), "a")
