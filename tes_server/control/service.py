@@ -172,7 +172,7 @@ class Service:
         tails = None
         if view is View.FULL and task.state not in ENDS:
             tails = self._live(task_id)
-        return views.task_json(task, view, self.compat, tails)
+        return views.task_json(task, view, self.compat, principal.owner, tails)
 
     def list_json(self, principal: Principal, request: ListRequest) -> bytes:
         """A page of tasks as JSON. Raises Invalid whose pointer is the parameter's name, TooMany (`limits`)."""
@@ -181,7 +181,7 @@ class Service:
         query = self._query(principal, request)
         page = self._store.page(query)
         token = _token(page.after, query) if page.after else None
-        return views.list_json(page.tasks, token, request.view, self.compat)
+        return views.list_json(page.tasks, token, request.view, self.compat, principal.owner)
 
     def _find(self, principal: Principal, task_id: str, view: View) -> Brief:
         task = self._store.get(principal.scope, task_id, view)
