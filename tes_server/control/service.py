@@ -17,6 +17,7 @@ import msgspec
 
 from tes_server import errors, telemetry
 from tes_server.control import decide
+from tes_server.control import running as bounds
 from tes_server.control.audit import Audit
 from tes_server.control.limits import Limits
 from tes_server.model import run, views
@@ -77,6 +78,7 @@ class Service:
         clock: Callable[[], datetime.datetime],
         limits: Limits | None = None,
         audit: Audit | None = None,
+        running: int = 0,
     ) -> None:
         self.limits = limits
         self.audit = audit
@@ -87,7 +89,8 @@ class Service:
         self._rules = rules
         self._about = about
         self._clock = clock
-        self._waiting = {name: telemetry.line(telemetry.Code.WAITING_TURN, f"in the queue of the backend {name}") for name in targets}
+        queues = {name: "; ".join(filter(None, (f"in the queue of the backend {name}", bounds.words(running)))) for name in targets}
+        self._waiting = {name: telemetry.line(telemetry.Code.WAITING_TURN, words) for name, words in queues.items()}
         self._watching: dict[str, datetime.datetime] = {}
 
     # -- create -----------------------------------------------------------------------------------------------------
