@@ -135,7 +135,9 @@ def targets(settings: Settings) -> dict[str, Target]:
 def service(settings: Settings, kept: Store) -> Service:
     """The API's door."""
     rules = [msgspec.convert(rule, route.Rule, from_attributes=True) for rule in settings.routes]
-    return Service(kept, targets(settings), rules, about(settings), settings.server.compat, clock, limits(settings, kept), audit(settings), settings.limits.running)
+    return Service(
+        kept, targets(settings), rules, about(settings), settings.server.compat, clock, limits(settings, kept), audit(settings), settings.limits.running
+    )
 
 
 def limits(settings: Settings, kept: Store) -> Limits | None:

@@ -61,7 +61,7 @@ _PLACE = re.compile(r".*(?:page|continuation|next|sync|resume|marker|start|curso
 """Where a list goes on: no credential."""
 
 _IN_JSON = re.compile(r'"url":( ?)"([^"\\]*(?:\\.[^"\\]*)*)"')
-_UNWRITTEN = re.compile(r'[ <>`\\]')
+_UNWRITTEN = re.compile(r"[ <>`\\]")
 _ESCAPED = {ord(sign): urllib.parse.quote(sign) for sign in ' \t\n\r\f\v"<>`\\'}
 
 

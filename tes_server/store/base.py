@@ -85,9 +85,7 @@ class Store(Protocol):
     def alive(self) -> frozenset[str]:
         """The reconcilers (`who`) that were alive when this process last held its shards, itself among them."""
 
-    def due(
-        self, lane: Lane, shards: frozenset[int], now: datetime.datetime, limit: int, here: str = "", shares: Shares | None = None
-    ) -> list[Record]:
+    def due(self, lane: Lane, shards: frozenset[int], now: datetime.datetime, limit: int, here: str = "", shares: Shares | None = None) -> list[Record]:
         """A read: records of `lane` with `due <= now`. A clock may be set back, so a WAITING record that was never put off
         (`due` is `created`), or is put off for longer than `FAR`, is due as well.
 

@@ -109,8 +109,7 @@ def _most(connection: sqlite3.Connection, owners: Collection[int], shares: base.
 def under_way(connection: sqlite3.Connection, owners: Collection[str]) -> dict[str, int]:
     """`Store.under_way`, from an index that holds nothing else."""
     statement = (
-        f"SELECT count(*) FROM tasks INDEXED BY under_way WHERE lane = 'ACTIVE' AND state IN ({_LIVE}) "
-        "AND owner = (SELECT number FROM owners WHERE owner = ?)"
+        f"SELECT count(*) FROM tasks INDEXED BY under_way WHERE lane = 'ACTIVE' AND state IN ({_LIVE}) AND owner = (SELECT number FROM owners WHERE owner = ?)"
     )
     return {owner: int(connection.execute(statement, (owner,)).fetchone()[0]) for owner in owners}
 

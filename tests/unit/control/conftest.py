@@ -34,9 +34,7 @@ class World:
         targets = {"local": Target(policy=Policy(), capabilities=backend.capabilities)}
         return Service(self.store, targets, [], ABOUT, compat, self.clock, running=running)
 
-    def reconciler(
-        self, backend: ScriptedBackend, store: Store | None = None, who: str = "me", clock: Clock | None = None, running: int = 0
-    ) -> Reconciler:
+    def reconciler(self, backend: ScriptedBackend, store: Store | None = None, who: str = "me", clock: Clock | None = None, running: int = 0) -> Reconciler:
         target = Target(policy=Policy(), capabilities=backend.capabilities)
         pace = Pace(batch=10)
         clock = clock or self.clock

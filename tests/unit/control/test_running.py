@@ -104,7 +104,9 @@ def test_scans_are_not_counted(world: World) -> None:
     bound = running.Running(world.store, 1)
     assert bound.left({"alice", SCANS.owner}) == {"alice": 1}
     assert bound.shares([SCANS.owner])[SCANS.owner] > 1000
-    scan = Candidate(Record(id="s", state=State.QUEUED, owner=SCANS.owner, created=T0, status=model.Status(backend="local", rule="")), Limits(cpus=1, ram_bytes=1))
+    scan = Candidate(
+        Record(id="s", state=State.QUEUED, owner=SCANS.owner, created=T0, status=model.Status(backend="local", rule="")), Limits(cpus=1, ram_bytes=1)
+    )
     assert admission.admit([scan, scan], None, T0, bound.left({SCANS.owner})).start == [scan, scan]
 
 
