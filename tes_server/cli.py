@@ -84,6 +84,8 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
         for url, _, cause in site_looks.stores(settings, ask=False):
             if cause is not None:
                 click.echo(f"WARNING: store {url}: {cause.public}", err=True)
+        if site_looks.ungranted(settings):
+            click.echo(f"WARNING: {site_looks.ungranted(settings)}", err=True)
         if site_looks.full(data):
             click.echo(f"WARNING: {site_looks.full(data)}", err=True)
 
