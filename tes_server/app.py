@@ -15,7 +15,7 @@ import socket
 import msgspec
 
 import tes_server
-from tes_server import auth_rules, errors, machine, platforms, scan_checks, scan_rules, site_rules
+from tes_server import auth_rules, errors, machine, platforms, scan_checks, scan_rules, server_rules, site_rules
 from tes_server.backends.base import Backend
 from tes_server.backends.local import place
 from tes_server.control import retention
@@ -48,6 +48,7 @@ def clock() -> datetime.datetime:
 def check(settings: Settings) -> None:
     """Refuse settings that contradict each other or this machine, with the key at fault."""
     auth_rules.check(settings.auth)
+    server_rules.check(settings.server)
     site_rules.check(settings)
     if not store_url(settings).startswith("sqlite:"):
         mongo_account(settings)
@@ -135,9 +136,7 @@ def targets(settings: Settings) -> dict[str, Target]:
 def service(settings: Settings, kept: Store) -> Service:
     """The API's door."""
     rules = [msgspec.convert(rule, route.Rule, from_attributes=True) for rule in settings.routes]
-    return Service(
-        kept, targets(settings), rules, about(settings), settings.server.compat, clock, limits(settings, kept), audit(settings), settings.limits.running
-    )
+    return Service(kept, targets(settings), rules, about(settings), settings.server.compat, clock, limits(settings, kept), audit(settings))
 
 
 def limits(settings: Settings, kept: Store) -> Limits | None:
@@ -252,5 +251,4 @@ def reconciler(settings: Settings, kept: Store, running: dict[str, Backend]) -> 
         random.Random().random,  # noqa: S311 - jitter, not a secret
         _retention(settings, kept),
         _desk(settings, kept),
-        running=settings.limits.running,
     )

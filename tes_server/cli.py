@@ -24,7 +24,6 @@ from tes_server import (
     images_cli,
     metrics_files,
     pools_cli,
-    redaction,
     scan_cli,
     signals,
     site_looks,
@@ -41,7 +40,7 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except errors.TesServerError as cause:
-            click.echo(redaction.text(f"tes-server: {cause}"), err=True)
+            click.echo(f"tes-server: {cause}", err=True)
             sys.exit(2)
 
 
@@ -61,10 +60,12 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
     """Serve the API and run tasks, until TERM or Ctrl-C."""
     settings = cli_options.settings(site, {"server.host": host, "server.port": port, "server.workers": workers})
     data = _with_metrics(settings)
-    from tes_server import app, auth_rules, platforms, processes, telemetry
+    from tes_server import app, auth_rules, platforms, processes, server_rules, telemetry
 
     app.check(settings)
     auth_rules.check_files(settings.auth)
+    secure = server_rules.condition(settings.server, app.clock())
+    server_rules.certificate(settings.server)  # raises what that tells
     auth_rules.check_audit(settings.log.audit)
     telemetry.set_up_logging(settings.log.level)
     held = None
@@ -74,9 +75,11 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
         where = f"[{host}]" if ":" in host else host
         shared = "" if app.store_url(settings).startswith("sqlite:") else f", tasks in {app.store_place(settings)}"
         ways = ", ".join(platform.how(settings) for platform in platforms.enabled(settings))
-        click.echo(f"tes-server {tes_server.__version__} listens on http://{where}:{port} ({ways}, data in {data}{shared})")
+        click.echo(f"tes-server {tes_server.__version__} listens on http{'s' if secure else ''}://{where}:{port} ({ways}, data in {data}{shared})")
         if settings.auth.allow_open and not settings.auth.modes:
             click.echo("WARNING: there is no sign-in: everybody who reaches this port can run programs here", err=True)
+        if secure and secure[1].endswith("renew it"):
+            click.echo(f"WARNING: {secure[1]}", err=True)
         for root in site_looks.absent(settings):
             click.echo(f"WARNING: the file root {root} (--root, files.roots) is not a directory", err=True)
         for key, root in site_looks.exposed(settings):
@@ -84,8 +87,6 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
         for url, _, cause in site_looks.stores(settings, ask=False):
             if cause is not None:
                 click.echo(f"WARNING: store {url}: {cause.public}", err=True)
-        if site_looks.ungranted(settings):
-            click.echo(f"WARNING: {site_looks.ungranted(settings)}", err=True)
         if site_looks.full(data):
             click.echo(f"WARNING: {site_looks.full(data)}", err=True)
 
@@ -165,7 +166,7 @@ def _with_metrics(settings: Settings) -> pathlib.Path:
 @click.argument("task", type=click.File("rb"))
 @click.option("--owner", default="anonymous", show_default=True, help="Owner to route and plan for.")
 def plan(task: Any, owner: str, **site: Any) -> None:
-    """Print where a task (JSON file or -) would run, by which rule, and what it would do there, without credentials in urls. Creates nothing."""
+    """Print where a task (JSON file or -) would run, by which rule, and what it would do there. Creates nothing."""
     import msgspec
 
     from tes_server import app, machine
@@ -180,7 +181,7 @@ def plan(task: Any, owner: str, **site: Any) -> None:
     rules = [msgspec.convert(rule, Rule, from_attributes=True) for rule in settings.routes]
     placed = placing.place(spec, "task", owner, rules, app.targets(settings))
     shown = {"backend": placed.route.backend, "rule": placed.route.rule, "warnings": placed.compiled.warnings, "plan": placed.compiled.plan}
-    click.echo(redaction.json_bytes(msgspec.json.format(msgspec.json.encode(shown), indent=2)))
+    click.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2))
 
 
 @main.command(short_help="Print the settings in force, or all there are.")

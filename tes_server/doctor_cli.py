@@ -38,7 +38,7 @@ def doctor(backend: str | None, **site: Any) -> None:
     _say_registries(settings)
     _say_archive(settings)
     _say_grants(settings)
-    doors = _say_sign_in(settings)
+    doors = _say_sign_in(settings) & _say_tls(settings)
     sys.exit(0 if all(works) and stored and doors else 1)
 
 
@@ -59,8 +59,18 @@ def _say_grants(settings: Settings) -> None:
     targets = app.targets(settings).values() if settings.auth.modes else ()
     for key, why in grant_rules.idle(settings, targets) if targets else ():
         click.echo(f"no    {key}: {why}")
-    if site_looks.ungranted(settings):
-        click.echo(f"note  {site_looks.ungranted(settings)}")
+    if settings.auth.modes and not settings.grants:
+        click.echo("note  owners are granted nothing: tasks may name no file, store or secret of this site (see the setting grants)")
+
+
+def _say_tls(settings: Settings) -> bool:
+    """Whether TLS works, where this server is to speak it, and until when."""
+    from tes_server import app, server_rules
+
+    found = server_rules.condition(settings.server, app.clock())
+    if found is not None:
+        click.echo(f"{'ok' if found[0] else 'no':5} {found[1]}")
+    return found is None or found[0]
 
 
 def _say_registries(settings: Settings) -> None:

@@ -260,50 +260,14 @@ def _collect_rarely() -> None:
 
 def _api(settings: Settings, listener: socket.socket) -> None:
     """gunicorn with uvicorn workers on the parent's socket."""
-    from gunicorn.app.base import BaseApplication
+    from tes_server import workers
 
-    class Application(BaseApplication):  # type: ignore[misc]
-        def load_config(self) -> None:
-            for key, value in _gunicorn(settings, listener).items():
-                if key in self.cfg.settings:  # control_socket_disable is new in gunicorn 26
-                    self.cfg.set(key, value)
+    def load() -> Any:
+        from tes_server.api import application
 
-        def load(self) -> Any:
-            from tes_server.api import application
+        kept = _store(settings)
+        built = application.build(app.service(settings, kept), settings, [kept.close])
+        _collect_rarely()
+        return built
 
-            kept = _store(settings)
-            built = application.build(app.service(settings, kept), settings, [kept.close])
-            _collect_rarely()
-            return built
-
-    os.environ.pop("GUNICORN_CMD_ARGS", None)
-    Application().run()
-
-
-def _gunicorn(settings: Settings, listener: socket.socket) -> dict[str, Any]:
-    """See https://docs.gunicorn.org/en/stable/settings.html."""
-    return {
-        "bind": f"fd://{listener.fileno()}",
-        "workers": settings.server.workers,
-        "worker_class": "uvicorn_worker.UvicornWorker",
-        "timeout": int(settings.server.timeout),
-        "graceful_timeout": int(PATIENCE / 2),
-        # Clients poll every few seconds: a connection that stays open saves them a handshake each time.
-        "keepalive": 75,
-        # Not the defaults, this machine or what FORWARDED_ALLOW_IPS says: everybody here could write any address into the audit log.
-        "forwarded_allow_ips": ",".join(settings.server.trusted_proxies),
-        "control_socket_disable": True,
-        "post_fork": lambda server, worker: _is_child_of(server.pid),  # noqa: ARG005
-        "child_exit": lambda server, worker: metrics_files.forget(worker.pid),  # noqa: ARG005
-        "logconfig_dict": {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "root": {"level": settings.log.level.upper(), "handlers": ["lines"]},
-            "loggers": {
-                "gunicorn.error": {"level": "WARNING", "handlers": [], "propagate": True, "qualname": "gunicorn.error"},
-                "gunicorn.access": {"level": "WARNING", "handlers": [], "propagate": True, "qualname": "gunicorn.access"},
-            },
-            "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "lines", "stream": "ext://sys.stderr"}},
-            "formatters": {"lines": {"()": "tes_server.telemetry.JsonLines"}},
-        },
-    }
+    workers.run(settings, listener, load, forked=_is_child_of, patience=PATIENCE)

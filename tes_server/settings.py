@@ -12,35 +12,9 @@ from tes_server.settings_aws import AwsBatchSettings
 from tes_server.settings_azure import AzureBatchSettings
 from tes_server.settings_grants import GrantSettings
 from tes_server.settings_kubernetes import KubernetesSettings
-from tes_server.settings_parts import Amount, Count, Number, Part, Pause, Port
+from tes_server.settings_parts import Amount, Count, Number, Part, Pause
 from tes_server.settings_scan import ScanSettings
-
-
-class ServerSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The HTTP side."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on. Other than loopback only with sign-in, or with `auth.allow_open`."""
-    port: Port = 8000
-    """TCP port; 0 takes a free one and prints it."""
-    workers: Number = 1
-    """API processes. One serves some 10,000 reads a second; more than cores is never better."""
-    compat: Literal["clients", "1.1"] = "clients"
-    """What answers look like: "clients" keeps to states and keys that TES 1.0-era clients survive, "1.1" shows all of TES 1.1."""
-    body_limit: Number = 16 * 1024 * 1024
-    """Largest request body in bytes; beyond it 413."""
-    id: str = "org.example.tes-server"
-    """service-info `id`: reverse domain name of this installation."""
-    name: str = "tes-server"
-    """service-info `name`."""
-    organization: str = "tes-server"
-    """service-info `organization.name`."""
-    organization_url: str = "https://example.org"
-    """service-info `organization.url`."""
-    timeout: Pause = 60.0
-    """Seconds after which a worker that does not answer its supervisor is replaced."""
-    trusted_proxies: tuple[str, ...] = ()
-    """Addresses and networks (`10.0.0.0/8`) of proxies that are believed who their client is (`X-Forwarded-For`), for the audit log. Nobody else is."""
+from tes_server.settings_server import ServerSettings
 
 
 class StoreSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -1,7 +1,7 @@
 """Every reason code, log event and metric, declared once.
 
 Codes start the lines of system_logs and are stable: people grep for them and docs/operations.md explains each.
-This module knows prometheus_client, and of the package only `redaction`: no line of system_logs or of the log leaves without it.
+This module knows prometheus_client and nothing else of the package.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 import prometheus_client as prometheus
-
-from tes_server import redaction
 
 
 class Code(enum.StrEnum):
@@ -112,9 +110,9 @@ ADVICE: dict[Code, str] = {
 
 
 def line(code: Code | str, message: str) -> str:
-    """A system_logs line: the code, the sentence without credentials of urls in it, and what to do."""
+    """A system_logs line: the code, the sentence, and what to do."""
     advice = ADVICE.get(Code(code)) if code in Code.__members__ else None
-    return f"{code}: {redaction.text(message)}" + (f" ({advice})" if advice else "")
+    return f"{code}: {message}" + (f" ({advice})" if advice else "")
 
 
 def lines(code: Code | str, messages: Sequence[str]) -> tuple[str, ...]:
@@ -133,7 +131,7 @@ def message(text: str) -> str:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time (UTC), level, event, then the event's own fields. Words of libraries may hold urls: no credential of one gets out."""
+    """One JSON object a line: time (UTC), level, event, then the event's own fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -145,7 +143,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return redaction.json_text(json.dumps(fields, default=str))
+        return json.dumps(fields, default=str)
 
 
 SDKS = ("boto3", "botocore", "azure", "msal")
@@ -179,6 +177,7 @@ REQUEST_SECONDS = prometheus.Histogram(
     "tes_request_seconds", "Time to answer an API request", ["operation"], buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 10)
 )
 SIGN_INS_REFUSED = prometheus.Counter("tes_sign_ins_refused", "Credentials that were not good, looked at anew", ["method", "reason"])
+CONNECTIONS_ENDED = prometheus.Counter("tes_connections_ended", "Connections that the server ended: too slow, too many, or no HTTP", ["why"])
 TASKS_CREATED = prometheus.Counter("tes_tasks_created", "Tasks accepted")
 TASKS_ENDED = prometheus.Counter("tes_tasks_ended", "Tasks ended", ["state", "reason"])
 TASKS = prometheus.Gauge("tes_tasks", "Tasks that have not ended, by state", ["state"], multiprocess_mode="mostrecent")

@@ -1,6 +1,6 @@
 """Puts the HTTP side together: one ASGI application for any service.
 
-    Problems > Guard > lifespan > Contract > probes, documentation, pages
+    (CORS >) Problems > Guard > lifespan > Contract > probes, documentation, pages
 
 Must never open a store or start a process: `app` does, and gives the service.
 """
@@ -16,6 +16,7 @@ import connexion
 import msgspec
 from connexion.middleware.lifespan import LifespanMiddleware
 from connexion.resolver import Resolver
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from tes_server import settings
@@ -85,7 +86,7 @@ def build(service: Service, config: settings.Settings, closing: Sequence[Callabl
     )
     guard = functools.partial(
         auth.Guard,
-        rules=auth.Rules.of(config.auth),
+        rules=auth.Rules.of(config.auth, config.server.cors_origins),
         sign_in=sign_in(config.auth, service.audit),
         public=PUBLIC_PATHS,
         open_metrics=config.auth.open_metrics,
@@ -102,4 +103,15 @@ def build(service: Service, config: settings.Settings, closing: Sequence[Callabl
         app.add_api(document, base_path=base)
     # connexion would put the stack together at the first message; a fault in the file has to show before the port opens.
     app.app, app.middleware_stack = app._build_middleware_stack()  # noqa: SLF001
-    return app  # type: ignore[no-any-return]  # connexion is not typed
+    return _with_cors(app, config.server.cors_origins) if config.server.cors_origins else app
+
+
+def _with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Pages of `origins` may read answers. Never `allow_credentials`: what a browser remembers is for the server's own pages."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("Authorization", "Content-Type", "Idempotency-Key"),
+        expose_headers=("Retry-After", "WWW-Authenticate"),
+    )

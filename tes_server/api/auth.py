@@ -45,11 +45,13 @@ class Rules(msgspec.Struct, frozen=True):
     open: bool = False
     any_host: bool = False
     """With sign-in: whoever turned a name to this server has no credentials that browsers send to that name."""
+    origins: frozenset[str] = frozenset()
+    """Other sites whose pages may ask (CORS)."""
 
     @classmethod
-    def of(cls, auth: AuthSettings) -> Rules:
+    def of(cls, auth: AuthSettings, origins: Iterable[str] = ()) -> Rules:
         """The rules that the settings ask for."""
-        return cls(hosts=frozenset(host.lower() for host in auth.hosts), open=auth.allow_open, any_host=bool(auth.modes))
+        return cls(hosts=frozenset(host.lower() for host in auth.hosts), open=auth.allow_open, any_host=bool(auth.modes), origins=frozenset(origins))
 
 
 def refusal(rules: Rules, host: str | None, origin: str | None, fetch_site: str | None) -> str | None:
@@ -62,6 +64,8 @@ def refusal(rules: Rules, host: str | None, origin: str | None, fetch_site: str 
         return "the request needs one Host header that names this server"
     if not _is_ours(rules, here[0]):
         return f"this server is not known as {here[0]}; whoever runs it can add the name to auth.hosts"
+    if origin is not None and origin in rules.origins:
+        return None
     if fetch_site not in (None, "none", "same-origin"):
         return "requests from other sites are not served (Sec-Fetch-Site)"
     if origin is not None and not _is_same(origin, here):
@@ -123,18 +127,19 @@ class Guard:
         self._open_paths = OPEN_PATHS if sign_in is None or open_metrics else OPEN_PATHS - {METRICS}
         # The answer depends on three headers that hardly vary, so it is remembered for those seen last.
         self._refusal = functools.lru_cache(maxsize=256)(functools.partial(refusal, rules))
+        self._origins = frozenset(origin.encode() for origin in rules.origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its principal."""
         if scope["type"] == "http" and scope["path"] not in self._open_paths:
-            self.judge(scope["headers"])
+            self.judge(scope["headers"], scope["method"])
             principal = ANONYMOUS if self._sign_in is None else await self._signed_in(self._sign_in, scope)
             scope["principal"] = msgspec.structs.replace(principal, address=_address(scope)) if self._addresses else principal
         await self._app(scope, receive, send)
 
-    def judge(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def judge(self, headers: Iterable[tuple[bytes, bytes]], method: str = "GET") -> None:
         """Raise `errors.Forbidden` for what no page of ours and no client sends."""
-        host = origin = fetch_site = None
+        host = origin = fetch_site = kind = None
         hosts = 0
         for name, value in headers:
             if name == b"host":
@@ -144,9 +149,14 @@ class Guard:
                 origin = value
             elif name == b"sec-fetch-site":
                 fetch_site = value
+            elif name == b"content-type":
+                kind = value
         why = self._refusal(_text(host) if hosts == 1 else None, _text(origin), _text(fetch_site))
         if why is not None:
             raise errors.Forbidden(why)
+        # A browser asks first (a preflight) before it sends this type, and then sends nothing that it remembers; a form it sends unasked.
+        if origin in self._origins and method != "GET" and (kind or b"").partition(b";")[0].strip().lower() != b"application/json":
+            raise errors.Forbidden("pages of other sites must send Content-Type: application/json")
 
     async def _signed_in(self, sign_in: SignIn, scope: Scope) -> Principal:
         principal = await sign_in.principal(scope["headers"], _address(scope))

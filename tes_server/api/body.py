@@ -39,9 +39,11 @@ class Body(Generic[T]):
 
     async def _received(self, scope: Scope, receive: Receive) -> bytes:
         # An announced length saves reading what will be refused; the count is what holds (chunked bodies announce none).
-        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if announced.isdigit() and int(announced) > self._limit:
-            raise self._too_large()
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > self._limit:
+                raise self._too_large()
+            if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+                raise errors.Invalid("is not taken here: send the body as it is, not compressed", "Content-Encoding")
         chunks: list[bytes] = []
         size = 0
         while True:

@@ -9,7 +9,7 @@ from connexion.spec import Specification
 from tes_server.api.application import description_file
 from tes_server.api.body import Body
 from tes_server.model.task import Task
-from tes_server.settings import ServerSettings
+from tes_server.settings_server import ServerSettings
 
 
 def task(raw: bytes, limit: int = ServerSettings().body_limit) -> Task:

@@ -30,6 +30,8 @@ PROBE_THREADS = 4
 
 NOSNIFF = {"X-Content-Type-Options": "nosniff"}
 
+NEVER_KEPT = {**NOSNIFF, "Cache-Control": "no-store"}
+
 PAGE_HEADERS = {
     **NOSNIFF,
     # Swagger UI sets style attributes and draws its icons from data URLs; it loads nothing from anywhere else.
@@ -62,7 +64,7 @@ def probes(service: Service) -> list[Route]:
         return Response(
             await anyio.to_thread.run_sync(figures, limiter=counts),
             media_type=None,
-            headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST, **NOSNIFF},
+            headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST, **NEVER_KEPT},
         )
 
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
@@ -116,4 +118,4 @@ def documentation(description: bytes) -> list[Route]:
 
 
 def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json", headers=NOSNIFF)
+    return Response(msgspec.json.encode(value), media_type="application/json", headers=NEVER_KEPT)

@@ -61,9 +61,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reconciler:
-    """One reconciler process. `random` gives jitter in [0, 1); `who` names this process to the store and to others: its place, if it has one.
-
-    `running`: tasks of one owner that may be under way at a time; 0 = any."""
+    """One reconciler process. `random` gives jitter in [0, 1); `who` names this process to the store and to others: its place, if it has one."""
 
     def __init__(
         self,
@@ -78,7 +76,6 @@ class Reconciler:
         retention: Retention | None = None,
         desk: Desk | None = None,
         monotonic: Callable[[], float] = time.monotonic,
-        running: int = 0,
     ) -> None:
         self._store = store
         self._backends = backends
@@ -100,7 +97,7 @@ class Reconciler:
         self._looked = upkeep.EPOCH
         self._stale = False
         self._saves = saves.Saves(store, clock, self._again)
-        site = starts.Site(store, backends, targets, rules, who, clock, monotonic, desk, running)
+        site = starts.Site(store, backends, targets, rules, who, clock, monotonic, desk)
         self._starts = starts.Starts(site, self._saves, self._upkeep, self.hear, pace.batch)
         self._desk = desk
         if desk is not None:

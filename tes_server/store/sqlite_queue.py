@@ -73,7 +73,7 @@ def due_active(connection: sqlite3.Connection, shards: Collection[int], now: int
     return [seq for (seq,) in connection.execute(statement, (now, limit))]
 
 
-def due_waiting(connection: sqlite3.Connection, shards: Collection[int], now: int, limit: int, shares: base.Shares | None = None) -> list[int]:
+def due_waiting(connection: sqlite3.Connection, shards: Collection[int], now: int, limit: int) -> list[int]:
     """Row numbers of the WAITING lane: each owner's oldest (the oldest of them first), then each owner's second, ...
 
     Takes from each owner's end of the index only what its fair share may need, however much the owner has waiting.
@@ -83,35 +83,19 @@ def due_waiting(connection: sqlite3.Connection, shards: Collection[int], now: in
         f"AND (created, id) > (?, ?) AND (due <= ? OR due = created OR due > ?) {_shard_check(shards)} ORDER BY created, id LIMIT ?"
     )
     taken: dict[int, list[tuple[int, str, int]]] = {owner: [] for owner in _waiting_owners(connection)}
-    most = dict.fromkeys(taken, limit) if shares is None else _most(connection, taken, shares)
-    more = [owner for owner in taken if most[owner] > 0]
+    more = list(taken)
     # All owners in `more` have been asked for equally many, so the ranks that the result needs are complete.
     while more and (missing := limit - sum(map(len, taken.values()))) > 0:
         share = -(-missing // len(more))
         for owner in tuple(more):
             after = taken[owner][-1][:2] if taken[owner] else (-(2**63), "")
-            wanted = min(share, most[owner] - len(taken[owner]))
-            found = connection.execute(statement, (owner, *after, now, now + _FAR, wanted)).fetchall()
+            found = connection.execute(statement, (owner, *after, now, now + _FAR, share)).fetchall()
             taken[owner] += found
-            if len(found) < wanted or len(taken[owner]) >= most[owner]:
+            if len(found) < share:
                 more.remove(owner)
     ranks = itertools.zip_longest(*taken.values())
     fair = (entry for rank in ranks for entry in sorted(entry for entry in rank if entry is not None))
     return [seq for _, _, seq in itertools.islice(fair, limit)]
-
-
-def _most(connection: sqlite3.Connection, owners: Collection[int], shares: base.Shares) -> dict[int, int]:
-    names = {owner: str(connection.execute("SELECT owner FROM owners WHERE number = ?", (owner,)).fetchone()[0]) for owner in owners}
-    wanted = shares(names.values())
-    return {owner: wanted[name] for owner, name in names.items()}
-
-
-def under_way(connection: sqlite3.Connection, owners: Collection[str]) -> dict[str, int]:
-    """`Store.under_way`, from an index that holds nothing else."""
-    statement = (
-        f"SELECT count(*) FROM tasks INDEXED BY under_way WHERE lane = 'ACTIVE' AND state IN ({_LIVE}) AND owner = (SELECT number FROM owners WHERE owner = ?)"
-    )
-    return {owner: int(connection.execute(statement, (owner,)).fetchone()[0]) for owner in owners}
 
 
 def _waiting_owners(connection: sqlite3.Connection) -> Iterator[int]:

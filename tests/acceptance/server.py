@@ -120,7 +120,7 @@ class Server(Client):
             )
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            found = re.search(r"listens on (http://\S+:(\d+))", line)
+            found = re.search(r"listens on (https?://\S+:(\d+))", line)
             if found:
                 self.url, self._port = found[1], found[2]
                 return

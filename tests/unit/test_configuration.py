@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from tes_server import configuration, errors, settings
+from tes_server import configuration, errors, settings, settings_server
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_without_any_source_all_is_default() -> None:
 def test_later_sources_win_key_by_key(file: pathlib.Path) -> None:
     file.write_text('[server]\nport = 1\nworkers = 2\nname = "file"\n[files]\nroots = ["/a"]\n')
     made = configuration.load(file, {"TES_SERVER__SERVER__PORT": "3", "TES_SERVER__SERVER__NAME": "environment"}, {"server.port": 4})
-    assert made.server == settings.ServerSettings(port=4, workers=2, name="environment")
+    assert made.server == settings_server.ServerSettings(port=4, workers=2, name="environment")
     assert made.files == settings.FilesSettings(roots=("/a",))
 
 

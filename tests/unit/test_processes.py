@@ -12,8 +12,9 @@ import gunicorn.config
 import pytest
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from tes_server import processes
-from tes_server.settings import ServerSettings, Settings
+from tes_server import workers
+from tes_server.settings import Settings
+from tes_server.settings_server import ServerSettings
 
 PROGRAM = """
 import os
@@ -56,7 +57,7 @@ def test_only_proxies_of_the_settings_say_who_their_client_is(monkeypatch: pytes
     """What gunicorn makes of our option is what its worker hands to uvicorn."""
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
     with socket.socket() as listener:
-        options = processes._gunicorn(Settings(server=ServerSettings(trusted_proxies=trusted)), listener)
+        options = workers.options(Settings(server=ServerSettings(trusted_proxies=trusted)), listener, print, 15.0)
     known = gunicorn.config.Config()
     known.set("forwarded_allow_ips", options["forwarded_allow_ips"])
     addresses: list[str] = []

@@ -5,6 +5,7 @@ from starlette.types import ASGIApp
 
 from tes_server import settings
 from tes_server.api import application
+from tes_server.settings_server import ServerSettings
 from tests.unit.api import asgi
 from tests.unit.api.service import TASK, MemoryService
 
@@ -15,7 +16,7 @@ BODY_LIMIT = 300_000
 def served() -> tuple[MemoryService, ASGIApp]:
     """Building takes a tenth of a second, so it is done once; `service` starts each test afresh."""
     service = MemoryService()
-    return service, application.build(service, settings.Settings(server=settings.ServerSettings(body_limit=BODY_LIMIT)))
+    return service, application.build(service, settings.Settings(server=ServerSettings(body_limit=BODY_LIMIT)))
 
 
 @pytest.fixture
