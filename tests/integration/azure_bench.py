@@ -20,6 +20,7 @@ from tes_server.runner import node
 from tests.contract.backend_contract import Driven
 from tests.emulators.azure_batch.records import Node, Task
 from tests.emulators.azure_batch.world import CLIENT
+from tests.guards import LOOPBACK
 from tests.integration.azure_lab import SHAPE, SIZE, Lab
 
 IMAGE = "tes-test/busybox"
@@ -63,7 +64,7 @@ class Bench:
         made = msgspec.structs.replace(made, node=msgspec.structs.replace(made.node, access=access, client_id=CLIENT))
         self.site = site(made)
         self.backend = lab.backend(self.site, times=Times(poll=poll), bounds=Bounds(reap=REAPED, node=wait))
-        sites = Sites(roots=(str(files),), writable=frozenset({"file", "http"}))
+        sites = Sites(roots=(str(files),), guard=LOOPBACK, writable=frozenset({"file", "http"}))
         self.driven = Driven(self.backend, Policy(sites=sites, live_mounts=(str(files / "live"),)), IMAGE)
 
     def start(self, *scripts: str | dict[str, Any], **fields: Any) -> Handle:

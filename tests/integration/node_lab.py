@@ -106,7 +106,7 @@ class Node:
         """In the spool, as a backend puts it there."""
         capable = Capabilities(secrets=secrets, scan_secrets=tuple(self.site.scan_secrets), engine_socket=True)
         task = views.with_types(msgspec.convert({"executors": [{"image": IMAGE, **given} for given in executors], **fields}, Task))
-        policy = Policy(sites=Sites(roots=(str(self.files),)), default_ram_gb=0.1)
+        policy = Policy(sites=Sites(roots=(str(self.files),), guard=LOOPBACK), default_ram_gb=0.1)
         plan = compiler.compile_task(task, self.task, number, "o", policy, capable, findings=findings, gate=gate).plan
         self.spool.put_plan(self.attempt(number), plan)
         return plan

@@ -23,6 +23,7 @@ from tests.clock import utc
 from tests.contract.backend_contract import Driven
 from tests.emulators.aws_batch.jobs import Job
 from tests.emulators.aws_batch.world import World
+from tests.guards import LOOPBACK
 from tests.integration import aws_lab
 from tests.integration.aws_lab import Lab
 from tests.integration.conftest import unreachable
@@ -59,7 +60,7 @@ class Bench:
         secrets = {name: lab.emulator.secrets.arn(name) for name in (*WORLD.secrets, "missing")}
         self.site = site(lab.site(files, secrets=secrets))
         self.backend = lab.backend(self.site, **{"times": Times(poll=0.3, sweep=600.0), **options})
-        self.driven = Driven(self.backend, Policy(sites=Sites(roots=(str(files),)), live_mounts=(str(files / "live"),)), IMAGE)
+        self.driven = Driven(self.backend, Policy(sites=Sites(roots=(str(files),), guard=LOOPBACK), live_mounts=(str(files / "live"),)), IMAGE)
 
     def start(self, *scripts: str | dict[str, Any], **fields: Any) -> Handle:
         """A task that asks for little."""
