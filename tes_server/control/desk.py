@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import datetime
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
@@ -34,6 +35,10 @@ LONGEST = datetime.timedelta(seconds=60)
 """For how long a task is held back at once: as long as it has been waited for so far, within these. It comes back earlier when what it waits for
 is there, if this process lives to hear of it. Each time costs one write."""
 
+RATE = 500
+FARTHEST = datetime.timedelta(minutes=5)
+"""Of a crowd each is held back for longer, so that these writes are no more than so many a second; for no longer than this: it is what a crash costs."""
+
 MOMENT = datetime.timedelta(seconds=1)
 """A look-up that is over within this is not worth a write to each task that waits for it."""
 
@@ -43,8 +48,11 @@ PATIENCE = datetime.timedelta(minutes=10)
 POLL = datetime.timedelta(seconds=0.25)
 """Between two looks at scans that are waited for: another process may have ended them."""
 
-MOST = 20_000
-"""Tasks that are remembered to be woken: some MB. More than these wait until they are due."""
+MOST = 200_000
+"""Tasks that are remembered to be woken: some 40 MB. More than these wait until they are due."""
+
+NAMES = 20_000
+"""Names of images of which something is remembered."""
 
 Look = tuple[str, str]
 """A backend, and the name of an image there."""
@@ -69,9 +77,10 @@ class Desk:
         self._fingerprints: dict[str, str] = {}
         self._since: dict[Look, datetime.datetime] = {}
         self._failing: dict[Look, datetime.datetime] = {}
-        self._waiting: dict[str, dict[str, None]] = collections.defaultdict(dict)
-        self._seeking: dict[Look, dict[str, None]] = collections.defaultdict(dict)
-        self._ready: dict[str, None] = {}
+        self._waiting: dict[str, dict[str, str]] = collections.defaultdict(dict)
+        self._seeking: dict[Look, dict[str, str]] = collections.defaultdict(dict)
+        self._ready: dict[str, dict[str, None]] = {}
+        self._crowd = 0
         self._told = False
         self._polled = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 
@@ -83,7 +92,7 @@ class Desk:
     @property
     def more(self) -> bool:
         """Some may go on that are not due yet."""
-        return bool(self._ready)
+        return any(self._ready.values())
 
     def listen(self, wake: Callable[[], None]) -> None:
         """Call `wake` when something was looked up."""
@@ -107,31 +116,41 @@ class Desk:
     def poll(self, now: datetime.datetime) -> bool:
         """Whether something came that tasks wait for, since the last call."""
         told, self._told = self._told, False
-        before = len(self._ready)
+        came = False
         if told:
             for backend, names in _by_backend(self._seeking).items():
                 for name, answer in self._resolver.ask(names, backend).items():
                     if isinstance(answer, Resolved) or not answer.passing:
-                        self._ready.update(self._seeking.pop((backend, name), {}))
+                        came |= self._may_go_on(self._seeking.pop((backend, name), {}))
         if self._waiting and (told or abs(now - self._polled) >= POLL):  # the clock may be set back
             self._polled = now
             live = {record.id for record in self._store.load(list(self._waiting)) if record.state not in ENDS}
             for scan in [scan for scan in self._waiting if scan not in live]:
-                self._ready.update(self._waiting.pop(scan))
-        return told or len(self._ready) > before
+                came |= self._may_go_on(self._waiting.pop(scan))
+        return told or came
+
+    def _may_go_on(self, tasks: Mapping[str, str]) -> bool:
+        """Whether there are any. `tasks`: owner by id."""
+        for task_id, owner in tasks.items():
+            self._ready.setdefault(owner, {})[task_id] = None
+        return bool(tasks)
 
     def joined(self, due: Sequence[Record], shards: frozenset[int], now: datetime.datetime, limit: int) -> list[Record]:
         """`due`, with about `limit` of those that may go on and are not due yet, each owner's oldest first."""
         known = {record.id for record in due}
         found: list[Record] = []
-        left = list(self._ready)
-        while left and len(found) < limit:
-            some, left = left[:limit], left[limit:]
+        gone: set[str] = set()
+        fair = (task_id for rank in itertools.zip_longest(*self._ready.values()) for task_id in rank if task_id is not None)
+        while len(found) < limit and (some := list(itertools.islice(fair, limit))):
             portions = self._store.whole([task_id for task_id in some if task_id not in known])
             there = [record for portion in portions for record in portion if record.due is not None and record.due > now and _put_off(record, shards)]
-            for task_id in set(some) - {record.id for record in there}:
-                del self._ready[task_id]
+            gone |= set(some) - {record.id for record in there}
             found += there
+        for owner, tasks in list(self._ready.items()):
+            for task_id in gone & tasks.keys():
+                del tasks[task_id]
+            if not tasks:
+                del self._ready[owner]
         return sorted([*due, *found], key=lambda record: (record.created, record.id)) if found else list(due)
 
     # -- the look -----------------------------------------------------------------------------------------------------
@@ -139,6 +158,7 @@ class Desk:
     def look(self, records: Sequence[Record], now: datetime.datetime) -> Looked:
         """Decide about these, which wait to be started. One question to the resolver for each backend, and one to the store. Raises `errors.Unavailable`."""
         self._forget()
+        self._crowd = sum(map(len, self._waiting.values())) + sum(map(len, self._seeking.values()))
         modes = {record.id: self._mode(record) for record in records}
         asked: dict[str, set[str]] = collections.defaultdict(set)
         for record in records:
@@ -186,7 +206,7 @@ class Desk:
     def _forget(self) -> None:
         """All of these may be forgotten at any time; of names alone there are no more than a server meets in months."""
         for kept in (self._admissions, self._fingerprints, self._since, self._failing):
-            if len(kept) > MOST:
+            if len(kept) > NAMES:
                 kept.clear()
 
     def _count(self, asked: Iterable[Look], answers: Mapping[Look, Answer], now: datetime.datetime) -> None:
@@ -208,7 +228,11 @@ class Desk:
         for (backend, _), answer in answers.items():
             if isinstance(answer, Resolved):
                 key = self._key(answer)
-                wanted.setdefault(key, Wanted(key, answer, backend))
+                one = wanted.get(key)
+                if one is None:
+                    wanted[key] = Wanted(key, answer, backend)
+                elif backend not in (one.backend, *(other for other, _ in one.elsewhere)):
+                    wanted[key] = msgspec.structs.replace(one, elsewhere=(*one.elsewhere, (backend, answer)))
         if not wanted:
             return {}, []
         kept = self._store.verdicts(wanted)
@@ -236,7 +260,7 @@ class Desk:
         if isinstance(answer, Unresolved):
             waited = now - max(self._failing.get(look, now), record.created)
             ruling = gate.unresolved(mode, on_error, name, answer.message, waits=answer.passing and waited < PATIENCE, waited=waited)
-            due = now + max(_hold(waited), min(LONGEST, datetime.timedelta(seconds=answer.after)))
+            due = now + max(self._hold(waited), min(LONGEST, datetime.timedelta(seconds=answer.after)))
             return Image(name, ruling, missing=answer, held=Held(Code.WAITING_IMAGE, answer.message, due) if ruling.door is Door.WAIT else None)
         state = known.get(self._key(answer))
         verdict = state if isinstance(state, Verdict) else None
@@ -244,26 +268,28 @@ class Desk:
         if ruling.door is not Door.WAIT:
             return Image(name, ruling, answer, verdict=verdict)
         began = state.created if isinstance(state, Record) else now
-        return Image(name, ruling, answer, held=Held(Code.WAITING_SCAN, f"the image {name} ({answer.digest}) is being scanned", now + _hold(now - began)))
+        return Image(name, ruling, answer, held=Held(Code.WAITING_SCAN, f"the image {name} ({answer.digest}) is being scanned", now + self._hold(now - began)))
 
     def _sought(self, name: str, waited: datetime.timedelta, now: datetime.datetime) -> Held:
         if waited < MOMENT:
             return Held()
-        return Held(Code.WAITING_IMAGE, f"the digest of the image {name} is being looked up", now + _hold(waited))
+        return Held(Code.WAITING_IMAGE, f"the digest of the image {name} is being looked up", now + self._hold(waited))
+
+    def _hold(self, waited: datetime.timedelta) -> datetime.timedelta:
+        return max(min(max(waited, SHORTEST), LONGEST), min(datetime.timedelta(seconds=self._crowd / RATE), FARTHEST))
 
     def _remember(self, record: Record, answers: Mapping[Look, Answer], known: Mapping[ScanKey, Verdict | Record]) -> None:
         """What this task waits for: each of them brings it back."""
-        self._ready.pop(record.id, None)
-        full = sum(map(len, self._waiting.values())) + sum(map(len, self._seeking.values())) > MOST
-        for name in () if full else _images(record):
+        self._ready.get(record.owner, {}).pop(record.id, None)
+        for name in () if self._crowd > MOST else _images(record):
             look = (record.status.backend, name)
             answer = answers.get(look)
             if isinstance(answer, Resolved):
                 state = known.get(self._key(answer))
                 if isinstance(state, Record):
-                    self._waiting[state.id][record.id] = None
+                    self._waiting[state.id][record.id] = record.owner
             elif self._admission(name).entry is Entry.SCAN:
-                self._seeking[look][record.id] = None
+                self._seeking[look][record.id] = record.owner
 
 
 def _images(record: Record) -> list[str]:
@@ -277,10 +303,6 @@ def _put_off(record: Record, shards: frozenset[int]) -> bool:
     if record.lane is not Lane.WAITING or decide.need(record) is not Need.SUBMIT or model.shard_of(record.id) not in shards:
         return False
     return record.status.waiting.startswith((f"{Code.WAITING_SCAN}:", f"{Code.WAITING_IMAGE}:"))
-
-
-def _hold(waited: datetime.timedelta) -> datetime.timedelta:
-    return min(max(waited, SHORTEST), LONGEST)
 
 
 def _by_backend(looks: Iterable[Look]) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ import base64
 import datetime
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 ROUNDS = 1000
 """Scans of one key that ended long ago and that are passed over to the next: those of years."""
+
+ELSEWHERE = datetime.timedelta(minutes=2)
+"""For how long a scan may wait for its turn on one backend before tasks that wait for it on another one have it made there: one scan too many is cheaper."""
 
 TICK = datetime.timedelta(microseconds=1000)
 """What stores tell times by; a scan is newer than the verdict before it, whatever the clock says."""
@@ -56,12 +59,15 @@ class Wanted(msgspec.Struct, frozen=True):
     image: Resolved
     backend: str
     before: Verdict | None = None
+    elsewhere: tuple[tuple[str, Resolved], ...] = ()
+    """other backends whose tasks wait for it, and the image as it is found there"""
 
 
-def scan_id(key: ScanKey, before: Verdict | None) -> str:
-    """The id of the scan that follows on a verdict: 130 bits of what it is about, `[a-z2-7]{26}`."""
+def scan_id(key: ScanKey, before: Verdict | None, elsewhere: str = "") -> str:
+    """The id of the scan that follows on a verdict: 130 bits of what it is about, `[a-z2-7]{26}`. `elsewhere`: the backend of a second one."""
     last = before.scanned_at.isoformat() if before else ""
-    return base64.b32encode(hashlib.sha256(msgspec.msgpack.encode((key.digest, key.policy, last))).digest())[:26].decode().lower()
+    about = (key.digest, key.policy, last, *([elsewhere] if elsewhere else []))
+    return base64.b32encode(hashlib.sha256(msgspec.msgpack.encode(about)).digest())[:26].decode().lower()
 
 
 class Scans:
@@ -78,6 +84,7 @@ class Scans:
         """
         found: dict[ScanKey, Verdict | Record] = {}
         begun: list[Record] = []
+        stuck: list[tuple[Wanted, Record]] = []
         open_ = dict(wanted)
         judged_here = set()
         for _ in range(ROUNDS):
@@ -85,9 +92,8 @@ class Scans:
                 break
             ids = {key: scan_id(key, one.before) for key, one in open_.items()}
             there = {record.id: record for record in self._store.load(ids.values())}
-            missing = {key: one for key, one in open_.items() if ids[key] not in there}
-            fresh = self._begin(missing, now)
-            found.update(fresh)
+            fresh = self._begin({ids[key]: one for key, one in open_.items() if ids[key] not in there}, now)
+            found.update({key: fresh[ids[key]] for key in open_ if ids[key] in fresh})
             begun += fresh.values()
             for key, one in list(open_.items()):
                 record = there.get(ids[key])
@@ -95,6 +101,8 @@ class Scans:
                     continue
                 if record.state not in ENDS:
                     found[key] = record
+                    if record.state is State.QUEUED and now - record.created >= ELSEWHERE:
+                        stuck.append((one, record))
                     continue
                 made = judged(one, record, self._scanning.policy, now)
                 if made.fresh(now):
@@ -104,29 +112,53 @@ class Scans:
                 else:
                     open_[key] = msgspec.structs.replace(one, before=made)  # of long ago: on to the round after it
             open_ = {key: one for key, one in open_.items() if key not in found}
+        found.update(second := self._elsewhere(stuck, begun, now))
+        judged_here |= {key for key, state in second.items() if isinstance(state, Verdict)}
         # Somebody may have kept a newer one meanwhile, or taken it back: then that holds.
         return {**found, **(self._store.verdicts(judged_here) if judged_here else {})}, begun
 
-    def _begin(self, missing: Mapping[ScanKey, Wanted], now: datetime.datetime) -> dict[ScanKey, Record]:
-        """Insert these scans, each by itself; those that somebody else was faster with are left out."""
-        records = {key: self._record(one, now) for key, one in missing.items()}
-        inserted = {key: self._store.insert([record]) for key, record in records.items()}
+    def _elsewhere(self, stuck: Sequence[tuple[Wanted, Record]], begun: list[Record], now: datetime.datetime) -> dict[ScanKey, Verdict | Record]:
+        """The second scans of those whose first one waits for a backend that is full, or gone, each on another one where tasks want it. Adds to `begun`."""
+        wanted: dict[str, Wanted] = {}
+        for one, record in stuck:
+            for backend, image in ((one.backend, one.image), *one.elsewhere):
+                if backend != record.status.backend:
+                    wanted[scan_id(one.key, one.before, backend)] = msgspec.structs.replace(one, backend=backend, image=image)
+        there = {record.id: record for record in self._store.load(list(wanted))} if wanted else {}
+        fresh = self._begin({task_id: one for task_id, one in wanted.items() if task_id not in there}, now)
+        begun += fresh.values()
+        found: dict[ScanKey, Verdict | Record] = {}
+        for task_id, record in {**there, **fresh}.items():
+            one = wanted[task_id]
+            if record.state not in ENDS:
+                found.setdefault(one.key, record)
+                continue
+            made = judged(one, record, self._scanning.policy, now)
+            self._keep(made, record)  # one of long ago, too: another round follows on it
+            if made.fresh(now):
+                found[one.key] = made
+        return found
+
+    def _begin(self, missing: Mapping[str, Wanted], now: datetime.datetime) -> dict[str, Record]:
+        """Insert these scans, by id, each by itself; those that somebody else was faster with are left out."""
+        records = {task_id: self._record(task_id, one, now) for task_id, one in missing.items()}
+        inserted = {task_id: self._store.insert([record]) for task_id, record in records.items()}
         begun = {}
-        for key, kept in inserted.items():
+        for task_id, kept in inserted.items():
             try:
                 kept.result()
             except errors.Conflict:
                 continue
-            begun[key] = records[key]
-            one = missing[key]
+            begun[task_id] = records[task_id]
+            one = missing[task_id]
             telemetry.SCANS.inc()
-            telemetry.log(logger, logging.INFO, "scan.begun", task=records[key].id, image=one.image.name, digest=key.digest, backend=one.backend)
+            telemetry.log(logger, logging.INFO, "scan.begun", task=task_id, image=one.image.name, digest=one.key.digest, backend=one.backend)
         return begun
 
-    def _record(self, one: Wanted, now: datetime.datetime) -> Record:
+    def _record(self, task_id: str, one: Wanted, now: datetime.datetime) -> Record:
         created = max(now, one.before.scanned_at + TICK) if one.before else now
         return Record(
-            id=scan_id(one.key, one.before),
+            id=task_id,
             owner=SCANS.owner,
             created=created,
             state=State.QUEUED,

@@ -259,8 +259,9 @@ class Starts:
                 answer = answers[name]
                 look = seen.get(answer) if isinstance(answer, Handle) else None
                 pairs.append((record, functools.partial(self._submitted, name, backend.place, answer, look)))
-                telemetry.ATTEMPTS.labels(backend.name).inc()
-                if record.status.attempt == 1:
+                scan = record.owner == SCANS.owner
+                (telemetry.SCAN_ATTEMPTS if scan else telemetry.ATTEMPTS).labels(backend.name).inc()
+                if record.status.attempt == 1 and not scan:
                     telemetry.QUEUE_SECONDS.observe(max(0.0, (now - record.created).total_seconds()))
         changed = self._saves.commit(pairs)
         self.settled(answers.keys())

@@ -15,11 +15,19 @@ from tes_server.model.task import ExecutorLog
 from tes_server.model.verdict import Outcome
 from tes_server.plan.steps import Check, Gate
 from tes_server.runner import findings
+from tes_server.runner.engine import Exit
 from tes_server.runner.failure import Failure
 from tes_server.scan import gate as gates
 from tes_server.scan import policy
 from tes_server.scan.gate import Door, Mode
 from tes_server.telemetry import Code
+
+
+def untold(ended: Exit | None) -> str:
+    """Why there is nothing to be read of a scanner that ended so (None = nobody knows how), in words; "" = it has ended by itself."""
+    if ended is None:
+        return "its scanner vanished without a record of its end"
+    return "its scanner was killed: it used more memory than it has" if ended.oom and ended.code else ""
 
 
 def ruling(gate: Gate, check: Check, volume: pathlib.Path, log: ExecutorLog, now: datetime.datetime, why: str = "") -> tuple[Failure | None, tuple[str, ...]]:

@@ -202,7 +202,7 @@ class Interpreter:
             expired, log, why = threading.Event(), ExecutorLog(), ""
             try:
                 ended = self._scan(check, cell, gate.timeout, expired)
-                log, why = (self._log(cell, ended), "") if ended else (log, "its scanner vanished without a record of its end")
+                log, why = self._log(cell, ended) if ended else log, gatekeeper.untold(ended)
             except (errors.EngineError, errors.StagingError) as cause:
                 why = cause.public
             if self._stopped():

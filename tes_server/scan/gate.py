@@ -67,11 +67,6 @@ class Modes(msgspec.Struct, frozen=True, kw_only=True):
                 return mode
         return self.backends.get(backend, self.default)
 
-    @property
-    def active(self) -> bool:
-        """True if any task may be under another mode than OFF."""
-        return any(mode is not Mode.OFF for mode in (self.default, *self.backends.values(), *self.owners.values()))
-
 
 def decide(mode: Mode, on_error: OnError, verdict: Verdict | None, now: datetime.datetime, *, running: bool = False, image: str = "") -> Ruling:
     """What one image's verdict means for a task. `running`: a scan of it is under way. `image`: how the task names it; "" = as the verdict does."""

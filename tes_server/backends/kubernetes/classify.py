@@ -195,10 +195,10 @@ def _scan(pod: PodObject) -> Observation | None:
             continue
         told = pod_told.read(ended.message)
         words = " ".join((told.stderr.text or told.stdout.text).split())[-LAST_WORDS:] if told else ""
-        if ended.reason == "OOMKilled" or ended.exit_code == KILLED:
+        if told is not None and told.late and ended.reason != "OOMKilled":  # first: what gives nothing for TERM ends with KILLED as well
+            words = "its time (scan.timeout) was over"
+        elif ended.reason == "OOMKilled" or ended.exit_code == KILLED:
             words = "it used more memory than it has"
-        elif told is not None and told.late:
-            words = "its time was over"
         message = f"the scan of the task's images failed: the scanner ended with exit code {ended.exit_code}" + (f": {words}" if words else "")
         return _lost(Reason.BACKEND, Code.SCAN_FAILED, message, transient=True)
     return None

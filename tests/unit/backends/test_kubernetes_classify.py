@@ -310,6 +310,9 @@ class TestEndedWithReport:
             (ended(1, "Error", message=TOLD), "the scanner ended with exit code 1: no database"),
             (ended(0, "OOMKilled"), "exit code 0: it used more memory than it has"),
             (ended(137, "OOMKilled", message=TOLD), "exit code 137: it used more memory than it has"),
+            (ended(137, "Error", message=TOLD), "exit code 137: it used more memory than it has"),  # by --exit-oom: a child of it
+            (ended(137, "Error", message=TOLD.replace('"code":1', '"code":137,"late":true')), "exit code 137: its time (scan.timeout) was over"),
+            (ended(143, "Error", message=TOLD.replace('"code":1', '"code":143,"late":true')), "exit code 143: its time (scan.timeout) was over"),
         ],
     )
     def test_a_scanner_that_failed_is_not_the_commands_fault(self, status: dict[str, Any], words: str) -> None:

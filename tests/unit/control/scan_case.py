@@ -161,14 +161,23 @@ class ScanWorld(World):
         return made
 
     def reconciler(
-        self, backend: ScriptedBackend | None = None, store: Store | None = None, who: str = "me", clock: Clock | None = None, batch: int = 10
+        self,
+        backend: ScriptedBackend | None = None,
+        store: Store | None = None,
+        who: str = "me",
+        clock: Clock | None = None,
+        batch: int = 10,
+        others: Mapping[str, ScriptedBackend] | None = None,
     ) -> Reconciler:
+        """`others`: further backends, by name."""
         backend = backend or self.backend()
         kept, clock = store or self.store, clock or self.clock
-        desk = Desk(kept, self.resolver, self.scanning) if self.modes.active else None
-        target = Target(policy=Site(), capabilities=backend.capabilities)
+        scans = any(mode is not Mode.OFF for mode in (self.modes.default, *self.modes.backends.values(), *self.modes.owners.values()))
+        desk = Desk(kept, self.resolver, self.scanning) if scans else None
+        backends = {"local": backend, **(others or {})}
+        targets = {name: Target(policy=Site(), capabilities=each.capabilities) for name, each in backends.items()}
         monotonic = lambda: self.clock().timestamp()  # noqa: E731
-        return Reconciler(kept, {"local": backend}, {"local": target}, RULES, Pace(batch=batch), who, clock, lambda: 0.5, desk=desk, monotonic=monotonic)
+        return Reconciler(kept, backends, targets, RULES, Pace(batch=batch), who, clock, lambda: 0.5, desk=desk, monotonic=monotonic)
 
     def create(self, *images: str, owner: str = "ann", command: str = "c", key: str | None = None) -> str:
         return self.service().create(Principal(owner), task(*images or ("tool:1",), command=command), key).result()

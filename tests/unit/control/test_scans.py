@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from tes_server.control import desk
 from tes_server.control.scans import scan_id
 from tes_server.control.service import ListRequest
 from tes_server.digests.base import Resolved, Unresolved
@@ -437,6 +438,43 @@ def test_all_that_waited_start_as_soon_as_the_verdict_is_there(world: ScanWorld)
     for _ in range(10):
         loop.tick()
         world.clock.forward(1)
+    (scan,) = world.platform.jobs.values()
+    scan.script = [told(CLEAN)]
+    loop.hear([world.scans()[0].id])
+    for _ in range(4):
+        loop.tick()
+    assert len(world.submitted) == len(ids), "no clock has moved"
+
+
+def test_who_wakes_in_a_crowd_goes_on_before_most_of_it(world: ScanWorld) -> None:
+    """A batch is ten, and another owner's task waits for the same scan behind sixty."""
+    world.platform.looks = 10**6
+    for _ in range(60):
+        world.create()
+    loop = world.reconciler()
+    for _ in range(8):
+        loop.tick()
+    bob = world.create(owner="bob")
+    loop.tick()
+    (scan,) = world.platform.jobs.values()
+    scan.script = [told(CLEAN)]
+    loop.hear([world.scans()[0].id])
+    for _ in range(2):
+        loop.tick()
+    assert bob in {plan.task_id for plan in world.submitted}
+    assert len(world.submitted) < 60
+
+
+def test_of_a_crowd_each_is_written_to_less_often(world: ScanWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "RATE", 0.2)
+    world.platform.looks = 10**6
+    ids = [world.create() for _ in range(30)]
+    loop = world.reconciler()
+    for _ in range(600):
+        loop.tick()
+        world.clock.forward(1)
+    written = sum(world.record(each).revision for each in ids)
+    assert 30 < written <= 0.2 * 600 + 2 * 30, "the first batches knew of no crowd"
     (scan,) = world.platform.jobs.values()
     scan.script = [told(CLEAN)]
     loop.hear([world.scans()[0].id])

@@ -633,14 +633,19 @@ class TestGate:
         assert list(bench.machine.started) == ["t-1-s0"]
         assert not list(bench.attempt.volume.iterdir())
 
-    @pytest.mark.parametrize("codes", [{-1: ended(1)}, {-1: None}, {-1: ended(137, oom=True)}, {}], ids=["exit", "lost", "oom", "no report"])
-    def test_a_scan_that_failed(self, tmp_path: pathlib.Path, codes: dict[int, Exit | None]) -> None:
+    @pytest.mark.parametrize(
+        ("codes", "words"),
+        [({-1: ended(1)}, "exit code 1"), ({-1: None}, "vanished"), ({-1: ended(137, oom=True)}, "more memory than it has"), ({}, "left no report")],
+        ids=["exit", "lost", "oom", "no report"],
+    )
+    def test_a_scan_that_failed(self, tmp_path: pathlib.Path, codes: dict[int, Exit | None], words: str) -> None:
         report = self.bench(tmp_path / "block", "true", codes=codes).run()
         assert (report.reason, report.code, report.transient) == (Reason.BACKEND, "SCAN_FAILED", True)
         report = self.bench(tmp_path / "allow", "true", codes=codes, on_error=OnError.ALLOW).run()
         assert report.reason is None, report
         [line] = [line for line in report.notices if line.startswith("SCAN_WARNING")]
         assert "image-0 could not be scanned" in line
+        assert words in line
 
     def test_a_scanner_that_never_ends_is_given_up(self, tmp_path: pathlib.Path) -> None:
         bench = self.bench(tmp_path, gates.leaves(gates.report()))

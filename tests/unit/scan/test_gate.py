@@ -133,6 +133,3 @@ def test_whose_mode_counts() -> None:
     assert modes.of("local", "x") is Mode.OFF
     assert modes.of("kubernetes", "trusted-1") is Mode.OFF
     assert modes.of("local", "a@guests") is Mode.ENFORCE
-    assert modes.active
-    assert not Modes(backends={"local": Mode.OFF}).active
-    assert Modes(owners={"x": Mode.WARN}).active
