@@ -17,6 +17,10 @@ from tes_server.store import sqlite_rows as rows
 _FAR = base.FAR // datetime.timedelta(microseconds=1)
 _ENDS = ", ".join(f"'{state}'" for state in sorted(states.ENDS))
 _LIVE = ", ".join(f"'{state}'" for state in sorted(states.LIVE))
+_AHEAD = "SELECT 1 FROM tasks INDEXED BY waiting WHERE lane = 'WAITING' AND owner = ? AND created > ? LIMIT 1"
+
+_Entry = tuple[int, str, int]
+"""created, id, row number"""
 
 
 def _shard_check(shards: Collection[int]) -> str:
@@ -76,13 +80,41 @@ def due_active(connection: sqlite3.Connection, shards: Collection[int], now: int
 def due_waiting(connection: sqlite3.Connection, shards: Collection[int], now: int, limit: int) -> list[int]:
     """Row numbers of the WAITING lane: each owner's oldest (the oldest of them first), then each owner's second, ...
 
-    Takes from each owner's end of the index only what its fair share may need, however much the owner has waiting.
+    Takes from each owner's end of the index only what its fair share may need, however much the owner has waiting; where few are due, only these,
+    however many have been put off.
     """
+    owners = list(_waiting_owners(connection))
+    few = _few(connection, owners, shards, now, limit)
+    taken = _shares(connection, owners, shards, now, limit) if few is None else few
+    ranks = itertools.zip_longest(*taken.values())
+    fair = (entry for rank in ranks for entry in sorted(entry for entry in rank if entry is not None))
+    return [seq for _, _, seq in itertools.islice(fair, limit)]
+
+
+def _few(connection: sqlite3.Connection, owners: Collection[int], shards: Collection[int], now: int, limit: int) -> dict[int, list[_Entry]] | None:
+    """All that are due, by owner; None if these are more than `limit`, or the time alone does not tell which they are."""
+    if any(connection.execute(_AHEAD, (owner, now)).fetchone() for owner in owners):
+        return None  # created later than now, before the clock was set back: what was never put off is due as well
+    taken: dict[int, list[_Entry]] = {owner: [] for owner in owners}
+    left = limit
+    for bound, time in (("due <= ?", now), ("due > ?", now + _FAR)):
+        where = f"FROM tasks INDEXED BY queue WHERE lane = 'WAITING' AND {bound} {_shard_check(shards)} LIMIT ?"
+        (count,) = connection.execute(f"SELECT count(*) FROM (SELECT 1 {where})", (time, left + 1)).fetchone()
+        if count > left:
+            return None
+        for owner, *entry in connection.execute(f"SELECT owner, created, id, seq {where}", (time, left)):
+            taken.setdefault(owner, []).append((entry[0], entry[1], entry[2]))
+        left -= count
+    return {owner: sorted(entries) for owner, entries in taken.items()}
+
+
+def _shares(connection: sqlite3.Connection, owners: Collection[int], shards: Collection[int], now: int, limit: int) -> dict[int, list[_Entry]]:
+    """The oldest that are due, by owner, as many as a fair share of `limit` may need."""
     statement = (
         "SELECT created, id, seq FROM tasks INDEXED BY waiting WHERE lane = 'WAITING' AND owner = ? "
         f"AND (created, id) > (?, ?) AND (due <= ? OR due = created OR due > ?) {_shard_check(shards)} ORDER BY created, id LIMIT ?"
     )
-    taken: dict[int, list[tuple[int, str, int]]] = {owner: [] for owner in _waiting_owners(connection)}
+    taken: dict[int, list[_Entry]] = {owner: [] for owner in owners}
     more = list(taken)
     # All owners in `more` have been asked for equally many, so the ranks that the result needs are complete.
     while more and (missing := limit - sum(map(len, taken.values()))) > 0:
@@ -93,9 +125,7 @@ def due_waiting(connection: sqlite3.Connection, shards: Collection[int], now: in
             taken[owner] += found
             if len(found) < share:
                 more.remove(owner)
-    ranks = itertools.zip_longest(*taken.values())
-    fair = (entry for rank in ranks for entry in sorted(entry for entry in rank if entry is not None))
-    return [seq for _, _, seq in itertools.islice(fair, limit)]
+    return taken
 
 
 def _waiting_owners(connection: sqlite3.Connection) -> Iterator[int]:
