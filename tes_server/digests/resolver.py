@@ -1,7 +1,7 @@
 """`base.Resolver` over look-ups that wait: a few threads, each name asked for once, answers kept for a while.
 
-No registry holds up the images of another: each gets a part of the threads only. This module must never know how a name is
-looked up.
+No registry holds up the images of another: each gets a part of the threads only, and so do all together that have not led anywhere
+yet. This module must never know how a name is looked up.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 8
     of_one: int = 3
     """of these for one registry"""
+    strangers: int = 5
+    """of these for registries that have not led anywhere yet: anybody may name thousands that let one wait"""
     waiting: int = 2000
-    """names that wait for a thread, half of them of one registry; more are left for the next time they are asked for"""
+    """names that wait for a thread, half of them of one registry, and as many of strangers; more are left for the next time they are asked for"""
     kept: int = 20_000
     """answers"""
 
@@ -70,6 +72,7 @@ class LookupResolver:
         self._known: collections.OrderedDict[Key, _Known] = collections.OrderedDict()
         self._waiting: collections.OrderedDict[Key, str] = collections.OrderedDict()
         self._running: dict[Key, str] = {}
+        self._proven: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._listeners: list[Callable[[], None]] = []
         self._closed = False
 
@@ -114,17 +117,23 @@ class LookupResolver:
             self._waiting.move_to_end(key, last=not again)
 
     def _has_room(self, lane: str) -> bool:
-        waiting, most = len(self._waiting), self._times.waiting
-        return waiting < most // 2 or (waiting < most and sum(each == lane for each in self._waiting.values()) < most // 2)
+        most = self._times.waiting
+        if len(self._waiting) < most // 2:
+            return True
+        alike = [each for each in self._waiting.values() if (each in self._proven) == (lane in self._proven)]
+        return len(alike) < most // 2 or (len(alike) < most and alike.count(lane) < most // 2)
 
     def _start(self) -> None:
         """Give threads to those that wait, oldest first, as far as their registries have some left."""
         busy = collections.Counter(self._running.values())
+        strangers = sum(lane not in self._proven for lane in self._running.values())
         for key, lane in list(self._waiting.items()):
             if len(self._running) >= self._times.threads:
                 return
-            if busy[lane] < self._times.of_one:
+            stranger = lane not in self._proven
+            if busy[lane] < self._times.of_one and not (stranger and strangers >= self._times.strangers):
                 busy[lane] += 1
+                strangers += stranger
                 del self._waiting[key]
                 self._running[key] = lane
                 try:
@@ -153,6 +162,10 @@ class LookupResolver:
         now, times = self._clock(), self._times
         if isinstance(answer, Resolved):
             known = _Known(answer, now + times.ahead, now + times.fresh)
+            self._proven[_lane(key[0])] = None
+            self._proven.move_to_end(_lane(key[0]))
+            while len(self._proven) > times.waiting:
+                self._proven.popitem(last=False)
         else:
             until = now + max(times.failed, answer.after)
             known = _Known(answer, until, until)

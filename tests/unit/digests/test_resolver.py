@@ -211,6 +211,20 @@ def test_what_led_somewhere_before_comes_first_also_where_the_queue_is_full(regi
     assert ("good.example/tool:1", "local") in registry.asked[5:9]
 
 
+def test_any_number_of_slow_registries_leave_threads_for_those_that_led_somewhere(registry: Registry) -> None:
+    resolver = LookupResolver(registry.look, registry.stop, Times(threads=4, of_one=2, strangers=3, waiting=6), registry.clock)
+    settled(resolver, "good.example/tool:1")
+    for number in range(20):
+        registry.gates[f"slow{number}.example/x"] = threading.Event()
+    for _ in range(3):
+        assert resolver.ask([name for name in registry.gates if name.startswith("slow")], "local") == {}
+    until(lambda: len(registry.asked) == 4, "three look-ups more")
+    for number in range(5):
+        assert settled(resolver, f"good.example/new:{number}"), "one that nobody asked for yet"
+    assert sum("slow" in image for image, _ in registry.asked) == 3
+    resolver.close()
+
+
 def test_without_a_thread_it_waits_for_the_next_time(registry: Registry, resolver: LookupResolver, monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
