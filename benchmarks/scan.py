@@ -69,15 +69,17 @@ class Known:
 
 
 class Idle:
-    """A backend that runs nothing: tasks have ended at the first look, a scan `SCAN` seconds after its start. Counts its calls."""
+    """A backend that runs nothing: tasks have ended at the first look, a scan some seconds after its start. Counts its calls."""
 
     name, place = "local", ""
 
-    def __init__(self, clock: Callable[[], datetime.datetime]) -> None:
+    def __init__(self, clock: Callable[[], datetime.datetime], seconds: float = SCAN) -> None:
         self.capabilities = Capabilities(cpus=8, ram_bytes=10**11, submit_window=10.0)
         self.calls: collections.Counter[str] = collections.Counter()
         self.scans: dict[str, datetime.datetime] = {}
+        self.scanned = False
         self.tasks = 0
+        self._seconds = seconds
         self._clock = clock
         self._news: Callable[[Collection[str]], None] = lambda _: None
 
@@ -107,8 +109,9 @@ class Idle:
 
     def _look(self, name: str) -> Observation:
         now = self._clock()
-        if (began := self.scans.get(name)) is not None and now - began < datetime.timedelta(seconds=SCAN):
+        if (began := self.scans.get(name)) is not None and now - began < datetime.timedelta(seconds=self._seconds):
             return Observation(phase=Phase.RUNNING, start_time=began)
+        self.scanned = self.scanned or began is not None
         log = ExecutorLog(exit_code=0, stdout=CLEAN if name in self.scans else "", stderr="", start_time=now, end_time=now)
         return Observation(phase=Phase.ENDED, report=Report(executors=(log,), start_time=now, end_time=now))
 
@@ -297,8 +300,15 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=500, help="tasks of the crowd")
     parser.add_argument("--waiting", type=int, default=20_000, help="tasks of the queue")
     parser.add_argument("--url", default="", help="a MongoDB server; without it: SQLite")
+    parser.add_argument("--crowd", type=int, default=0, help="only this: so many tasks behind one scan, a reconciler and an API beside each other")
+    parser.add_argument("--seconds", type=float, default=180.0, help="of that scan")
     chosen = parser.parse_args()
     where = figures.machine()
+    if chosen.crowd:
+        from benchmarks import scan_crowd
+
+        figures.show("scan", scan_crowd.waited(chosen.crowd, chosen.seconds, chosen.data), where, as_json=chosen.json)
+        return
     with stores(chosen.url, chosen.data) as made:
         found = [crowd(made(), chosen.tasks), cached(made(), chosen.rounds), queue(made(), chosen.waiting)]
     figures.show("scan", found, where, as_json=chosen.json)

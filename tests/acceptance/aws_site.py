@@ -59,7 +59,7 @@ class Site(batch_site.Site):
 
 
 @contextlib.contextmanager
-def serving(name: str, lab: Lab, home: pathlib.Path, docker: Any, *, environment: Mapping[str, str] | None = None, **more: str) -> Iterator[Site]:
+def serving(name: str, lab: Lab, home: pathlib.Path, docker: Any, *, environment: Mapping[str, str] | None = None, **more: Any) -> Iterator[Site]:
     """A server of that name. `more`: see `settings`. At its end nothing may be left of any task."""
     files = batch_site.files_below(home)
     flags = settings(lab, home / f"{name}.toml", files, server=name, **more)
@@ -69,10 +69,11 @@ def serving(name: str, lab: Lab, home: pathlib.Path, docker: Any, *, environment
         site.nothing_left()
 
 
-def settings(lab: Lab, path: pathlib.Path, files: pathlib.Path, *, server: str, more: str = "", **changed: str) -> tuple[str, ...]:
+def settings(lab: Lab, path: pathlib.Path, files: pathlib.Path, *, server: str, more: str = "", retries: int = 5, **changed: str) -> tuple[str, ...]:
     """Flags of a server whose only place for tasks is AWS Batch, unless `more` (TOML tables) says otherwise.
 
-    `files`: a directory of the hosts, of which tasks may mount `live`. `changed`: keys of [aws_batch] with values as TOML has them.
+    `files`: a directory of the hosts, of which tasks may mount `live`. `retries`: new attempts where the platform failed.
+    `changed`: keys of [aws_batch] with values as TOML has them.
     """
     local = "" if "[local]" in more else "[local]\nenabled = false\n"
     batch = {
@@ -97,6 +98,7 @@ id = "{server}"
 [files]
 live_mounts = ["{files / "live"}"]
 [retries]
+backend = {retries}
 first_delay = 0.5
 longest_delay = 2
 [spool]

@@ -76,7 +76,7 @@ class Site(batch_site.Site):
 
 @contextlib.contextmanager
 def serving(
-    name: str, lab: Lab, home: pathlib.Path, docker: Any, *, environment: Mapping[str, str] | None = None, most: int = 2, least: int = 1, **more: str
+    name: str, lab: Lab, home: pathlib.Path, docker: Any, *, environment: Mapping[str, str] | None = None, most: int = 2, least: int = 1, **more: Any
 ) -> Iterator[Site]:
     """A server of that name, with pools of its own, made by `tes-server pools apply`. `more`: see `settings`. At its end nothing may be left of any task."""
     files = batch_site.files_below(home)
@@ -103,12 +103,12 @@ def lives(home: pathlib.Path) -> dict[str, str]:
 
 
 def settings(
-    lab: Lab, path: pathlib.Path, files: pathlib.Path, *, server: str, most: int = 2, least: int = 1, more: str = "", **changed: str
+    lab: Lab, path: pathlib.Path, files: pathlib.Path, *, server: str, most: int = 2, least: int = 1, more: str = "", retries: int = 5, **changed: str
 ) -> tuple[str, ...]:
     """Flags of a server whose only place for tasks is Azure Batch, unless `more` (TOML tables) says otherwise.
 
-    `files`: a directory of the nodes, of which tasks may mount `live`. `most`, `least`: nodes of each pool. `changed`: keys of [azure_batch] with values
-    as TOML has them.
+    `files`: a directory of the nodes, of which tasks may mount `live`. `most`, `least`: nodes of each pool. `retries`: new attempts where the platform
+    failed. `changed`: keys of [azure_batch] with values as TOML has them.
     """
     local = "" if "[local]" in more else "[local]\nenabled = false\n"
     batch = {
@@ -137,6 +137,7 @@ id = "{server}"
 [files]
 live_mounts = ["{files / "live"}"]
 [retries]
+backend = {retries}
 first_delay = 0.5
 longest_delay = 2
 [spool]

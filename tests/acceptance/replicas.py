@@ -150,9 +150,7 @@ def fleet(directory: pathlib.Path, account: mongo_account.Account, reconcilers: 
     try:
         for reconciler in made.reconcilers:
             reconciler.start()
-        with mongo_server.connected(account) as connection:
-            shelf = mongo_leases.MongoShelf(connection)
-            until(lambda: _shared(shelf.read(), reconcilers), "each has its share")
+        until_shared(account, reconcilers)
         yield made
     finally:
         with contextlib.ExitStack() as ending:  # each of them, whatever becomes of the others
@@ -162,6 +160,13 @@ def fleet(directory: pathlib.Path, account: mongo_account.Account, reconcilers: 
                 if not reconciler.stopped:
                     reconciler.send(signal.SIGCONT)
                     ending.callback(reconciler.stop)
+
+
+def until_shared(account: mongo_account.Account, members: int) -> None:
+    """Until each of so many reconcilers has its share."""
+    with mongo_server.connected(account) as connection:
+        shelf = mongo_leases.MongoShelf(connection)
+        until(lambda: _shared(shelf.read(), members), "each has its share")
 
 
 def _shared(board: leases.Board, members: int) -> bool:

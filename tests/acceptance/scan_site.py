@@ -7,11 +7,13 @@ import io
 import json
 import pathlib
 import tarfile
+import tempfile
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import docker.errors
+import urllib3
 
 from tests.acceptance.server import Server, served
 from tests.integration import registry_server
@@ -37,6 +39,33 @@ class Images:
                 info.mode, info.uid, info.gid = 0o755, 0, 0
                 archive.addfile(info, io.BytesIO(SCRIPT.read_bytes()))
             return self._commit(BASE, "scanner", data.getvalue(), "/usr/local/bin")
+
+    def pushed_scanner(self) -> str:
+        """The same in the registry, for who has no Docker engine: its name by digest. Layers as they are: packing so many bytes takes half a minute."""
+        made = self.scanner()
+        with tempfile.TemporaryFile() as file, urllib3.PoolManager() as registry:
+            file.writelines(self._client.get_image(made))
+            file.seek(0)
+            with tarfile.open(fileobj=file) as archive:
+                [found] = json.loads(_content(archive, "manifest.json").read())
+                config = _content(archive, found["Config"]).read()
+                layers = [
+                    self._blob(registry, "application/vnd.oci.image.layer.v1.tar", digest, archive.getmember(name).size, _content(archive, name))
+                    for name, digest in zip(found["Layers"], json.loads(config)["rootfs"]["diff_ids"], strict=True)
+                ]
+            kind = "application/vnd.oci.image.manifest.v1+json"
+            whole = self._blob(registry, "application/vnd.oci.image.config.v1+json", made, len(config), io.BytesIO(config))
+            manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": whole, "layers": layers})
+            answer = registry.request("PUT", f"http://{self.host}/v2/scanner/manifests/1", body=manifest, headers={"Content-Type": kind})
+            assert answer.status == 201, answer.data
+            return f"{self.host}/scanner@{answer.headers['Docker-Content-Digest']}"
+
+    def _blob(self, registry: urllib3.PoolManager, kind: str, digest: str, size: int, content: IO[bytes]) -> dict[str, Any]:
+        begun = registry.request("POST", f"http://{self.host}/v2/scanner/blobs/uploads/")
+        where = f"{begun.headers['Location']}&digest={digest}"
+        answer = registry.request("PUT", where, body=content, headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"})
+        assert answer.status == 201, answer.data
+        return {"mediaType": kind, "digest": digest, "size": size}
 
     def push(self, name: str, says: str = "", tag: str = "1", content: str = "") -> str:
         """An image that runs, in which the scanner finds what `says` says; its digest. `content` is in its file /is."""
@@ -82,6 +111,18 @@ def images(client: Any, directory: pathlib.Path) -> Iterator[Images]:
 def server(directory: pathlib.Path, registry: str, scanner: str, mode: str, **settings: Any) -> Iterator[Server]:
     """`serve`, with tasks in Docker and scans as `mode` says. `settings`: further ones of `[scan]`."""
     directory.mkdir()
+    write(directory / "settings.toml", scans(registry, f"http://{registry}", scanner, mode, **settings))
+    with served(directory / "data", "--config", str(directory / "settings.toml")) as running:
+        yield running
+
+
+def write(path: pathlib.Path, table: str, local: str = "") -> None:
+    """Settings of a server with tasks in Docker. `local`: further ones of `[local]`."""
+    path.write_text(f'[local]\nengine = "docker"\n{local}\n[docker]\nnetwork = "host"\n{table}')
+
+
+def scans(registry: str, url: str, scanner: str, mode: str, **settings: Any) -> str:
+    """The table of scans with the stand-in of Trivy. `url`: where server and scanner reach the registry. `settings`: further keys, or others' values."""
     scan = {
         "mode": mode,
         "image": scanner,
@@ -90,13 +131,16 @@ def server(directory: pathlib.Path, registry: str, scanner: str, mode: str, **se
         "ram_gb": 0.2,
         "disk_gb": 0,
         "env": {"STANDIN_SECONDS": "2"},
-        "registries": {registry: f"http://{registry}"},
+        "registries": {registry: url},
         **settings,
     }
-    lines = ["[local]", 'engine = "docker"', "[docker]", 'network = "host"', "[scan]", *(f"{key} = {_toml(value)}" for key, value in scan.items())]
-    (directory / "settings.toml").write_text("\n".join(lines) + "\n")
-    with served(directory / "data", "--config", str(directory / "settings.toml")) as running:
-        yield running
+    return "\n".join(["[scan]", *(f"{key} = {_toml(value)}" for key, value in scan.items()), ""])
+
+
+def _content(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    content = archive.extractfile(name)
+    assert content is not None, name
+    return content
 
 
 def _toml(value: Any) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.acceptance import scan_site
 from tests.acceptance.scan_site import Images, events
-from tests.acceptance.server import BIN, PATIENCE, Server
+from tests.acceptance.server import BIN, PATIENCE, Server, served
 
 pytestmark = [pytest.mark.docker, pytest.mark.registry]
 
@@ -200,3 +200,32 @@ def test_warn_and_allow(images: Images, scanner: str, tmp_path: pathlib.Path) ->
         failed = [line for line in system_logs(found) if line.startswith("SCAN_WARNING") and "could not be scanned" in line]
         assert ["(scan " in line for line in failed] == [True, False], failed  # by a job of its own, and by the scanner in the task
         assert allows.until(good)["state"] == "COMPLETE", "past the scanner in the task itself, too"
+
+
+def test_enforce_turned_on_while_a_task_runs_and_a_verdict_that_expires_while_one_queues(images: Images, scanner: str, tmp_path: pathlib.Path) -> None:
+    """What runs goes on; what waits for its cores passes the gate, and again when they are free after the verdict's time."""
+    images.push("risky", "critical=1")
+    images.push("sane")
+    large = {"cpu_cores": 0.8, "ram_gb": 0.05}
+    table = scan_site.scans(images.host, f"http://{images.host}", scanner, "off", verdict_hours=4 / 3600)
+    settings = tmp_path / "settings.toml"
+    scan_site.write(settings, table, "cpus = 1\n")
+    with served(tmp_path / "data", "--config", str(settings)) as server:
+        holds = server.create({"image": f"{images.host}/risky:1", "command": ["sleep", "15"]}, resources=large)
+        server.until(holds, "RUNNING")
+        risky, sane = (server.create(task(images, name), resources=large) for name in ("risky", "sane"))
+        until_waiting(server, risky, "WAITING_CAPACITY")
+        server.stop()
+        scan_site.write(settings, table.replace('"off"', '"enforce"'), "cpus = 1\n")
+        server.start()
+        refused = server.until(risky)
+        assert (refused["state"], refused["logs"][0]["logs"]) == ("SYSTEM_ERROR", []), refused
+        until_waiting(server, sane, "WAITING_CAPACITY")
+        assert server.get(holds)["state"] == "RUNNING"
+        ended = server.until(holds)
+        assert ended["state"] == "COMPLETE", ended
+        assert "SCAN" not in str(ended["logs"])
+        done = server.until(sane)
+        assert done["state"] == "COMPLETE", done
+        assert len(begun(server, images, "sane")) >= 2, "the first verdict had expired"
+        assert len([line for line in system_logs(done) if line.startswith("SCANNED")]) == 1, "it has run on the last one"

@@ -3,7 +3,8 @@
 
 What it finds in an image is what the image's label `tes-test.scan` says, and for that it fetches the image's manifest and config from its registry, or asks
 the Docker engine, as the scanner would. The label is a query string: `critical=2&high=1&fixed=no&eol=yes`. `mode=...` there, or STANDIN_MODE in the
-environment, brings a bad day: crash, hang, garbage, huge, fail, late, old, cut, none (see MODES). Only the standard library: it is copied into small images.
+environment, brings a bad day: crash, hang, garbage, huge, greedy, fail, late, old, cut, none (see MODES). A Trivy server may know more of a repository than
+its images say (`Findings` of its /version). Only the standard library: it is copied into small images.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ LABEL = "tes-test.scan"
 VERSION = "0.72.1"
 SEVERITIES = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "UNKNOWN")
 HUGE = 200_000_000
+GREED = 8_000_000_000
+"""Bytes after which nothing has stopped it, and the machine matters more."""
 MODES = {
     "crash": "writes half of its report and dies of a signal",
     "hang": "never ends, and gives nothing for TERM",
     "garbage": "writes something else than JSON, and exits as if all were well",
     "huge": "writes a report of 200 MB",
+    "greedy": "takes memory until it is killed for it",
     "fail": "exits with 1 and a word on stderr, as for any error of its own",
     "late": "takes STANDIN_SECONDS (5) for it",
     "old": "has a database of a month ago",
@@ -185,7 +189,7 @@ def trivy(arguments: list[str]) -> int:
     if given.format != "json" or not given.output:
         raise Failed("this stand-in knows --format json --output FILE only")
     found = trivy_image(given.image, given.image_src)
-    database = fetched_database(given, found)
+    database = fetched_database(given, found)  # before the findings: they are what it knows
     findings = [
         one for one in found.findings() if (not given.severity or one["severity"] in given.severity.split(",")) and (one["fixed"] or not given.ignore_unfixed)
     ]
@@ -218,6 +222,7 @@ def fetched_database(given: argparse.Namespace, found: Image) -> dict[str, Any]:
                 server = json.loads(answer.read())
         except (OSError, ValueError, http.client.HTTPException) as cause:
             raise Failed(f"image scan failed: failed to connect to the Trivy server {given.server}: {cause}") from cause
+        found.told.update(urllib.parse.parse_qsl(server.pop("Findings", {}).get(found.name.partition("@")[0].partition("/")[2], "")))
         if found.mode == "old":
             server["VulnerabilityDB"] = metadata
         return {"Version": VERSION, "Server": server}
@@ -383,6 +388,9 @@ def write(path: str, report: dict[str, Any], mode: str, bulk: str) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         while True:
             signal.pause()
+    if mode == "greedy":
+        hoard = [os.urandom(1_000_000) for _ in range(GREED // 1_000_000)]
+        raise Failed(f"took {len(hoard)} MB, and was not stopped")
     if mode == "fail":
         raise Failed("something went wrong inside")
     if mode == "none":

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tes_server.control import desk
+from tes_server.control.reconciler import Reconciler
 from tes_server.control.scans import scan_id
 from tes_server.control.service import ListRequest
 from tes_server.digests.base import Resolved, Unresolved
@@ -431,6 +432,12 @@ def test_tasks_that_wait_do_not_hide_those_behind_them(world: ScanWorld) -> None
     assert writes <= 8, "about one a minute"
 
 
+def the_scan_ends(world: ScanWorld, loop: Reconciler) -> None:
+    (scan,) = world.platform.jobs.values()
+    scan.script = [told(CLEAN)]
+    loop.hear([world.scans()[0].id])
+
+
 def test_all_that_waited_start_as_soon_as_the_verdict_is_there(world: ScanWorld) -> None:
     world.platform.looks = 10**6
     ids = [world.create() for _ in range(30)]
@@ -438,9 +445,7 @@ def test_all_that_waited_start_as_soon_as_the_verdict_is_there(world: ScanWorld)
     for _ in range(10):
         loop.tick()
         world.clock.forward(1)
-    (scan,) = world.platform.jobs.values()
-    scan.script = [told(CLEAN)]
-    loop.hear([world.scans()[0].id])
+    the_scan_ends(world, loop)
     for _ in range(4):
         loop.tick()
     assert len(world.submitted) == len(ids), "no clock has moved"
@@ -456,9 +461,7 @@ def test_who_wakes_in_a_crowd_goes_on_before_most_of_it(world: ScanWorld) -> Non
         loop.tick()
     bob = world.create(owner="bob")
     loop.tick()
-    (scan,) = world.platform.jobs.values()
-    scan.script = [told(CLEAN)]
-    loop.hear([world.scans()[0].id])
+    the_scan_ends(world, loop)
     for _ in range(2):
         loop.tick()
     assert bob in {plan.task_id for plan in world.submitted}
@@ -475,9 +478,7 @@ def test_of_a_crowd_each_is_written_to_less_often(world: ScanWorld, monkeypatch:
         world.clock.forward(1)
     written = sum(world.record(each).revision for each in ids)
     assert 30 < written <= 0.2 * 600 + 2 * 30, "the first batches knew of no crowd"
-    (scan,) = world.platform.jobs.values()
-    scan.script = [told(CLEAN)]
-    loop.hear([world.scans()[0].id])
+    the_scan_ends(world, loop)
     for _ in range(4):
         loop.tick()
     assert len(world.submitted) == len(ids), "no clock has moved"

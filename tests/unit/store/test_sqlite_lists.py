@@ -14,6 +14,7 @@ from tes_server.model.principal import ALL, Scope
 from tes_server.model.states import LIVE, State
 from tes_server.store import sqlite, sqlite_lists
 from tests.contract.store_contract import ALICE, NOW, a_record, a_task, hold_pages_to_the_model, ids_of
+from tests.unit.store import sqlite_steps
 
 MANY = 20_000
 QUEUED = model.StateFilter(frozenset({State.QUEUED}))
@@ -96,21 +97,10 @@ def test_a_minimal_list_reads_indexes_only_and_sorts_no_table(full: sqlite.Sqlit
 @pytest.mark.parametrize("name", QUERIES)
 def test_a_list_looks_at_a_bounded_part_of_many_tasks(full: sqlite.SqliteStore, name: str) -> None:
     full.page(QUERIES[name])
-    (connection,) = full._readers
-    ticks = 0
-
-    def tick() -> int:
-        nonlocal ticks
-        ticks += 1
-        return 0
-
-    connection.set_progress_handler(tick, 1000)
-    try:
+    with sqlite_steps.counted(full, 1000) as thousands:
         page = full.page(QUERIES[name])
-    finally:
-        connection.set_progress_handler(None, 0)
-    # Thousands of steps of SQLite's machine; a scan of all tasks takes over 100, a look-up in each of them over 200.
-    assert ticks < 60
+    # A scan of all tasks takes over 100, a look-up in each of them over 200.
+    assert thousands.so_far < 60
     assert bool(page.tasks) == (name not in {"states", "no name"})
 
 
@@ -136,18 +126,9 @@ def test_one_owner_waiting_with_many_is_not_scanned(tmp_path: pathlib.Path) -> N
     store = sqlite.SqliteStore(tmp_path / "tes.db")
     store.insert([a_record(f"a{number}", created=NOW + datetime.timedelta(seconds=number)) for number in range(5000)] + [a_record("b", owner="bob")]).result()
     store.due(model.Lane.WAITING, model.ALL_SHARDS, NOW, 4)
-    (connection,) = store._readers
-    ticks = 0
-
-    def tick() -> int:
-        nonlocal ticks
-        ticks += 1
-        return 0
-
-    connection.set_progress_handler(tick, 100)
-    assert ids_of(store.due(model.Lane.WAITING, model.ALL_SHARDS, NOW, 4)) == ["a0", "b", "a1", "a2"]
-    assert ticks < 10
-    connection.set_progress_handler(None, 0)
+    with sqlite_steps.counted(store, 100) as hundreds:
+        assert ids_of(store.due(model.Lane.WAITING, model.ALL_SHARDS, NOW, 4)) == ["a0", "b", "a1", "a2"]
+    assert hundreds.so_far < 10
     store.close()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import itertools
 import pathlib
-import sqlite3
 from collections.abc import Collection
 
 import hypothesis
@@ -13,8 +12,9 @@ import hypothesis.strategies as st
 import pytest
 
 from tes_server.model.record import ALL_SHARDS, Lane, Record, shard_of
-from tes_server.store import base, sqlite, sqlite_queue
+from tes_server.store import base, sqlite
 from tests.contract.store_contract import NOW, a_record
+from tests.unit.store import sqlite_steps
 
 SECOND = datetime.timedelta(seconds=1)
 
@@ -61,25 +61,9 @@ def test_a_crowd_that_was_put_off_is_not_looked_at(tmp_path: pathlib.Path) -> No
         for start in range(0, len(crowd), 1000):
             store.insert(crowd[start : start + 1000]).result()
         store.insert([record(9000 + number, (1, -1, 0)) for number in range(3)]).result()
-        assert len(store.due(Lane.WAITING, ALL_SHARDS, NOW, 10)) == 3
-        (connection,) = store._readers
-        assert steps(connection, ALL_SHARDS) < 20
+        store.due(Lane.WAITING, ALL_SHARDS, NOW, 10)
+        with sqlite_steps.counted(store, 100) as hundreds:
+            assert len(store.due(Lane.WAITING, ALL_SHARDS, NOW, 10)) == 3
+        assert hundreds.so_far < 20
     finally:
         store.close()
-
-
-def steps(connection: sqlite3.Connection, shards: frozenset[int]) -> int:
-    """Hundreds of steps of SQLite's machine."""
-    ticks = 0
-
-    def tick() -> int:
-        nonlocal ticks
-        ticks += 1
-        return 0
-
-    connection.set_progress_handler(tick, 100)
-    try:
-        sqlite_queue.due_waiting(connection, shards, int(NOW.timestamp() * 1_000_000), 10)
-    finally:
-        connection.set_progress_handler(None, 0)
-    return ticks
