@@ -136,7 +136,9 @@ def targets(settings: Settings) -> dict[str, Target]:
 def service(settings: Settings, kept: Store) -> Service:
     """The API's door."""
     rules = [msgspec.convert(rule, route.Rule, from_attributes=True) for rule in settings.routes]
-    return Service(kept, targets(settings), rules, about(settings), settings.server.compat, clock, limits(settings, kept), audit(settings))
+    return Service(
+        kept, targets(settings), rules, about(settings), settings.server.compat, clock, limits(settings, kept), audit(settings), settings.limits.running
+    )
 
 
 def limits(settings: Settings, kept: Store) -> Limits | None:
@@ -251,4 +253,5 @@ def reconciler(settings: Settings, kept: Store, running: dict[str, Backend]) -> 
         random.Random().random,  # noqa: S311 - jitter, not a secret
         _retention(settings, kept),
         _desk(settings, kept),
+        running=settings.limits.running,
     )

@@ -24,6 +24,7 @@ from tes_server import (
     images_cli,
     metrics_files,
     pools_cli,
+    redaction,
     scan_cli,
     signals,
     site_looks,
@@ -40,7 +41,7 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except errors.TesServerError as cause:
-            click.echo(f"tes-server: {cause}", err=True)
+            click.echo(redaction.text(f"tes-server: {cause}"), err=True)
             sys.exit(2)
 
 
@@ -87,6 +88,8 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
         for url, _, cause in site_looks.stores(settings, ask=False):
             if cause is not None:
                 click.echo(f"WARNING: store {url}: {cause.public}", err=True)
+        if site_looks.ungranted(settings):
+            click.echo(f"WARNING: {site_looks.ungranted(settings)}", err=True)
         if site_looks.full(data):
             click.echo(f"WARNING: {site_looks.full(data)}", err=True)
 
@@ -166,7 +169,7 @@ def _with_metrics(settings: Settings) -> pathlib.Path:
 @click.argument("task", type=click.File("rb"))
 @click.option("--owner", default="anonymous", show_default=True, help="Owner to route and plan for.")
 def plan(task: Any, owner: str, **site: Any) -> None:
-    """Print where a task (JSON file or -) would run, by which rule, and what it would do there. Creates nothing."""
+    """Print where a task (JSON file or -) would run, by which rule, and what it would do there, without credentials in urls. Creates nothing."""
     import msgspec
 
     from tes_server import app, machine
@@ -181,7 +184,7 @@ def plan(task: Any, owner: str, **site: Any) -> None:
     rules = [msgspec.convert(rule, Rule, from_attributes=True) for rule in settings.routes]
     placed = placing.place(spec, "task", owner, rules, app.targets(settings))
     shown = {"backend": placed.route.backend, "rule": placed.route.rule, "warnings": placed.compiled.warnings, "plan": placed.compiled.plan}
-    click.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2))
+    click.echo(redaction.json_bytes(msgspec.json.format(msgspec.json.encode(shown), indent=2)))
 
 
 @main.command(short_help="Print the settings in force, or all there are.")

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
-from tes_server import errors
+from tes_server import errors, redaction
 from tes_server.settings import Settings
 from tes_server.settings_parts import Part
 
@@ -241,11 +241,11 @@ _SECRET_OPTION = re.compile(r"(AWS_SESSION_TOKEN(?::|%3A)|tlsCertificateKeyFileP
 
 
 def shown(settings: Settings) -> bytes:
-    """The settings as JSON, for people: without the store's password, also where it is not written as the url wants it."""
+    """The settings as JSON, for people: without the store's password, also where it is not written as the url wants it, and without those of other urls."""
     url = _LOGIN.sub(r"\1***@", settings.store.url)
     url = _SECRET_OPTION.sub(r"\1***", url)
     store = msgspec.structs.replace(settings.store, url=url)
-    return msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(settings, store=store)), indent=2)
+    return redaction.json_bytes(msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(settings, store=store)), indent=2))
 
 
 def markdown() -> str:

@@ -59,8 +59,8 @@ def _say_grants(settings: Settings) -> None:
     targets = app.targets(settings).values() if settings.auth.modes else ()
     for key, why in grant_rules.idle(settings, targets) if targets else ():
         click.echo(f"no    {key}: {why}")
-    if settings.auth.modes and not settings.grants:
-        click.echo("note  owners are granted nothing: tasks may name no file, store or secret of this site (see the setting grants)")
+    if site_looks.ungranted(settings):
+        click.echo(f"note  {site_looks.ungranted(settings)}")
 
 
 def _say_tls(settings: Settings) -> bool:

@@ -82,7 +82,8 @@ class AuthSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class LimitSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one owner may have at a time, and ask for; 0 = any. Beyond it creates (and lists) get 429 with Retry-After, nothing else ever."""
+    """What one owner may have at a time, and ask for; 0 = any. Beyond it creates (and lists) get 429 with Retry-After, nothing else ever; beyond
+    `running` tasks wait."""
 
     queued: Count = 0
     """Tasks that have not begun. Several API processes count every five seconds what the others let in."""
@@ -90,6 +91,8 @@ class LimitSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Tasks that have not ended."""
     cores: Amount = 0.0
     """Cores that tasks which have not ended ask for together."""
+    running: Count = 0
+    """Tasks that are under way: being submitted, in a platform's queue, running. Others wait in the state QUEUED, and in nobody else's way."""
     creates_per_minute: Count = 0
     """New tasks; a minute's worth may come at once. Each API process counts for itself."""
     lists_per_minute: Count = 0

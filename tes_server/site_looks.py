@@ -39,6 +39,14 @@ def exposed(settings: Settings) -> Iterator[tuple[str, str]]:
                 break
 
 
+def ungranted(settings: Settings) -> str:
+    """What to say where there is sign-in, something of the site's to name, and nobody who may; or ""."""
+    there = settings.files.roots or settings.files.live_mounts or settings.storage or settings.local.secrets or settings.kubernetes.secrets
+    if settings.grants or not settings.auth.modes or not there:
+        return ""
+    return "owners are granted nothing: tasks may name no file, store or secret of this site (see the setting `grants`)"
+
+
 def stores(settings: Settings, *, ask: bool) -> Iterator[tuple[str, str, errors.StagingError | None]]:
     """Each object store: its url, what can be said of it, or why it cannot be used. Without `ask` only its credentials are looked up."""
     if not settings.storage:

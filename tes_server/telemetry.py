@@ -1,7 +1,7 @@
 """Every reason code, log event and metric, declared once.
 
 Codes start the lines of system_logs and are stable: people grep for them and docs/operations.md explains each.
-This module knows prometheus_client and nothing else of the package.
+This module knows prometheus_client, and of the package only `redaction`: no line of system_logs or of the log leaves without it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 import prometheus_client as prometheus
+
+from tes_server import redaction
 
 
 class Code(enum.StrEnum):
@@ -110,9 +112,9 @@ ADVICE: dict[Code, str] = {
 
 
 def line(code: Code | str, message: str) -> str:
-    """A system_logs line: the code, the sentence, and what to do."""
+    """A system_logs line: the code, the sentence without credentials of urls in it, and what to do."""
     advice = ADVICE.get(Code(code)) if code in Code.__members__ else None
-    return f"{code}: {message}" + (f" ({advice})" if advice else "")
+    return f"{code}: {redaction.text(message)}" + (f" ({advice})" if advice else "")
 
 
 def lines(code: Code | str, messages: Sequence[str]) -> tuple[str, ...]:
@@ -131,7 +133,7 @@ def message(text: str) -> str:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time (UTC), level, event, then the event's own fields."""
+    """One JSON object a line: time (UTC), level, event, then the event's own fields. Words of libraries may hold urls: no credential of one gets out."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -143,7 +145,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str)
+        return redaction.json_text(json.dumps(fields, default=str))
 
 
 SDKS = ("boto3", "botocore", "azure", "msal")

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tes_server import errors, telemetry
+from tes_server import errors, redaction, telemetry
 from tes_server.api import answers
 
 LOGGER = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def problem_of(cause: Exception) -> Problem:
     if isinstance(cause, HTTPException):
         return Problem(status, title, {404: "there is nothing at this path", 405: "this path does not take this method"}.get(status, title))
     place = cause.pointer if isinstance(cause, errors.Invalid | errors.TooLarge) else ""
-    detail = cause.public if isinstance(cause, errors.TesServerError) else title
+    detail = redaction.text(cause.public) if isinstance(cause, errors.TesServerError) else title
     return Problem(status, title, detail, **({"pointer" if place.startswith("/") else "parameter": place} if place else {}))
 
 

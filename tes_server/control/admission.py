@@ -1,7 +1,8 @@
 """Which of the waiting tasks may start now on a backend that does not queue by itself. Pure.
 
 Owners take turns: the one that was served longest ago comes first. Records are taken in that order as long as they fit. A task that
-does not fit lets smaller ones pass, but not for ever: once it has waited `PATIENCE`, nothing behind it starts before it.
+does not fit lets smaller ones pass, but not for ever: once it has waited `PATIENCE`, nothing behind it starts before it. Whose owner has
+as many under way as may be waits without standing in anybody's way.
 """
 
 from __future__ import annotations
@@ -51,26 +52,39 @@ def in_turn(candidates: Sequence[Candidate], served: Mapping[str, int]) -> list[
     return [candidate for _, candidate in sorted(keyed, key=operator.itemgetter(0))]
 
 
-def admit(candidates: Iterable[Candidate], room: Room | None, now: datetime.datetime) -> Admitted:
-    """Take candidates in order as long as `room` lasts; with `room` None (the platform queues by itself) all of them."""
+def admit(candidates: Iterable[Candidate], room: Room | None, now: datetime.datetime, left: Mapping[str, int] | None = None) -> Admitted:
+    """Take candidates in order as long as `room` lasts (None: the platform queues by itself), and `left` of their owner (not named: any number)."""
+    may = dict(left or {})
     if room is None:
-        return Admitted(list(candidates), [])
+        return Admitted([candidate for candidate in candidates if _takes(may, candidate.record.owner)], [])
     cpus, ram, disk, gpus = room.cpus, room.ram_bytes, room.disk_bytes, room.gpus
     closed = False
     admitted = Admitted([], [])
     told: set[str] = set()
     for candidate in candidates:
+        if may.get(candidate.record.owner, 1) <= 0:
+            continue
         wants = candidate.limits
         # Sums of fractions such as 0.1 must not lose the last task to rounding.
         if not closed and wants.cpus <= cpus + 1e-9 and wants.ram_bytes <= ram and wants.disk_bytes <= disk and wants.gpus <= gpus:
             cpus, ram, disk, gpus = cpus - wants.cpus, ram - wants.ram_bytes, disk - wants.disk_bytes, gpus - wants.gpus
             admitted.start.append(candidate)
+            _takes(may, candidate.record.owner)
         else:
             if candidate.record.owner not in told:
                 admitted.wait.append((candidate, _reason(wants, room)))
                 told.add(candidate.record.owner)
             closed = closed or now - candidate.record.created > PATIENCE
     return admitted
+
+
+def _takes(may: dict[str, int], owner: str) -> bool:
+    """Take one of an owner's, if there is one."""
+    if may.get(owner, 1) <= 0:
+        return False
+    if owner in may:
+        may[owner] -= 1
+    return True
 
 
 def _reason(wants: Limits, room: Room) -> str:

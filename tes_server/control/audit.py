@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from tes_server import telemetry
+from tes_server import redaction, telemetry
 from tes_server.control.rates import Rates
 from tes_server.model.principal import Principal
 
@@ -97,4 +97,4 @@ class Audit:
 
     def _line(self, action: str, **fields: str) -> None:
         at = self._clock().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        self._write(msgspec.json.encode({"at": at, "action": action, **{name: text for name, text in fields.items() if text}}) + b"\n")
+        self._write(redaction.json_bytes(msgspec.json.encode({"at": at, "action": action, **{name: text for name, text in fields.items() if text}})) + b"\n")

@@ -1,10 +1,14 @@
-"""How a decision becomes a Change of a record: the transition table is held, system_logs stay within bounds. Pure."""
+"""How a decision becomes a Change of a record: the transition table is held, system_logs stay within bounds and hold no credentials. Pure."""
 
 from __future__ import annotations
 
 import datetime
 
+import msgspec
+
+from tes_server import redaction
 from tes_server.model.record import Change, Detail, Lane, Logs, Record, Status
+from tes_server.model.run import Observation
 from tes_server.model.states import State, may_follow
 
 LONGEST_LOG = 200
@@ -45,6 +49,19 @@ def change(
         logs=logs,
         detail=detail,
     )
+
+
+def told(seen: Observation) -> Observation:
+    """What a platform said, without credentials of urls: in libraries' words there may be any. Outputs and the commands' own words stay as they are."""
+    where = {key: redaction.text(value) for key, value in seen.where.items()}
+    report = seen.report
+    if report is not None and report.notices:
+        report = msgspec.structs.replace(report, notices=_shown(report.notices))
+    return msgspec.structs.replace(seen, where=where, notices=_shown(seen.notices), report=report)
+
+
+def _shown(lines: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(redaction.text, lines))
 
 
 def bounded(lines: tuple[str, ...]) -> tuple[str, ...]:

@@ -107,7 +107,7 @@ def submitted(record: Record, outcome: Handle | Refusal | Later, now: datetime.d
         adopted = _adopt(record, outcome, now)
         if seen is None or seen.phase not in (Phase.STAGING, Phase.RUNNING):
             return adopted
-        return _progress(msgspec.structs.replace(record, status=adopted.status, lane=adopted.lane, due=adopted.due), seen) or adopted
+        return _progress(msgspec.structs.replace(record, status=adopted.status, lane=adopted.lane, due=adopted.due), changes.told(seen)) or adopted
     settled = _settled(record)
     if isinstance(outcome, Refusal):
         return _end(settled, now, State.SYSTEM_ERROR, lines=(telemetry.line(outcome.code, outcome.message),))
@@ -168,6 +168,7 @@ def observed(record: Record, seen: Observation, now: datetime.datetime, rules: R
     """One look at the live attempt. `jitter` in [0, 1) spreads repeats. None if nothing changed."""
     if seen.phase is Phase.UNKNOWN:
         return None
+    seen = changes.told(seen)
     if seen.phase is Phase.GONE:
         if record.canceling:
             return _end(record, now, State.CANCELED, lines=(telemetry.line(Code.CANCELED, "while it ran"),))

@@ -61,7 +61,9 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reconciler:
-    """One reconciler process. `random` gives jitter in [0, 1); `who` names this process to the store and to others: its place, if it has one."""
+    """One reconciler process. `random` gives jitter in [0, 1); `who` names this process to the store and to others: its place, if it has one.
+
+    `running`: tasks of one owner that may be under way at a time; 0 = any."""
 
     def __init__(
         self,
@@ -76,6 +78,7 @@ class Reconciler:
         retention: Retention | None = None,
         desk: Desk | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        running: int = 0,
     ) -> None:
         self._store = store
         self._backends = backends
@@ -97,7 +100,7 @@ class Reconciler:
         self._looked = upkeep.EPOCH
         self._stale = False
         self._saves = saves.Saves(store, clock, self._again)
-        site = starts.Site(store, backends, targets, rules, who, clock, monotonic, desk)
+        site = starts.Site(store, backends, targets, rules, who, clock, monotonic, desk, running)
         self._starts = starts.Starts(site, self._saves, self._upkeep, self.hear, pace.batch)
         self._desk = desk
         if desk is not None:

@@ -17,6 +17,7 @@ import msgspec
 
 from tes_server import errors, telemetry
 from tes_server.control import decide
+from tes_server.control import running as bounds
 from tes_server.control.audit import Audit
 from tes_server.control.limits import Limits
 from tes_server.model import run, views
@@ -77,6 +78,7 @@ class Service:
         clock: Callable[[], datetime.datetime],
         limits: Limits | None = None,
         audit: Audit | None = None,
+        running: int = 0,
     ) -> None:
         self.limits = limits
         self.audit = audit
@@ -87,7 +89,8 @@ class Service:
         self._rules = rules
         self._about = about
         self._clock = clock
-        self._waiting = {name: telemetry.line(telemetry.Code.WAITING_TURN, f"in the queue of the backend {name}") for name in targets}
+        queues = {name: "; ".join(filter(None, (f"in the queue of the backend {name}", bounds.words(running)))) for name in targets}
+        self._waiting = {name: telemetry.line(telemetry.Code.WAITING_TURN, words) for name, words in queues.items()}
         self._watching: dict[str, datetime.datetime] = {}
 
     # -- create -----------------------------------------------------------------------------------------------------
@@ -172,7 +175,7 @@ class Service:
         tails = None
         if view is View.FULL and task.state not in ENDS:
             tails = self._live(task_id)
-        return views.task_json(task, view, self.compat, tails)
+        return views.task_json(task, view, self.compat, principal.owner, tails)
 
     def list_json(self, principal: Principal, request: ListRequest) -> bytes:
         """A page of tasks as JSON. Raises Invalid whose pointer is the parameter's name, TooMany (`limits`)."""
@@ -181,7 +184,7 @@ class Service:
         query = self._query(principal, request)
         page = self._store.page(query)
         token = _token(page.after, query) if page.after else None
-        return views.list_json(page.tasks, token, request.view, self.compat)
+        return views.list_json(page.tasks, token, request.view, self.compat, principal.owner)
 
     def _find(self, principal: Principal, task_id: str, view: View) -> Brief:
         task = self._store.get(principal.scope, task_id, view)

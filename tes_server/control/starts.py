@@ -17,7 +17,7 @@ import msgspec
 
 from tes_server import errors, telemetry
 from tes_server.backends.base import Backend, Job
-from tes_server.control import admission, congestion, decide, saves
+from tes_server.control import admission, congestion, decide, running, saves
 from tes_server.control.clearance import UNSEEN, Cleared, Held, Refused
 from tes_server.control.decide import Need, Rules
 from tes_server.control.desk import Desk
@@ -36,6 +36,10 @@ from tes_server.telemetry import Code
 logger = logging.getLogger(__name__)
 
 
+MEETING = 0.5
+"""Seconds after which a task is tried again that was one too many: as often as the reconciler's place among those alive, so that they meet no more."""
+
+
 class Site(msgspec.Struct, frozen=True):
     """What a reconciler works with: its store, its backends by name, what tasks are checked against, the rules, and its clocks."""
 
@@ -48,6 +52,8 @@ class Site(msgspec.Struct, frozen=True):
     monotonic: Callable[[], float]
     desk: Desk | None = None
     """where images are looked at first; None: nobody wants that"""
+    running: int = 0
+    """tasks of one owner that may be under way at a time; 0 = any"""
 
 
 class Starts:
@@ -62,6 +68,7 @@ class Starts:
         self._served: dict[str, int] = {}
         self._starts = 0
         self._congestion = congestion.Congestion()
+        self._running = running.Running(site.store, site.running)
         self._waited = False
         self._intents: set[str] = set()
 
@@ -84,7 +91,8 @@ class Starts:
         came = desk is not None and desk.poll(now)
         if not came and (self._congestion.lasts(rooms, now) or not (whole or self._waited)):
             return False
-        due = self._site.store.due(Lane.WAITING, shards, now, self._batch)
+        self._running.begin()
+        due = self._site.store.due(Lane.WAITING, shards, now, self._batch, shares=self._running.shares if self._site.running else None)
         if desk is not None:
             due = desk.joined(due, shards, now, self._batch)
         cleared = self._cleared(self._here(due), shards, now)
@@ -94,8 +102,9 @@ class Starts:
         started = 0
         for name, records in waiting.items():
             started += self._start_on(self._site.backends[name], records, {record.id: cleared[record.id][1] for record in records}, now)
-        self._congestion.looked(rooms, started, len(due), now)
-        self._waited = len(due) > started
+        waiting_still = len(due) + self._running.full
+        self._congestion.looked(rooms, started, waiting_still, now)
+        self._waited = waiting_still > started
         return started >= self._batch or (started > 0 and desk is not None and desk.more)
 
     def _here(self, due: Sequence[Record]) -> list[Record]:
@@ -140,7 +149,8 @@ class Starts:
         except errors.TesServerError as cause:
             self._hold_back([(candidate.record, cause.public) for candidate in candidates], Code.WAITING_BACKEND)
             return 0
-        admitted = admission.admit(admission.in_turn(candidates, self._served), room, now)
+        left = self._running.left({candidate.record.owner for candidate in candidates})
+        admitted = admission.admit(admission.in_turn(candidates, self._served), room, now, left)
         self._hold_back([(candidate.record, reason) for candidate, reason in admitted.wait], Code.WAITING_CAPACITY)
         jobs: dict[str, Job] = {}
         for candidate in admitted.start:
@@ -150,6 +160,7 @@ class Starts:
                 telemetry.SCAN_HITS.inc(cleared[candidate.record.id].verdicts)
                 self._starts += 1
                 self._served[candidate.record.owner] = self._starts
+                self._running.started([candidate.record])
         self._submit(backend, [candidate.record for candidate in admitted.start if candidate.record.id in jobs], jobs, cleared)
         return len(jobs)
 
@@ -219,7 +230,7 @@ class Starts:
         # The save took its time, or this process was stopped meanwhile: is it still ours to submit, and in time?
         held = self._site.store.hold(self._site.who, self._site.clock()) if intended else frozenset()
         ours = {task_id: record for task_id, record in intended.items() if model.shard_of(task_id) in held}
-        fresh = self._still_cleared(backend, ours, cleared)
+        fresh = self._within_bounds(backend, self._still_cleared(backend, ours, cleared))
         late = len(intended) - len(ours)
         if self._site.monotonic() - began > window:
             late, fresh = late + len(fresh), {}
@@ -233,11 +244,21 @@ class Starts:
         """Those whose verdicts hold at this moment. The others go back: of them it is known that nothing was sent."""
         desk = self._site.desk
         lapsed = desk.lapsed({task_id: cleared[task_id] for task_id in intended}, self._site.clock) if desk is not None else set()
-        if lapsed:
-            later = run.Later(Code.WAITING_SCAN, "the verdict on one of its images has just expired", 0.0)
-            self._saves.commit([(intended[each], functools.partial(self._submitted, _name(intended[each]), backend.place, later, None)) for each in lapsed])
-            self.settled([_name(intended[each]) for each in lapsed])
-        return {task_id: record for task_id, record in intended.items() if task_id not in lapsed}
+        return self._without(backend, intended, lapsed, run.Later(Code.WAITING_SCAN, "the verdict on one of its images has just expired", 0.0))
+
+    def _within_bounds(self, backend: Backend, intended: Mapping[str, Record]) -> dict[str, Record]:
+        """Those that go on where several reconcilers start tasks of one owner. Each that meets others comes back at a time of its own."""
+        alive = sorted(self._site.store.alive())
+        over = self._running.over(list(intended.values())) if len(alive) > 1 else set()
+        pause = MEETING * (1 + alive.index(self._site.who)) if self._site.who in alive else MEETING
+        return self._without(backend, intended, over, run.Later(Code.WAITING_TURN, running.words(self._site.running), pause))
+
+    def _without(self, backend: Backend, intended: Mapping[str, Record], back: Collection[str], later: run.Later) -> dict[str, Record]:
+        """All but those that go back to the queue."""
+        if back:
+            self._saves.commit([(intended[each], functools.partial(self._submitted, _name(intended[each]), backend.place, later, None)) for each in back])
+            self.settled([_name(intended[each]) for each in back])
+        return {task_id: record for task_id, record in intended.items() if task_id not in back}
 
     def _call(self, backend: Backend, intended: Mapping[str, Record], jobs: Mapping[str, Job], now: datetime.datetime) -> bool:
         """False if nobody knows what came of it."""

@@ -9,7 +9,7 @@ import errno
 import urllib.parse
 from typing import NamedTuple
 
-from tes_server import errors, telemetry
+from tes_server import errors, redaction, telemetry
 from tes_server.plan import paths
 from tes_server.telemetry import Code
 
@@ -67,10 +67,7 @@ def reason(cause: OSError) -> str:
 
 def redacted(url: str) -> str:
     """A url for messages: without user, password, query (signatures live there) and fragment, and always valid text."""
-    head, mark, _ = printable(url).partition("#")[0].partition("?")
-    scheme, slashes, rest = head.partition("://")
-    authority, slash, path = rest.partition("/")
-    return scheme + slashes + authority.rpartition("@")[2] + slash + path + ("?..." if mark else "")
+    return redaction.brief(printable(url))
 
 
 def printable(text: str) -> str:

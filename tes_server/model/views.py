@@ -1,6 +1,7 @@
 """From stored records to the JSON that clients get: pure, and the one place that knows what old clients survive.
 
 The rows named are those of clients.md section 5. A view shows what it is given: the store has read no more than it needs.
+Whoever is not a task's owner gets it without the credentials of urls, wherever in it they are: so it is done to the JSON as a whole.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from tes_server import redaction
 from tes_server.model.record import Brief, Detail, Logs, Record, View
 from tes_server.model.run import Tails
 from tes_server.model.states import ENDS, State, shown
@@ -60,7 +62,7 @@ class _Archived(_Task, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class _List(msgspec.Struct, frozen=True, omit_defaults=True):
-    tasks: list[_Minimal | _Task]
+    tasks: list[_Minimal | _Task | msgspec.Raw]
     next_page_token: str | None = None
 
 
@@ -76,14 +78,20 @@ def with_types(task: Task) -> Task:
     return task
 
 
-def task_json(task: Brief, view: View, compat: str, tails: Tails | None = None) -> bytes:
-    """One task as GetTask answers it. `tails` is the live output of a running task, if there is any."""
-    return _encoder.encode(_rendered(task, view, compat, tails))
+def task_json(task: Brief, view: View, compat: str, reader: str, tails: Tails | None = None) -> bytes:
+    """One task as GetTask answers it to the owner `reader`. `tails` is the live output of a running task, if there is any."""
+    whole = _encoder.encode(_rendered(task, view, compat, tails))
+    return whole if _as_sent(task, reader) else redaction.json_bytes(whole)
 
 
-def list_json(tasks: Sequence[Brief], next_page_token: str | None, view: View, compat: str) -> bytes:
-    """A page as ListTasks answers it; without `next_page_token` on the last page (row 30)."""
-    return _encoder.encode(_List([_rendered(task, view, compat, None) for task in tasks], next_page_token))
+def list_json(tasks: Sequence[Brief], next_page_token: str | None, view: View, compat: str, reader: str) -> bytes:
+    """A page as ListTasks answers it to the owner `reader`; without `next_page_token` on the last page (row 30)."""
+    shown = [_rendered(task, view, compat, None) if _as_sent(task, reader) else msgspec.Raw(task_json(task, view, compat, reader)) for task in tasks]
+    return _encoder.encode(_List(shown, next_page_token))
+
+
+def _as_sent(task: Brief, reader: str) -> bool:
+    return not isinstance(task, Record) or task.owner == reader
 
 
 def archived_json(task: Record) -> bytes:

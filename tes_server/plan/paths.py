@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from tes_server import redaction
 from tes_server.errors import Invalid
 from tes_server.plan import objects
 from tes_server.plan.guard import Guard
@@ -228,8 +229,8 @@ def parent(path: str) -> str:
 
 
 def shorten(text: str, limit: int = 120) -> str:
-    """For messages: the text in quotes, bounded, without the query of a URL (signatures live there)."""
-    text = text.partition("?")[0]
+    """For messages: the text in quotes, bounded, without the login and the query of a URL (signatures live there)."""
+    text = redaction.url(text).partition("?")[0]
     return repr(text if len(text) <= limit else text[: limit - 3] + "...")
 
 

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 
+from tes_server.model import principal
 from tes_server.plan import objects
 
 
@@ -74,8 +75,8 @@ def _rules(prefixes: tuple[str, ...]) -> tuple[objects.Rule, ...]:
 
 
 def fits(owner: str, patterns: Collection[str]) -> bool:
-    """True if an owner is one of those that are named, by name or by shell pattern."""
-    return owner in patterns or any(fnmatch.fnmatchcase(owner, pattern) for pattern in patterns)
+    """True if an owner is one of those that are named, by name or by shell pattern. No pattern has one who cannot sign in: `anonymous`, the server itself."""
+    return owner in patterns or (not principal.fault_of(owner) and any(fnmatch.fnmatchcase(owner, pattern) for pattern in patterns))
 
 
 def theirs(rules: Sequence[objects.Rule], owner: str) -> tuple[objects.Rule, ...]:

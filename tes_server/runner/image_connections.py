@@ -42,27 +42,37 @@ class Passing(errors.EngineError):
 class Connections:
     """To all hosts; seconds until one must have answered to a connection, and of silence. `proxies`: those of the environment. Thread-safe.
 
-    None is made to where the metadata services of clouds are, whoever names them: an image, a redirect, a registry's words about its
-    token server. What a proxy connects to is its own matter. `control`: connections end with it, however slowly somebody answers.
+    `guarded`: none is made to where the metadata services of clouds are, whoever names them: an image, a redirect, a registry's words
+    about its token server. What a proxy connects to is its own matter. `control`: connections end with it, however slowly somebody answers.
     """
 
-    def __init__(self, connect_timeout: float, read_timeout: float, *, proxies: bool = True, control: Control | None = None) -> None:
+    def __init__(self, connect_timeout: float, read_timeout: float, *, proxies: bool = True, guarded: bool = True, control: Control | None = None) -> None:
         timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
         known = urllib.request.getproxies_environment() if proxies else {}
         self._proxies = {scheme: _completed(known.get(scheme) or known.get("all", "")) for scheme in ("http", "https")}
         self._pools = {proxy: _pools(proxy, timeout) for proxy in {"", *self._proxies.values()} if not proxy or proxy.startswith("http")}
-        dialer = Dialer(Access(connect_timeout=connect_timeout, guard=guard.REGISTRIES), control or Control(lambda: False), _SIDE)
-        self._pools = {proxy: connect.dialed(pools, dialer) for proxy, pools in self._pools.items()}
+        self._away: urllib3.PoolManager | None = None
+        if guarded:
+            self._dialer = Dialer(Access(connect_timeout=connect_timeout, guard=guard.REGISTRIES), control or Control(lambda: False), _SIDE)
+            self._pools = {proxy: connect.dialed(pools, self._dialer) for proxy, pools in self._pools.items()}
+            self._away = connect.dialed(_pools("", timeout), self._dialer.away())
 
     def close(self) -> None:
         """Close what is idle."""
-        for pools in self._pools.values():
-            pools.clear()
+        for pools in (*self._pools.values(), self._away):
+            if pools is not None:
+                pools.clear()
 
-    def open(self, method: str, url: str, headers: Mapping[str, str], body: str | None = None) -> urllib3.BaseHTTPResponse:
-        """The answer, whatever its status, with its body still to be read. `Passing`, or another EngineError."""
+    def open(self, method: str, url: str, headers: Mapping[str, str], body: str | None = None, sender: str = "") -> urllib3.BaseHTTPResponse:
+        """The answer, whatever its status, with its body still to be read. `Passing`, or another EngineError.
+
+        `sender`: the url whose answer named this one. Who is elsewhere may not send us to this machine.
+        """
         parts = split(url)
-        pools = self._pools.get(self._proxy(parts))
+        proxy = self._proxy(parts)
+        pools = self._pools.get(proxy)
+        if sender and not proxy and self._away is not None and not self._dialer.is_own(split(sender).hostname or ""):
+            pools = self._away
         if pools is None:
             raise image_manifest.unusable("the proxy that the environment names is none for http")
         sent = {"User-Agent": f"tes-server/{tes_server.__version__}", "Accept-Encoding": "identity", **headers}

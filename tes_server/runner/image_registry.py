@@ -208,7 +208,7 @@ class Registry:
             challenges = response.headers.getlist("WWW-Authenticate")
             response.close()
             login = self._login(place.login) or self._identity(place.login)
-            known = self._access.sign_in(place.origin, place.repository, ", ".join(challenges), login, self._send)
+            known = self._access.sign_in(place.origin, place.repository, ", ".join(challenges), login, functools.partial(self._send, sender=url))
             response = self._follow(method, url, headers, known)
         if response.status in (200, 206):
             return response
@@ -216,10 +216,10 @@ class Registry:
             raise _refusal(response.status, response.headers.get("Retry-After", ""), response)
 
     def _follow(self, method: str, url: str, headers: Mapping[str, str], authorization: str) -> urllib3.BaseHTTPResponse:
-        origin = _origin(url)
+        origin, sender = _origin(url), ""
         for _ in range(HOPS + 1):
             own = {"Authorization": authorization} if authorization and _origin(url) == origin else {}
-            response = self.connections.open(method, url, {**headers, **own})
+            response = self.connections.open(method, url, {**headers, **own}, sender=sender)
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or not location:
                 return response
@@ -227,7 +227,7 @@ class Registry:
             there = image_connections.split(location, url)
             if there.scheme != "https" and url.startswith("https:"):
                 raise image_manifest.unusable("the registry redirects to an address without TLS")
-            url = there.geturl()
+            sender, url = url, there.geturl()
         raise image_manifest.unusable(f"the registry redirects more than {HOPS} times")
 
     def _send(self, method: str, url: str, **what: Any) -> urllib3.BaseHTTPResponse:

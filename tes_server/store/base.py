@@ -9,7 +9,7 @@ import concurrent.futures
 import contextvars
 import datetime
 import enum
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from tes_server.model.principal import ALL, Scope
@@ -27,6 +27,10 @@ FAR = datetime.timedelta(hours=2)
 
 VERDICTS_KEPT = datetime.timedelta(days=30)
 """Verdicts that expired so long ago may go."""
+
+
+Shares = Callable[[Collection[str]], Mapping[str, int]]
+"""From owners of whom tasks wait to how many of each one's are wanted at most. May ask the store."""
 
 
 class Seen(NamedTuple):
@@ -81,14 +85,14 @@ class Store(Protocol):
     def alive(self) -> frozenset[str]:
         """The reconcilers (`who`) that were alive when this process last held its shards, itself among them."""
 
-    def due(self, lane: Lane, shards: frozenset[int], now: datetime.datetime, limit: int, here: str = "") -> list[Record]:
+    def due(self, lane: Lane, shards: frozenset[int], now: datetime.datetime, limit: int, here: str = "", shares: Shares | None = None) -> list[Record]:
         """A read: records of `lane` with `due <= now`. A clock may be set back, so a WAITING record that was never put off
         (`due` is `created`), or is put off for longer than `FAR`, is due as well.
 
         ACTIVE: by due time, with status and detail, without task and logs. Of those that can be reached from one place only
         (`record.place_of`) a store of several reconcilers gives the ones of the place `here`, whatever their shard.
         WAITING: owner by owner (each owner's oldest first, then each owner's second, ...), with status, detail and the
-        whole task, contents included.
+        whole task, contents included. With `shares` no more of each owner than that says, and no more of its queue is read.
         """
 
     def load(self, ids: Collection[str]) -> list[Record]:
@@ -119,6 +123,12 @@ class Store(Protocol):
 
     def census(self, scope: Scope = ALL) -> dict[State, int]:
         """How many tasks of `scope` there are in each state that is not an end."""
+
+    def under_way(self, owners: Collection[str]) -> dict[str, int]:
+        """How many tasks of each of these owners are in the ACTIVE lane and have not ended: that are being submitted, run, or begin again.
+
+        What was saved before the call, by whomever, is counted. The work grows with what is under way, not with what waits.
+        """
 
     def verdicts(self, keys: Collection[ScanKey]) -> dict[ScanKey, Verdict]:
         """Those of the verdicts that are there, whatever they say and however old they are. One small read for a few keys.

@@ -134,13 +134,15 @@ class MongoStore:
         """`Store.page`."""
         return mongo_reads.page(self._open(), query)
 
-    def due(self, lane: model.Lane, shards: frozenset[int], now: datetime.datetime, limit: int, here: str = "") -> list[model.Record]:
+    def due(
+        self, lane: model.Lane, shards: frozenset[int], now: datetime.datetime, limit: int, here: str = "", shares: base.Shares | None = None
+    ) -> list[model.Record]:
         """`Store.due`."""
         connection = self._open()
         if lane == model.Lane.ACTIVE:
             found = mongo_reads.due_active(connection, shards, parts.microseconds(now), limit, here)
         else:
-            found = mongo_reads.due_waiting(connection, shards, parts.microseconds(now), limit)
+            found = mongo_reads.due_waiting(connection, shards, parts.microseconds(now), limit, shares)
         return mongo_reads.readable(connection, found, parts.BY_LANE[lane])
 
     def load(self, ids: Collection[str]) -> list[model.Record]:
@@ -156,6 +158,10 @@ class MongoStore:
     def census(self, scope: Scope = ALL) -> dict[states.State, int]:
         """`Store.census`."""
         return mongo_reads.census(self._open(), scope.owner)
+
+    def under_way(self, owners: Collection[str]) -> dict[str, int]:
+        """`Store.under_way`. Writes are a majority's and reads the primary's: only one that is being voted out may miss one."""
+        return mongo_reads.under_way(self._open(), owners)
 
     # -- verdicts of image scans --------------------------------------------------------------------------------------
 

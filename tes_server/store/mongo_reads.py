@@ -247,7 +247,7 @@ def sweep(connection: Connection, shards: Collection[int], after: str, limit: in
     return found
 
 
-def due_waiting(connection: Connection, shards: Collection[int], now: int, limit: int) -> list[Document]:
+def due_waiting(connection: Connection, shards: Collection[int], now: int, limit: int, shares: base.Shares | None = None) -> list[Document]:
     """The WAITING lane: each owner's oldest (the oldest of them first), then each owner's second, ...
 
     One query where all that waits fits in. Else owner by owner, taking from each only what its fair share may need.
@@ -261,18 +261,23 @@ def due_waiting(connection: Connection, shards: Collection[int], now: int, limit
     if len(found) <= limit:
         for each in found:
             taken.setdefault(str(each.get("owner")), []).append(each)
+        if shares is not None:
+            most = shares(taken)
+            taken = {owner: waiting[: most[owner]] for owner, waiting in taken.items()}
     else:
         owners: list[str] = connection.run(lambda: connection.tasks.distinct("owner", {"lane": model.Lane.WAITING.value}))
         taken = {owner: [] for owner in owners if isinstance(owner, str)}
-        more = list(taken)
+        most = dict.fromkeys(taken, limit) if shares is None else shares(taken)
+        more = [owner for owner in taken if most[owner] > 0]
         # All owners in `more` have been asked for equally many, so the ranks that the result needs are complete.
         while more and (missing := limit - sum(map(len, taken.values()))) > 0:
             share = -(-missing // len(more))
             for owner in tuple(more):
                 behind = [{"at": {"$gt": taken[owner][-1].get("at", "")}}] if taken[owner] else []
-                batch = find(connection, {"owner": owner, "$and": [where, *behind]}, entry, ("at", ASCENDING), share)
+                wanted = min(share, most[owner] - len(taken[owner]))
+                batch = find(connection, {"owner": owner, "$and": [where, *behind]}, entry, ("at", ASCENDING), wanted)
                 taken[owner] += batch
-                if len(batch) < share:
+                if len(batch) < wanted or len(taken[owner]) >= most[owner]:
                     more.remove(owner)
     taken = {owner: [each for each in waiting if not _put_off(each, now)] for owner, waiting in taken.items()}
     ranks = itertools.zip_longest(*taken.values())
@@ -345,6 +350,23 @@ def census(connection: Connection, owner: str | None) -> dict[states.State, int]
     ]
     counts = {each["_id"]: each["tasks"] for each in connection.run(lambda: list(connection.tasks.aggregate(stages)))}
     return {state: counts.get(state.value, 0) for state in sorted(states.LIVE)}
+
+
+def under_way(connection: Connection, owners: Collection[str]) -> dict[str, int]:
+    """`Store.under_way`."""
+    counts: dict[str, int] = {}
+    for chunk in _chunks(list(owners)):
+        live = {"$in": sorted(state.value for state in states.LIVE)}
+        stages: list[Document] = [
+            {"$match": {"lane": model.Lane.ACTIVE.value, "owner": {"$in": chunk}, "state": live}},
+            {"$group": {"_id": "$owner", "tasks": {"$sum": 1}}},
+        ]
+        counts |= connection.run(functools.partial(_counted, connection, stages))
+    return {owner: counts.get(owner, 0) for owner in owners}
+
+
+def _counted(connection: Connection, stages: list[Document]) -> dict[str, int]:
+    return {each["_id"]: each["tasks"] for each in connection.tasks.aggregate(stages)}
 
 
 def told(unreadable: documents.Unreadable) -> errors.Unavailable:

@@ -108,11 +108,22 @@ class SqliteStore:
         """`Store.alive`: there are no others."""
         return frozenset({self._who})
 
-    def due(self, lane: model.Lane, shards: frozenset[int], now: datetime.datetime, limit: int, here: str = "") -> list[model.Record]:  # noqa: ARG002
+    def due(
+        self,
+        lane: model.Lane,
+        shards: frozenset[int],
+        now: datetime.datetime,
+        limit: int,
+        here: str = "",  # noqa: ARG002
+        shares: base.Shares | None = None,
+    ) -> list[model.Record]:
         """`Store.due`. One reconciler works on all there is."""
-        pick = sqlite_queue.due_active if lane == model.Lane.ACTIVE else sqlite_queue.due_waiting
         with self._reading() as connection, _snapshot(connection):
-            return sqlite_queue.by_seq(connection, pick(connection, shards, parts.microseconds(now), limit), parts.BY_LANE[lane])
+            if lane == model.Lane.ACTIVE:
+                found = sqlite_queue.due_active(connection, shards, parts.microseconds(now), limit)
+            else:
+                found = sqlite_queue.due_waiting(connection, shards, parts.microseconds(now), limit, shares)
+            return sqlite_queue.by_seq(connection, found, parts.BY_LANE[lane])
 
     def load(self, ids: Collection[str]) -> list[model.Record]:
         """`Store.load`."""
@@ -150,6 +161,11 @@ class SqliteStore:
         """`Store.census`."""
         with self._reading() as connection:
             return sqlite_queue.census(connection, scope.owner)
+
+    def under_way(self, owners: Collection[str]) -> dict[str, int]:
+        """`Store.under_way`."""
+        with self._reading() as connection, _snapshot(connection):
+            return sqlite_queue.under_way(connection, owners)
 
     def verdicts(self, keys: Collection[ScanKey]) -> dict[ScanKey, Verdict]:
         """`Store.verdicts`."""

@@ -7,7 +7,7 @@ import datetime
 import itertools
 import math
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from tes_server.model import record as model
 from tes_server.model import states
@@ -77,15 +77,16 @@ def due_active(connection: sqlite3.Connection, shards: Collection[int], now: int
     return [seq for (seq,) in connection.execute(statement, (now, limit))]
 
 
-def due_waiting(connection: sqlite3.Connection, shards: Collection[int], now: int, limit: int) -> list[int]:
+def due_waiting(connection: sqlite3.Connection, shards: Collection[int], now: int, limit: int, shares: base.Shares | None = None) -> list[int]:
     """Row numbers of the WAITING lane: each owner's oldest (the oldest of them first), then each owner's second, ...
 
     Takes from each owner's end of the index only what its fair share may need, however much the owner has waiting; where few are due, only these,
     however many have been put off.
     """
     owners = list(_waiting_owners(connection))
+    most = dict.fromkeys(owners, limit) if shares is None else _most(connection, owners, shares)
     few = _few(connection, owners, shards, now, limit)
-    taken = _shares(connection, owners, shards, now, limit) if few is None else few
+    taken = _fair(connection, most, shards, now, limit) if few is None else {owner: due[: most.get(owner, limit)] for owner, due in few.items()}
     ranks = itertools.zip_longest(*taken.values())
     fair = (entry for rank in ranks for entry in sorted(entry for entry in rank if entry is not None))
     return [seq for _, _, seq in itertools.islice(fair, limit)]
@@ -108,24 +109,39 @@ def _few(connection: sqlite3.Connection, owners: Collection[int], shards: Collec
     return {owner: sorted(entries) for owner, entries in taken.items()}
 
 
-def _shares(connection: sqlite3.Connection, owners: Collection[int], shards: Collection[int], now: int, limit: int) -> dict[int, list[_Entry]]:
-    """The oldest that are due, by owner, as many as a fair share of `limit` may need."""
+def _fair(connection: sqlite3.Connection, most: Mapping[int, int], shards: Collection[int], now: int, limit: int) -> dict[int, list[_Entry]]:
+    """The oldest that are due, by owner, as many as a fair share of `limit` may need, and no more than `most` of each."""
     statement = (
         "SELECT created, id, seq FROM tasks INDEXED BY waiting WHERE lane = 'WAITING' AND owner = ? "
         f"AND (created, id) > (?, ?) AND (due <= ? OR due = created OR due > ?) {_shard_check(shards)} ORDER BY created, id LIMIT ?"
     )
-    taken: dict[int, list[_Entry]] = {owner: [] for owner in owners}
-    more = list(taken)
+    taken: dict[int, list[_Entry]] = {owner: [] for owner in most}
+    more = [owner for owner in most if most[owner] > 0]
     # All owners in `more` have been asked for equally many, so the ranks that the result needs are complete.
     while more and (missing := limit - sum(map(len, taken.values()))) > 0:
         share = -(-missing // len(more))
         for owner in tuple(more):
             after = taken[owner][-1][:2] if taken[owner] else (-(2**63), "")
-            found = connection.execute(statement, (owner, *after, now, now + _FAR, share)).fetchall()
+            wanted = min(share, most[owner] - len(taken[owner]))
+            found = connection.execute(statement, (owner, *after, now, now + _FAR, wanted)).fetchall()
             taken[owner] += found
-            if len(found) < share:
+            if len(found) < wanted or len(taken[owner]) >= most[owner]:
                 more.remove(owner)
     return taken
+
+
+def _most(connection: sqlite3.Connection, owners: Collection[int], shares: base.Shares) -> dict[int, int]:
+    names = {owner: str(connection.execute("SELECT owner FROM owners WHERE number = ?", (owner,)).fetchone()[0]) for owner in owners}
+    wanted = shares(names.values())
+    return {owner: wanted[name] for owner, name in names.items()}
+
+
+def under_way(connection: sqlite3.Connection, owners: Collection[str]) -> dict[str, int]:
+    """`Store.under_way`, from an index that holds nothing else."""
+    statement = (
+        f"SELECT count(*) FROM tasks INDEXED BY under_way WHERE lane = 'ACTIVE' AND state IN ({_LIVE}) AND owner = (SELECT number FROM owners WHERE owner = ?)"
+    )
+    return {owner: int(connection.execute(statement, (owner,)).fetchone()[0]) for owner in owners}
 
 
 def _waiting_owners(connection: sqlite3.Connection) -> Iterator[int]:

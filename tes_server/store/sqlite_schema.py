@@ -78,7 +78,12 @@ CREATE TABLE verdicts (key TEXT PRIMARY KEY, scanned INTEGER NOT NULL, expires I
 CREATE INDEX verdicts_expire ON verdicts (expires);
 """
 
-STEPS = (TABLES, VERDICTS)
+UNDER_WAY = """
+CREATE INDEX under_way ON tasks (owner) WHERE lane = 'ACTIVE' AND state IN ('INITIALIZING', 'QUEUED', 'RUNNING');
+"""
+"""How many tasks of an owner are under way, without a look at those that wait. Written twice a task: when it begins, and when it ends."""
+
+STEPS = (TABLES, VERDICTS, UNDER_WAY)
 """What leads from each version to the next one. Each only adds: other processes of this machine may have the file open."""
 
 VERSION = len(STEPS)

@@ -146,6 +146,23 @@ def test_mistakes_are_explained(server: Server) -> None:
     assert (status, answer["pointer"]) == (400, "/executors/0/command")
 
 
+def test_urls_that_would_turn_this_server_against_its_site(server: Server) -> None:
+    """Told at once where the url says it, else at the first attempt and for good."""
+
+    def asked(url: str) -> dict[str, object]:
+        return {"executors": [sh("true")], "inputs": [{"path": "/work/in", "url": url}], "resources": SMALL}
+
+    status, answer = server.ask("/v1/tasks", asked("http://user:hunter2@169.254.169.254/latest/?sig=hunter2"))
+    assert (status, answer["pointer"]) == (400, "/inputs/0/url")
+    status, created = server.ask("/v1/tasks", asked("http://user:hunter2@0xa9fea9fe/latest/?sig=hunter2"))
+    assert status == 200
+    task = server.until(created["id"])
+    assert (task["state"], len(task["logs"])) == ("SYSTEM_ERROR", 1)
+    [line] = [line for line in task["logs"][0]["system_logs"] if line.startswith("INPUT_DENIED: ")]
+    assert "/inputs/0: http://0xa9fea9fe/latest/?...: 0xa9fea9fe is at an address that transfers never connect to" in line
+    assert "hunter2" not in line
+
+
 def test_the_doors(server: Server) -> None:
     assert server.ask("/v1/tasks", headers={"Host": "evil.example"})[0] == 403
     assert server.ask("/v1/tasks", b"{}", headers={"Origin": "https://evil.example"})[0] == 403

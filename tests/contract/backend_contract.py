@@ -26,6 +26,7 @@ from tes_server.model import run, views
 from tes_server.model.run import Handle, Observation, Phase, Reason, Report
 from tes_server.model.task import Task
 from tes_server.plan import compiler
+from tes_server.plan.grants import Grant
 from tes_server.plan.paths import Sites
 from tes_server.plan.policy import Policy
 from tes_server.plan.steps import Findings, Gate
@@ -382,6 +383,33 @@ class BackendContract:
         report = driven.run(driven.executor("ls /jobs"), inputs=[{"path": "/jobs", "url": f"file://{site}/live/link", "type": "DIRECTORY"}])
         assert report.code == "INPUT_DENIED"
         assert report.executors == ()
+
+    def test_what_an_owner_is_granted_holds_where_files_are_moved(self, driven: Driven, site: pathlib.Path) -> None:
+        """Two links of its own lead to another owner's: what shows only there is refused there."""
+        for name in ("o", "other"):
+            (site / name).mkdir()
+            (site / name).chmod(0o777)
+            (site / name / "in").write_text(name)
+        (site / "o" / "link").symlink_to("../other")
+        driven.policy = msgspec.structs.replace(driven.policy, grants=(Grant(owners=("*",), write=(f"{site}/{{owner}}",)),))
+
+        def put(*places: str) -> list[dict[str, str]]:
+            return [{"path": f"/work/{number}", "url": f"file://{site}/{place}"} for number, place in enumerate(places)]
+
+        handles = [
+            driven.start(
+                driven.executor("cat /work/in > /work/0; echo evil > /work/1"),
+                inputs=[{"path": "/work/in", "url": f"{site}/o/in"}],
+                outputs=put("o/out", "o/link/out"),
+            ),
+            driven.start(driven.executor("true"), inputs=[{"path": "/work/in", "url": f"{site}/o/link/in"}]),
+        ]
+        moved, refused = (driven.end(handle) for handle in handles)
+        driven.backend.release(handles)
+        assert (moved.reason, moved.code) == (Reason.STAGING, "OUTPUT_DENIED")
+        assert (site / "o/out").read_text() == "o"
+        assert [path.name for path in (site / "other").iterdir()] == ["in"]
+        assert (refused.reason, refused.code) == (Reason.STAGING, "INPUT_DENIED")
 
     # -- handles ----------------------------------------------------------------------------------------------------
 

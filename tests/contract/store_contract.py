@@ -8,7 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import datetime
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -504,6 +504,34 @@ class StoreContract:
         assert sorted(ids_of(found)) == ["a", "b"]
         assert {each.id: (each.task, each.detail) for each in found} == {"a": (None, detail), "b": (None, None)}
         assert store.load([]) == []
+
+    def test_of_each_owner_no_more_is_due_than_its_share(self, store: Store) -> None:
+        asked: list[list[str]] = []
+
+        def shares(owners: Collection[str]) -> dict[str, int]:
+            asked.append(sorted(owners))
+            return {"alice": 2, "bob": 100, "carol": 0}
+
+        alice = [a_record(f"a{number:02d}", created=NOW + number * SECOND, due=NOW) for number in range(40)]
+        bob = [a_record(f"b{number}", owner="bob", created=NOW + (100 + number) * SECOND, due=NOW) for number in range(3)]
+        carol = [a_record("c0", owner="carol", created=NOW - SECOND, due=NOW)]
+        runs = a_record("d0", owner="dora", lane=model.Lane.ACTIVE)
+        store.insert([*alice, *bob, *carol, runs]).result()
+        for limit in (100, 20, 5):
+            assert ids_of(store.due(model.Lane.WAITING, model.ALL_SHARDS, NOW, limit, shares=shares)) == ["a00", "b0", "a01", "b1", "b2"]
+        assert ids_of(store.due(model.Lane.WAITING, model.ALL_SHARDS, NOW, 3, shares=shares)) == ["a00", "b0", "a01"]
+        assert asked == [["alice", "bob", "carol"]] * 4
+
+    def test_under_way_is_what_is_active_and_has_not_ended(self, store: Store, peer: Store) -> None:
+        active, ended = {"lane": model.Lane.ACTIVE}, {"state": State.COMPLETE}
+        waits, again, runs = a_record("a"), a_record("b", **active), a_record("c", state=State.RUNNING, **active)
+        store.insert([waits, again, runs, a_record("d", **active, **ended), a_record("e", lane=None, due=None, **ended)]).result()
+        store.insert([a_record("f", owner="bob", state=State.INITIALIZING, canceling=True, **active)]).result()
+        assert peer.under_way(["alice", "bob", "nobody"]) == {"alice": 2, "bob": 1, "nobody": 0}
+        assert peer.under_way(["bob"]) == {"bob": 1}
+        assert peer.under_way([]) == {}
+        store.save([a_change(waits, lane=model.Lane.ACTIVE), a_change(runs, state=State.COMPLETE), a_change(again, lane=model.Lane.WAITING)])
+        assert peer.under_way(["alice"]) == {"alice": 1}
 
     def test_census_counts_what_has_not_ended(self, store: Store) -> None:
         assert store.census() == dict.fromkeys(LIVE, 0)

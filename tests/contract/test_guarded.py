@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import pathlib
 import socket
 import ssl
@@ -13,11 +14,17 @@ from typing import Any
 import pytest
 
 from tes_server import errors
+from tes_server.digests.lookup import PACE
 from tes_server.filer import transfer, web_request
 from tes_server.filer.control import Control
 from tes_server.filer.manifest import Access
+from tes_server.model import image_names
+from tes_server.plan import guard
 from tes_server.plan.guard import Guard
 from tes_server.plan.steps import Collect, Fetch, StageIn, StageOut
+from tes_server.runner import azure
+from tes_server.runner.image_connections import Connections
+from tes_server.runner.image_registry import Registry
 from tests.contract import ftp_server, web_server
 from tests.contract.web_server import Answer, WebServer, ranged
 
@@ -219,8 +226,6 @@ def test_data_connections_of_an_opened_ftp_server(tmp_path: pathlib.Path, comman
 
 
 def test_images_come_from_no_metadata_service() -> None:
-    from tes_server.runner.image_connections import Connections
-
     connections = Connections(1.0, 1.0, proxies=False)
     for host in ("169.254.169.254", "[fe80::1]", "0.0.0.0"):
         with pytest.raises(errors.EngineError, match="in a network that registries may not be in") as caught:
@@ -231,10 +236,6 @@ def test_images_come_from_no_metadata_service() -> None:
 
 def test_a_registry_that_sends_us_to_a_metadata_service(elsewhere: WebServer) -> None:
     """By a redirect of a blob, and by the realm of its token server."""
-    from tes_server.digests.lookup import PACE
-    from tes_server.model import image_names
-    from tes_server.runner.image_registry import Registry
-
     registry = Registry(plain_http=frozenset({elsewhere.url.removeprefix("http://")}), docker_config=None, pace=PACE)
     name = image_names.parse(elsewhere.url.removeprefix("http://") + "/a:b")
     there = "http://169.254.169.254/latest/"
@@ -248,11 +249,36 @@ def test_a_registry_that_sends_us_to_a_metadata_service(elsewhere: WebServer) ->
     registry.connections.close()
 
 
+def test_a_registry_elsewhere_that_sends_us_to_this_machine(own: WebServer, elsewhere: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry may be here; but only an image's name, or one that is here already, leads to what is."""
+    monkeypatch.setattr(guard, "OWN", (ipaddress.ip_network("127.0.0.1/32"),))
+    registry = Registry(plain_http=frozenset({elsewhere.url.removeprefix("http://")}), docker_config=None, pace=PACE)
+    name = image_names.parse(elsewhere.url.removeprefix("http://") + "/a:b")
+    answers = [Answer(307, b"", {"Location": own.url}), Answer(401, b"", {"WWW-Authenticate": f'Bearer realm="{own.url}",service="x"'})]
+    elsewhere.script = lambda _: answers.pop()
+    for _ in range(2):
+        with pytest.raises(errors.EngineError, match="is in a network"):
+            registry.manifest(name)
+    assert (answers, own.requests) == ([], [])
+    own.script = lambda request: ranged(b"{}", request) if request.path == "/there" else Answer(307, b"", {"Location": "/there"})
+    assert registry.manifest(image_names.parse(own.url.removeprefix("http://") + "/a:b"))[0] == b"{}"
+    assert own.paths() == ["/v2/a/manifests/b", "/there"]
+    registry.connections.close()
+
+
 def test_a_control_that_stops_still_stops(own: WebServer) -> None:
     """The guard's own dialer of a registry's connections is the one that a control ends."""
-    from tes_server.runner.image_connections import Connections
-
     connections = Connections(1.0, 1.0, proxies=False, control=Control(lambda: True))
     with pytest.raises(errors.EngineError, match="did not answer in time"):
         connections.open("GET", own.url, {})
     assert own.requests == []
+
+
+def test_the_identity_of_a_node_is_asked_all_the_same(elsewhere: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the metadata service that is asked, by us and nobody else."""
+    monkeypatch.setattr(guard, "NEVER", (ipaddress.ip_network(f"{OTHER}/32"),))
+    monkeypatch.setenv(azure.METADATA, elsewhere.url)
+    elsewhere.script = lambda request: ranged(b'{"access_token": "for " }', request)
+    assert azure._token("https://vault.azure.net", "") == "for "
+    with pytest.raises(errors.EngineError, match="is in a network"):
+        Connections(1.0, 1.0, proxies=False).open("GET", elsewhere.url, {})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tes_server import app, configuration, errors, grant_rules, settings, site_rules
+from tes_server import app, configuration, errors, grant_rules, settings, site_looks, site_rules
 from tes_server.filer.manifest import Access
 from tes_server.model.principal import Role
 from tests.unit.api import users
@@ -128,6 +128,12 @@ def test_what_can_mean_nothing(fields: dict[str, Any], idle: list[str]) -> None:
         },
     )
     assert [key for key, _ in grant_rules.idle(known, app.targets(known).values())] == [f"grants[0].{key}" for key in idle]
+
+
+def test_a_site_that_nobody_may_use_is_told() -> None:
+    assert "granted nothing" in site_looks.ungranted(made(**{"files.roots": ["/data"]}))
+    assert site_looks.ungranted(made()) == site_looks.ungranted(made(grant(read=["/data"]), **{"files.roots": ["/data"]})) == ""
+    assert site_looks.ungranted(configuration.load(None, {}, {"files.roots": ["/data"]})) == ""
 
 
 def test_the_doctor_tells(tmp_path: pathlib.Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tes_server import cluster_rules, configuration, errors, machine, settings, site_looks, site_rules
+from tes_server import cluster_rules, configuration, errors, machine, node_rules, settings, site_looks, site_rules
 from tes_server.plan.bounds import Bounds
 from tes_server.plan.guard import Guard
 
@@ -178,3 +178,5 @@ def test_bounds_of_tasks_come_from_the_settings() -> None:
     assert site_rules.policy(known).bounds == Bounds(files=5, executors=6, tags=7, content=8)
     assert (site_rules.access(known).most_files, site_rules.access(known).most_bytes) == (9, 500_000_000)
     assert cluster_rules.access(known).most_files == 9
+    node = node_rules.site(known, known.aws_batch, ("run",)).access
+    assert (node.most_files, node.guard) == (9, site_rules.access(known).guard)

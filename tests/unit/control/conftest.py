@@ -29,16 +29,18 @@ class World:
         self.path = path
         self.store: Store = SqliteStore(path)
 
-    def service(self, compat: str = "clients") -> Service:
+    def service(self, compat: str = "clients", running: int = 0) -> Service:
         backend = ScriptedBackend(self.platform)
-        return Service(self.store, {"local": Target(policy=Policy(), capabilities=backend.capabilities)}, [], ABOUT, compat, self.clock)
+        targets = {"local": Target(policy=Policy(), capabilities=backend.capabilities)}
+        return Service(self.store, targets, [], ABOUT, compat, self.clock, running=running)
 
-    def reconciler(self, backend: ScriptedBackend, store: Store | None = None, who: str = "me", clock: Clock | None = None) -> Reconciler:
+    def reconciler(self, backend: ScriptedBackend, store: Store | None = None, who: str = "me", clock: Clock | None = None, running: int = 0) -> Reconciler:
         target = Target(policy=Policy(), capabilities=backend.capabilities)
         pace = Pace(batch=10)
         clock = clock or self.clock
         monotonic = lambda: self.clock().timestamp()  # noqa: E731
-        return Reconciler(store or self.store, {"local": backend}, {"local": target}, RULES, pace, who, clock, lambda: 0.5, monotonic=monotonic)
+        kept, backends, targets = store or self.store, {"local": backend}, {"local": target}
+        return Reconciler(kept, backends, targets, RULES, pace, who, clock, lambda: 0.5, monotonic=monotonic, running=running)
 
     def settle(self, loop: Reconciler, until: Callable[[], bool], passes: int = 200) -> None:
         """Passes of the loop, the clock moving, until `until` holds."""

@@ -16,7 +16,7 @@ from tes_server.model.record import Change, Lane, Record, View
 from tes_server.model.run import Observation, Phase
 from tes_server.model.states import ENDS, State
 from tes_server.model.task import Executor, Task
-from tes_server.store.base import Store
+from tes_server.store.base import Shares, Store
 from tests.scripted import COMPLETE, T0, Clock, Platform, ScriptedBackend
 from tests.unit.control.conftest import World
 
@@ -47,8 +47,8 @@ class Shared:
         place = model.place_of(record.status)
         return place == here if place else model.shard_of(record.id) in self.hold("", T0)
 
-    def due(self, lane: Lane, shards: frozenset[int], now: datetime.datetime, limit: int, here: str = "") -> list[Record]:
-        found = self._store.due(lane, model.ALL_SHARDS if lane is Lane.ACTIVE else shards, now, limit)
+    def due(self, lane: Lane, shards: frozenset[int], now: datetime.datetime, limit: int, here: str = "", shares: Shares | None = None) -> list[Record]:
+        found = self._store.due(lane, model.ALL_SHARDS if lane is Lane.ACTIVE else shards, now, limit, shares=shares)
         return [record for record in found if self._mine(record, here)]
 
     def sweep(self, shards: frozenset[int], after: str, limit: int, here: str = "") -> list[Record]:

@@ -18,7 +18,7 @@ from tes_server.filer import wording
         ("https://host/a@b", "https://host/a@b"),
         ("https://host/a#fragment?x", "https://host/a"),
         ("file:///a%20b/c@d", "file:///a%20b/c@d"),
-        ("https://u:p?w@host/x", "https://u:p?..."),
+        ("https://u:p?w@host/x", "https://host/x"),
         ("nonsense", "nonsense"),
         (os.fsdecode(b"file:///\xff"), "file:///\\xff"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from typing import Any
 
 import msgspec
@@ -58,7 +59,7 @@ QUEUED = Record(id="id", owner="o", created=T0, state=State.QUEUED, status=Statu
 
 
 def shown(record: Brief, view: View, compat: str, tails: Tails | None = None) -> Any:
-    return msgspec.json.decode(views.task_json(record, view, compat, tails))
+    return msgspec.json.decode(views.task_json(record, view, compat, getattr(record, "owner", ""), tails))
 
 
 def whole(view: View, compat: str) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def test_rows_9_11_12_14_everything_that_an_ended_task_shows(view: View, compat:
 @pytest.mark.parametrize("compat", ["clients", "1.1"])
 @pytest.mark.parametrize("state", [*State])
 def test_rows_10_and_35_minimal_is_id_and_state(state: State, compat: str) -> None:
-    assert views.task_json(Brief(id="id", state=state), View.MINIMAL, compat) == b'{"id":"id","state":"%s"}' % state.encode()
+    assert views.task_json(Brief(id="id", state=state), View.MINIMAL, compat, "o") == b'{"id":"id","state":"%s"}' % state.encode()
     assert shown(msgspec.structs.replace(ENDED, state=state), View.MINIMAL, compat) == {"id": "id", "state": state}
 
 
@@ -132,7 +133,7 @@ def test_row_9_what_was_not_given_is_not_shown(compat: str) -> None:
 def test_row_9_cores_are_whole_where_they_can_be(given: float, clients: bytes, new: bytes) -> None:
     record = msgspec.structs.replace(QUEUED, task=Task(executors=TASK.executors, resources=Resources(cpu_cores=given)))
     for compat, text in (("clients", clients), ("1.1", new)):
-        assert b'"resources":{"cpu_cores":' + text + b"}" in views.task_json(record, View.BASIC, compat)
+        assert b'"resources":{"cpu_cores":' + text + b"}" in views.task_json(record, View.BASIC, compat, "o")
 
 
 @pytest.mark.parametrize("given", [Task(executors=()), Task(executors=(), inputs=(), outputs=())])
@@ -191,10 +192,10 @@ def test_live_output_shows_while_its_attempt_runs() -> None:
 def test_row_30_a_page() -> None:
     page = [Brief(id="b", state=State.RUNNING), Brief(id="a", state=State.COMPLETE)]
     tasks = [{"id": "b", "state": "RUNNING"}, {"id": "a", "state": "COMPLETE"}]
-    assert msgspec.json.decode(views.list_json(page, "token", View.MINIMAL, "clients")) == {"tasks": tasks, "next_page_token": "token"}
-    assert msgspec.json.decode(views.list_json(page, None, View.MINIMAL, "clients")) == {"tasks": tasks}
-    assert views.list_json([], None, View.FULL, "1.1") == b'{"tasks":[]}'
-    assert msgspec.json.decode(views.list_json([ENDED], None, View.FULL, "clients")) == {"tasks": [whole(View.FULL, "clients")]}
+    assert msgspec.json.decode(views.list_json(page, "token", View.MINIMAL, "clients", "o")) == {"tasks": tasks, "next_page_token": "token"}
+    assert msgspec.json.decode(views.list_json(page, None, View.MINIMAL, "clients", "o")) == {"tasks": tasks}
+    assert views.list_json([], None, View.FULL, "1.1", "o") == b'{"tasks":[]}'
+    assert msgspec.json.decode(views.list_json([ENDED], None, View.FULL, "clients", "o")) == {"tasks": [whole(View.FULL, "clients")]}
 
 
 @pytest.mark.parametrize("compat", ["clients", "1.1"])
@@ -206,5 +207,45 @@ def test_py_tes_takes_every_answer(view: View, compat: str) -> None:
     spec = msgspec.structs.replace(TASK, resources=msgspec.structs.replace(TASK.resources, cpu_cores=cores))
     for record in (ENDED, QUEUED):
         read = as_read(msgspec.structs.replace(record, task=spec), view)
-        task = tes.utils.unmarshal(views.task_json(read, view, compat).decode(), tes.Task)
+        task = tes.utils.unmarshal(views.task_json(read, view, compat, "o").decode(), tes.Task)
         assert (task.id, task.state) == (record.id, record.state)
+
+
+SIGNED = "https://u:CANARY@h/x?sv=1&sig=CANARY%2B&se=2"
+PLAIN = "https://***@h/x?sv=1&sig=***&se=2"
+
+
+@pytest.mark.parametrize("view", [View.BASIC, View.FULL])
+def test_who_is_not_the_owner_sees_no_credential_of_a_url(view: View) -> None:
+    record = msgspec.structs.replace(
+        ENDED,
+        task=msgspec.structs.replace(
+            TASK,
+            name=f"from {SIGNED}",
+            inputs=(Input(path="/w/a", url=SIGNED), Input(path="/w/b", url='ftp://u:CANARY "CANARY@h/b'), Input(path="/w/c", content=f'{{"url": "{SIGNED}"}}')),
+            outputs=(Output(path="/w/o", url=SIGNED),),
+            executors=(Executor(image="i", command=("sh", "-c", f"curl '{SIGNED}' | tee x\n"), env={"SAS": SIGNED}),),
+            tags={"from": SIGNED},
+        ),
+        logs=Logs((ExecutorLog(exit_code=0), ExecutorLog(exit_code=3)), (OutputFileLog(url=SIGNED, path="/w/o", size_bytes="1"),)),
+        detail=Detail((), ((f"+ curl {SIGNED}\n", ""), ("", ""))),
+    )
+    read = as_read(record, view)
+    assert b"CANARY" in views.task_json(read, view, "1.1", "o")
+    assert views.list_json([read], None, view, "1.1", "o") == b'{"tasks":[' + views.task_json(read, view, "1.1", "o") + b"]}"
+    others = views.task_json(read, view, "1.1", "root")
+    assert b"CANARY" not in others
+    assert views.list_json([read, read], "t", view, "1.1", "root") == b'{"tasks":[' + others + b"," + others + b'],"next_page_token":"t"}'
+    shown = msgspec.json.decode(others)
+    assert shown["inputs"][0]["url"] == shown["outputs"][0]["url"] == shown["logs"][0]["outputs"][0]["url"] == shown["executors"][0]["env"]["SAS"] == PLAIN
+    assert shown["executors"][0]["command"] == ["sh", "-c", f"curl '{PLAIN}' | tee x\n"]
+    if view is View.FULL:
+        assert json.loads(shown["inputs"][2]["content"]) == {"url": PLAIN}
+        assert shown["logs"][0]["logs"][0]["stdout"] == f"+ curl {PLAIN}\n"
+
+
+@pytest.mark.parametrize("view", [*View])
+def test_without_credentials_everybody_sees_the_same(view: View) -> None:
+    for record in (ENDED, QUEUED):
+        read = as_read(record, view)
+        assert views.task_json(read, view, "1.1", "root") == views.task_json(read, view, "1.1", "o")

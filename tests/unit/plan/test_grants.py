@@ -237,11 +237,21 @@ def test_no_live_mount_lies_in_another(write: tuple[str, ...], live: tuple[str, 
     assert mounted == sources
 
 
-@pytest.mark.parametrize("owner", ["", ".", "..", "a/b", "../bob", "a\\b", "/bob", "x\n"])
+@pytest.mark.parametrize("owner", [".", "..", "a/b", "../bob", "a\\b", "/bob"])
 def test_a_name_that_is_no_part_of_a_path_has_nothing_by_it(owner: str) -> None:
     had = grants.of((EVERYBODY,), owner, SITES)
     assert had.outward.prefixes == ()
     assert had.inward.prefixes == ("file:///data/shared", "gs://bucket/public")
+
+
+@pytest.mark.parametrize("owner", ["", "x\n", " x", "anonymous", "tes-server.scan"])
+def test_who_cannot_sign_in_is_not_everybody(owner: str) -> None:
+    """Tasks from before sign-in wait for a grant to `anonymous` by that name."""
+    everybody = Grant(owners=("*", "?*"), read=("/data",), secrets=("*",))
+    assert grants.of((everybody,), owner, SITES).inward.prefixes == ()
+    assert not grants.of((everybody,), owner, SITES).all_secrets
+    named = msgspec.structs.replace(everybody, owners=("anonymous",))
+    assert bool(grants.of((named,), owner, SITES).inward.prefixes) == (owner == "anonymous")
 
 
 def test_a_name_with_capitals_names_no_bucket() -> None:

@@ -27,6 +27,7 @@ from tes_server.model import views
 from tes_server.model.run import Reason, Report, Tails
 from tes_server.model.task import Task
 from tes_server.plan import compiler
+from tes_server.plan.guard import Guard
 from tes_server.plan.paths import Sites
 from tes_server.plan.policy import Capabilities, Policy
 from tes_server.plan.steps import Plan
@@ -450,3 +451,17 @@ class TestContainer:
         assert isinstance(told, pod_report.Elsewhere)
         assert told.place == "log"
         assert pod_report.read_body(capfdbinary.readouterr().out, told) == report
+
+
+def test_the_guard_and_the_bounds_of_the_site_hold_in_a_pod(made: Pod) -> None:
+    """They come with the order, as JSON."""
+    site = msgspec.structs.replace(made.site.access, most_files=1, guard=Guard(private=False))
+    made.site = msgspec.json.decode(msgspec.json.encode(msgspec.structs.replace(made.site, access=site)), type=PodSite)
+    for url, code in (("http://0x7f.1:9/x", "INPUT_DENIED"), ("http://0x0a.1:9/x", "INPUT_DENIED"), ("ftp://2852039166/x", "INPUT_DENIED")):
+        report = made.stage_in(made.plan(shell("true"), inputs=[{"path": "/work/x", "url": url}]))
+        assert report is not None
+        assert (report.code, report.transient) == (code, False)
+    inputs = [{"path": f"/work/{number}", "content": "x"} for number in range(2)]
+    report = made.stage_in(made.plan(shell("true"), inputs=inputs))
+    assert report is not None
+    assert (report.code, report.transient) == ("INPUT_TOO_LARGE", False)

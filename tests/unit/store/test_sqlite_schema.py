@@ -10,7 +10,7 @@ import pytest
 
 from tes_server import errors
 from tes_server.model.principal import ALL
-from tes_server.model.record import View
+from tes_server.model.record import Lane, View
 from tes_server.store import sqlite, sqlite_schema
 from tests.contract.store_contract import a_record, a_verdict
 
@@ -45,6 +45,7 @@ def test_a_file_of_the_first_version_is_brought_up_and_its_tasks_stay(tmp_path: 
     store.insert([a_record("a")]).result()
     store.close()
     change(path, "DROP TABLE verdicts")
+    change(path, "DROP INDEX under_way")
     change(path, "PRAGMA user_version = 1")
     store = sqlite.SqliteStore(path)
     assert store.get(ALL, "a", View.FULL) == a_record("a")
@@ -105,3 +106,15 @@ def test_commits_are_synced_and_readers_cannot_write(tmp_path: pathlib.Path) -> 
         reader.execute("DELETE FROM tasks")
     writer.close()
     reader.close()
+
+
+def test_what_is_under_way_in_a_file_of_the_second_version_is_counted(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "tes.db"
+    store = sqlite.SqliteStore(path)
+    store.insert([a_record("a", lane=Lane.ACTIVE), a_record("b")]).result()
+    store.close()
+    change(path, "DROP INDEX under_way")
+    change(path, "PRAGMA user_version = 2")
+    store = sqlite.SqliteStore(path)
+    assert store.under_way(["alice"]) == {"alice": 1}
+    store.close()
