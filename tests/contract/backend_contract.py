@@ -32,6 +32,7 @@ from tes_server.plan.policy import Policy
 from tes_server.plan.steps import Findings, Gate
 from tes_server.scan import base, report
 from tests.clock import utc
+from tests.guards import LOOPBACK
 
 PATIENCE = 60.0
 
@@ -107,7 +108,7 @@ class BackendContract:
 
     @pytest.fixture
     def policy(self, site: pathlib.Path) -> Policy:
-        return Policy(sites=Sites(roots=(str(site),)), live_mounts=(str(site / "live"),))
+        return Policy(sites=Sites(roots=(str(site),), guard=LOOPBACK), live_mounts=(str(site / "live"),))
 
     @pytest.fixture
     def image(self) -> str:

@@ -112,7 +112,7 @@ def lab(cluster: Cluster, directory: pathlib.Path, **labels: str) -> Iterator[La
 
 def policy(site: pathlib.Path) -> Policy:
     """What tasks may name."""
-    return Policy(sites=Sites(roots=(str(site),), writable=WRITABLE), live_mounts=(str(site / "live"),))
+    return Policy(sites=Sites(roots=(str(site),), guard=LOOPBACK, writable=WRITABLE), live_mounts=(str(site / "live"),))
 
 
 def writes(driven: Driven) -> list[str]:
