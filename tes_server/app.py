@@ -15,11 +15,11 @@ import socket
 import msgspec
 
 import tes_server
-from tes_server import auth_rules, errors, machine, platforms, scan_checks, scan_rules, server_rules, site_rules
+from tes_server import audit_rules, auth_rules, errors, machine, platforms, scan_checks, scan_rules, server_rules, site_rules
 from tes_server.backends.base import Backend
 from tes_server.backends.local import place
 from tes_server.control import retention
-from tes_server.control.audit import Audit, AuditFile, to_log
+from tes_server.control.audit import Audit
 from tes_server.control.decide import Rules
 from tes_server.control.desk import Desk
 from tes_server.control.limits import Bounds, Limits
@@ -151,10 +151,7 @@ def limits(settings: Settings, kept: Store) -> Limits | None:
 
 def audit(settings: Settings) -> Audit | None:
     """Where it is written who did what; None = nowhere."""
-    place = settings.log.audit or ("log" if settings.auth.modes else "none")
-    if place == "none":
-        return None
-    return Audit(to_log if place == "log" else AuditFile(pathlib.Path(place)), clock)
+    return audit_rules.of_server(settings, clock)
 
 
 def about(settings: Settings) -> About:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tes_server import app, errors, metrics_files, signals, telemetry
+from tes_server import app, audit_rules, errors, metrics_files, signals, telemetry
 from tes_server.settings import Settings
 from tes_server.store.base import Store
 
@@ -189,6 +189,9 @@ def reconcile(settings: Settings) -> None:
 
     signals.hear(loop.stop, *signals.ASKED)
     _collect_rarely()
+    told = app.audit(settings)
+    if told is not None:
+        told.took_effect("scan.settings", **audit_rules.scans(settings))
     telemetry.log(logger, logging.INFO, "reconciler.started", pid=os.getpid())
     loop.loop()
     for platform in platforms.values():

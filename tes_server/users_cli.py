@@ -5,10 +5,11 @@ Heavy imports stay inside the commands, as in `cli`. A password is never an argu
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -19,6 +20,10 @@ from tes_server.users_file import User
 
 SHORTEST = 8
 """Characters of a password (NIST SP 800-63B, 5.1.1.1)."""
+
+
+LONGEST = 1024
+"""What more there is sign-in refuses unread (`api.passwords.LONGEST`)."""
 
 
 @click.group(short_help="Users who sign in with a password.")
@@ -70,14 +75,28 @@ def add(name: str, role: str, owner: str, replace: bool, generate: bool, config:
     password = secrets.token_urlsafe(18) if generate else _password()
     user = User(name, Role(role), owner or name, argon2.PasswordHasher().hash(password))
 
+    there: set[str] = set()
+
     def put(known: dict[str, User]) -> None:
         check(known)  # somebody else may have added one meanwhile
+        there.update(known)
         known[name] = user
 
     users_file.change(path, put)
+    _audited(config, "users.change" if name in there else "users.add", path, [name], user_role=role, user_owner=owner or name)
     if generate:
         click.echo(password)
     click.echo(f"{name} may sign in as {role}, {path} has it", err=True)
+
+
+def _audited(config: pathlib.Path | None, action: str, path: pathlib.Path, names: Sequence[str], **fields: str) -> None:
+    """Say so in the audit log, if the settings want one. What is done is done, whether or not the settings can be read."""
+    from tes_server import app, audit_rules
+
+    with contextlib.suppress(errors.SettingsError):
+        audit = audit_rules.of_command(cli_options.load(config, {}), app.clock)
+        for name in names if audit is not None else ():
+            audit.operated(action, audit_rules.operator(), user=name, file=str(path), **fields)
 
 
 def _password() -> str:
@@ -85,8 +104,8 @@ def _password() -> str:
         password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
         password = sys.stdin.readline().rstrip("\r\n")
-    if len(password) < SHORTEST:
-        raise errors.SettingsError(f"the password needs {SHORTEST} characters or more", "")
+    if not SHORTEST <= len(password) <= LONGEST:
+        raise errors.SettingsError(f"the password needs {SHORTEST} characters or more, and {LONGEST} at most", "")
     return password
 
 
@@ -114,4 +133,5 @@ def remove(names: tuple[str, ...], config: pathlib.Path | None, file: pathlib.Pa
             there.pop(name, None)
 
     users_file.change(path, drop)
+    _audited(config, "users.remove", path, names)
     click.echo(f"{', '.join(names)} may not sign in any more", err=True)

@@ -31,6 +31,9 @@ KEPT = 60.0
 """Seconds after its last use for which a password that was right is not checked again: the same file would say the same. So who is at work
 never has to wait behind those who guess."""
 
+LONGEST = 8192
+"""Signs of base64: a name of 200 characters, a password of 1,024, of four bytes each, and a third more."""
+
 WRONG = "user name or password is not right"
 
 
@@ -108,6 +111,8 @@ def _unmatched(parameters: argon2.Parameters, before: str) -> str:
 
 
 def _parts(credentials: str) -> tuple[str, str]:
+    if len(credentials) > LONGEST:
+        raise errors.Unauthorized("the credentials are longer than any user name with a password", "malformed")
     try:
         name, colon, password = base64.b64decode(credentials, validate=True).decode("utf-8").partition(":")
     except (binascii.Error, ValueError):

@@ -33,8 +33,11 @@ REMIND = 60.0
 class AuditFile:
     """A file that several processes append to; opened anew after it was moved away, as logrotate does."""
 
-    def __init__(self, path: pathlib.Path) -> None:
+    def __init__(self, path: pathlib.Path, *, follow: bool = False) -> None:
+        """`follow`: a new file is for the owner of its directory, as far as this process may say so: root's command must leave no file that a
+        server under another name cannot write to."""
         self._path = path
+        self._follow = follow
         self._lock = threading.Lock()
         self._descriptor = -1
         self._told = float("-inf")
@@ -45,12 +48,25 @@ class AuditFile:
             try:
                 if not self._is_there():
                     self.close()
-                    self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                    self._descriptor = self._opened()
                 os.write(self._descriptor, line)
             except OSError as cause:
                 if time.monotonic() - self._told > REMIND:
                     self._told = time.monotonic()
                     telemetry.log(logger, logging.ERROR, "audit.failed", path=str(self._path), error=str(cause))
+
+    def _opened(self) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        if not self._follow:
+            return os.open(self._path, flags | os.O_CREAT, 0o600)
+        try:
+            return os.open(self._path, flags)
+        except FileNotFoundError:
+            descriptor = os.open(self._path, flags | os.O_CREAT, 0o600)
+            there = self._path.parent.stat()
+            with contextlib.suppress(PermissionError):
+                os.fchown(descriptor, there.st_uid, there.st_gid)
+            return descriptor
 
     def _is_there(self) -> bool:
         if self._descriptor < 0:
@@ -85,6 +101,14 @@ class Audit:
     def did(self, action: str, principal: Principal, **fields: str) -> None:
         """`principal` did something: `task.create`, `task.cancel`, ..."""
         self._line(action, owner=principal.owner, role=principal.role.value, who=principal.who or principal.owner, address=principal.address, **fields)
+
+    def operated(self, action: str, who: str, **fields: str) -> None:
+        """Somebody with the commands of this server's machine did something: `users.add`, `scan.forget`, ..."""
+        self._line(action, role="operator", who=who, **fields)
+
+    def took_effect(self, action: str, **fields: str) -> None:
+        """Something holds from now on, because the settings say so: `scan.settings`."""
+        self._line(action, **fields)
 
     def refused(self, address: str, method: str, reason: str, who: str) -> None:
         """Somebody at `address` had credentials that are not good. `who` is known to exist, or ""."""

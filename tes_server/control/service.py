@@ -225,23 +225,24 @@ class Service:
     def cancel(self, principal: Principal, task_id: str) -> None:
         """Ask to cancel. Idempotent, also on ended tasks. Durable when it returns. Raises NotFound, and Forbidden for those who may only look."""
         _changing(principal)
-        self._cancel(principal.scope, task_id)
+        owner = self._cancel(principal.scope, task_id)
         if self.audit is not None:
-            self.audit.did("task.cancel", principal, task=task_id)
+            self.audit.did("task.cancel", principal, task=task_id, of="" if owner == principal.owner else owner)
 
     def _disown(self, task_id: str) -> None:
         """Its create was answered 503, and the store had it all the same: nobody knows its id, and the client may create another."""
         with contextlib.suppress(errors.NotFound):
             self._cancel(ALL, task_id)
 
-    def _cancel(self, scope: Scope, task_id: str) -> None:
+    def _cancel(self, scope: Scope, task_id: str) -> str:
+        """Returns whose task it is."""
         for _ in range(SAVE_TRIES):
             found = [record for record in self._store.load([task_id]) if scope.owner in (None, record.owner)]
             if not found:
                 raise _not_found(task_id)
             change = decide.cancel(found[0], self._clock())
             if change is None or not self._store.save([change]):
-                return
+                return found[0].owner
         raise errors.Unavailable("the task changes too fast to be canceled; try again")
 
     # -- about the server -------------------------------------------------------------------------------------------

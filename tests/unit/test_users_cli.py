@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 
 import argon2
@@ -42,9 +43,34 @@ def test_add_list_change_remove(path: pathlib.Path) -> None:
     assert said("list")[1:] == ("", "")
 
 
+def test_the_audit_log_has_who_was_added_changed_and_removed(path: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "audit.jsonl"
+    monkeypatch.setenv("TES_SERVER__LOG__AUDIT", str(log))
+    monkeypatch.setenv("SUDO_USER", "mia")
+    assert said("add", "alice", stdin="correct horse\n")[0] == 0
+    assert said("add", "alice", "--replace", "--role", "admin", "--owner", "lab", stdin="correct horse\n")[0] == 0
+    assert said("add", "bob", stdin="short\n")[0] == 2
+    assert said("remove", "bob")[0] == 2
+    assert said("remove", "alice")[0] == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert all(line.pop("at") and line.pop("file") == str(path) and line.pop("role") == "operator" and line.pop("who").startswith("mia as ") for line in lines)
+    assert lines == [
+        {"action": "users.add", "user": "alice", "user_role": "user", "user_owner": "alice"},
+        {"action": "users.change", "user": "alice", "user_role": "admin", "user_owner": "lab"},
+        {"action": "users.remove", "user": "alice"},
+    ]
+    assert "correct horse" not in log.read_text()
+    monkeypatch.setenv("TES_SERVER__LOG__AUDIT", "log")
+    assert json.loads(said("add", "alice", stdin="correct horse\n")[2].splitlines()[0])["action"] == "users.add"
+    monkeypatch.setenv("TES_SERVER__LOG__AUDIT", str(tmp_path / "none" / "audit.jsonl"))
+    assert said("remove", "alice")[0] == 0, "a log that cannot be written keeps nobody in"
+    assert users_file.read(path) == {}
+
+
 @pytest.mark.parametrize(
     ("words", "stdin", "fault"),
     [
+        (("add", "alice"), "x" * 1025 + "\n", "1024 at most"),
         (("add", "alice"), "short\n", "8 characters"),
         (("add", "tes-server.scan"), "correct horse\n", "reserved"),
         (("add", "a:b"), "correct horse\n", "colon"),

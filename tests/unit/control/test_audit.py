@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pathlib
 from typing import Any
 
@@ -38,6 +39,33 @@ def test_creates_and_cancels_of_a_real_service(world: World, tmp_path: pathlib.P
     assert [line.pop("at")[:4] for line in lines] == [str(world.clock().year)] * 2
     assert lines == [{"action": "task.create", **who}, {"action": "task.cancel", **who}]
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_admin_who_cancels_somebody_elses_task_is_marked(world: World, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    service = world.service()
+    mine, others = service.create(Principal("root", Role.ADMIN), TASK).result(), service.create(ALICE, TASK).result()
+    service.audit = Audit(AuditFile(path), world.clock)
+    for task_id in (mine, others):
+        service.cancel(Principal("root", Role.ADMIN), task_id)
+    assert [(line["owner"], line["role"], line["task"], line.get("of")) for line in read(path)] == [
+        ("root", "admin", mine, None),
+        ("root", "admin", others, "lab"),
+    ]
+
+
+def test_a_commands_line_and_the_file_that_it_makes(world: World, tmp_path: pathlib.Path) -> None:
+    tmp_path.chmod(0o777)
+    if os.getuid() == 0:
+        os.chown(tmp_path, 65534, 65534)
+    path = tmp_path / "audit.jsonl"
+    for _ in range(2):
+        Audit(AuditFile(path, follow=True), world.clock).operated("users.remove", "mia as root", user="bob", file="https://u:CANARY@h/x")
+    (line, again) = read(path)
+    assert line == again
+    assert line.pop("at")
+    assert line == {"action": "users.remove", "role": "operator", "who": "mia as root", "user": "bob", "file": "https://***@h/x"}
+    assert (path.stat().st_mode & 0o777, path.stat().st_uid) == (0o600, tmp_path.stat().st_uid)
 
 
 def test_a_file_that_is_moved_away_is_begun_anew(world: World, tmp_path: pathlib.Path) -> None:
