@@ -11,6 +11,7 @@ import pathlib
 import pwd
 import sys
 from collections.abc import Callable
+from typing import Protocol
 
 from tes_server import scan_rules
 from tes_server.control.audit import Audit, AuditFile, to_log
@@ -21,7 +22,7 @@ Clock = Callable[[], datetime.datetime]
 
 
 def place(settings: Settings) -> str:
-    """"log", "none", or the path of a file."""
+    """ "log", "none", or the path of a file."""
     return settings.log.audit or ("log" if settings.auth.modes else "none")
 
 
@@ -33,16 +34,27 @@ def of_server(settings: Settings, clock: Clock) -> Audit | None:
     return Audit(to_log if where == "log" else AuditFile(pathlib.Path(where)), clock)
 
 
-def of_command(settings: Settings, clock: Clock) -> Audit | None:
-    """Where a command writes it: to the server's file, else to its own standard error, for the server's log is not its own."""
-    where = place(settings)
-    if where == "none":
-        return None
-    return Audit(_to_stderr if where == "log" else AuditFile(pathlib.Path(where), follow=True), clock)
+class Tell(Protocol):
+    """Say that whoever gives this command did something."""
+
+    def __call__(self, action: str, **fields: str) -> None:
+        """`users.add`, `scan.forget`, ..., with what it was done to."""
 
 
-def operator() -> str:
-    """Who gives commands, as this machine knows them; behind sudo also whom they came from."""
+def of_command(settings: Settings, clock: Clock) -> Tell:
+    """What a command tells goes to the server's file, or to its own standard error where that is the server's log; where there is none, nowhere."""
+    where, who = place(settings), _operator()
+    audit = None if where == "none" else Audit(_to_stderr if where == "log" else AuditFile(pathlib.Path(where), follow=True), clock)
+
+    def tell(action: str, **fields: str) -> None:
+        if audit is not None:
+            audit.operated(action, who, **fields)
+
+    return tell
+
+
+def _operator() -> str:
+    """Who that is, as this machine knows them; behind sudo also whom it came from."""
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # a container's user seldom has a name

@@ -106,11 +106,12 @@ def refresh(names: tuple[str, ...], **given: Any) -> None:
 
 
 def _order(names: Sequence[str], given: dict[str, Any], *, anew: bool) -> None:
-    from tes_server import app, scan_rules
+    from tes_server import app, audit_rules, scan_rules
     from tes_server.control import orders
 
     settings = cli_options.settings(given)
     app.check(settings)
+    tell = audit_rules.of_command(settings, app.clock)
     backend = _backend(settings, given["backend"])
     patience = settings.scan.timeout + LONGER if given["timeout"] is None else given["timeout"]
     worst = PASSED
@@ -119,6 +120,8 @@ def _order(names: Sequence[str], given: dict[str, Any], *, anew: bool) -> None:
         asked = orders.Orders(store, resolver, app.scanning(settings), lambda said: click.echo(scan_words.plain(f"      {said}"), err=True), clocks)
         try:
             for number, name in enumerate(names):
+                if anew:
+                    tell("scan.refresh", image=name, backend=backend)
                 worst = max(worst, _answered(name, asked.ask(name, backend, patience, anew=anew), number, as_json=given["as_json"]))
             if worst > PASSED and not scan_rules.enforced(settings, backend):
                 click.echo(f'tasks on {backend} run all the same: scan.mode is "warn" there', err=True)
@@ -241,13 +244,17 @@ def _under_way(store: Store) -> Iterator[Record]:
 @click.option("--all", "all_", is_flag=True, help="All of them, for instance after a scanner was found to be wrong.")
 def forget(names: tuple[str, ...], all_: bool, **given: Any) -> None:
     """Take verdicts back, whatever they say: the next task with such an image waits for a new scan. Running tasks go on."""
+    from tes_server import audit_rules
+
     if bool(names) == all_:
         raise errors.SettingsError("name images or digests, or give --all", "scan forget")
+    tell = audit_rules.of_command(cli_options.settings(given), _now)
     with _store(given) as store:
         found = list(_all(store)) if all_ else _named(store, names)
         for verdict in found:
             if verdict.outcome is not Outcome.FORGOTTEN:
                 store.keep(verdict.taken_back(_now()))
+                tell("scan.forget", image=verdict.image, digest=verdict.key.digest, policy=verdict.key.policy, was=verdict.outcome.value)
                 was = f"{verdict.outcome.value} of {scan_words.time(verdict.scanned_at)}"
                 click.echo(scan_words.plain(f"{verdict.image}  {verdict.key.digest[: scan_words.DIGEST_SHOWN]}  {was} is forgotten"))
 

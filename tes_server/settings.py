@@ -279,8 +279,8 @@ class LogSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Events below this level are left out."""
     audit: str = ""
-    """Where it is written who created and canceled tasks, and who could not sign in: the absolute path of a file (JSON lines), "log" for this
-    log, or "none". Empty = "log" with sign-in, "none" without."""
+    """Where it is written who created and canceled tasks, changed users or verdicts, and who could not sign in: the absolute path of a file (JSON
+    lines), "log" for this log, or "none". Empty = "log" with sign-in, "none" without."""
 
 
 class Settings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True):

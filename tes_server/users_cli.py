@@ -94,9 +94,9 @@ def _audited(config: pathlib.Path | None, action: str, path: pathlib.Path, names
     from tes_server import app, audit_rules
 
     with contextlib.suppress(errors.SettingsError):
-        audit = audit_rules.of_command(cli_options.load(config, {}), app.clock)
-        for name in names if audit is not None else ():
-            audit.operated(action, audit_rules.operator(), user=name, file=str(path), **fields)
+        tell = audit_rules.of_command(cli_options.load(config, {}), app.clock)
+        for name in names:
+            tell(action, user=name, file=str(path), **fields)
 
 
 def _password() -> str:

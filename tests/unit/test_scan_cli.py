@@ -151,6 +151,17 @@ def test_verdicts_are_taken_back(say: Say, store: Store) -> None:
     assert len(say("forget", "--all")[1].splitlines()) == 1, "scanned anew since"
 
 
+def test_the_audit_log_has_what_was_taken_back(say: Say, store: Store, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [kept(store, number, f"{HOST}:{number}", Outcome.FAIL) for number in range(2)]
+    monkeypatch.setenv("TES_SERVER__LOG__AUDIT", str(tmp_path / "audit.jsonl"))
+    assert say("forget", "--all")[0] == say("forget", f"{HOST}:0")[0] == 0
+    assert say("forget", "nobody")[0] == 2
+    lines = [msgspec.json.decode(line) for line in (tmp_path / "audit.jsonl").read_bytes().splitlines()]
+    assert [(line["action"], line["role"], line["image"], line["digest"], line["policy"], line["was"]) for line in lines] == [
+        ("scan.forget", "operator", one.image, one.key.digest, one.key.policy, "FAIL") for one in made
+    ]
+
+
 def test_what_makes_no_sense_is_refused(say: Say, store: Store, tmp_path: pathlib.Path) -> None:
     kept(store, 1, "alpine")
     for words in ((), ("alpine", "--all")):

@@ -101,7 +101,7 @@ def verdict_of(text: str) -> Verdict:
     return msgspec.json.decode(text, type=Verdict)
 
 
-def test_an_image_is_scanned_and_its_verdict_shown(say: Say, server: ScanWorld, registry: image_registry.Registry) -> None:
+def test_an_image_is_scanned_and_its_verdict_shown(say: Say, server: ScanWorld, registry: image_registry.Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     name = pushed(registry, "team/good")
     code, text, told_ = say(name)
     assert code == 0
@@ -112,7 +112,10 @@ def test_an_image_is_scanned_and_its_verdict_shown(say: Say, server: ScanWorld, 
     assert say("image", name)[:2] == say(name)[:2] == (0, text)
     assert len(server.scans()) == 1
     first = verdict_of(say("--timeout", "9", "--json", name)[1])
-    code, text, _ = say("refresh", name, "--json")
+    monkeypatch.setenv("TES_SERVER__LOG__AUDIT", "log")
+    code, text, told_ = say("refresh", name, "--json")
+    line = msgspec.json.decode(told_.splitlines()[0])
+    assert (line["action"], line["role"], line["image"], line["backend"]) == ("scan.refresh", "operator", name, "local")
     assert code == 0
     assert verdict_of(text).scanned_at > first.scanned_at
     assert len(server.scans()) == 2

@@ -113,3 +113,11 @@ def test_without_a_usable_file_nobody_is_let_in_until_it_is_back(
     users.write(path, ("alice", Role.USER))
     door.version(2e9)
     assert door.verify(credentials("alice", f"alice{PASSWORD}")).principal == Principal("alice")
+
+
+def test_what_is_longer_than_any_password_is_not_looked_at(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(credentials("\U0010ffff" * 200, "\U0010ffff" * 1024)) <= passwords.LONGEST
+    monkeypatch.setattr(passwords, "_fits", lambda *_: pytest.fail("it was looked at"))
+    with pytest.raises(errors.Unauthorized) as refused:
+        Passwords(path).verify(credentials("alice", "x" * passwords.LONGEST))
+    assert refused.value.reason == "malformed"

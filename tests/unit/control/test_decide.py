@@ -15,7 +15,7 @@ from tes_server.model import record as model
 from tes_server.model.record import Change, Detail, Lane, Record, Status
 from tes_server.model.run import Handle, Later, Observation, Phase, Reason, Refusal, Report, job_name
 from tes_server.model.states import ENDS, LIVE, State, may_follow
-from tes_server.model.task import ExecutorLog
+from tes_server.model.task import ExecutorLog, OutputFileLog
 from tes_server.telemetry import Code
 from tests.scripted import T0
 
@@ -306,3 +306,37 @@ def test_without_a_report_no_command_is_blamed(reason: Reason | None) -> None:
     assert change is not None
     assert change.state is State.QUEUED
     assert change.status.attempt == 2
+
+
+def test_what_a_platform_says_is_kept_without_credentials_of_urls() -> None:
+    """In libraries' words there may be any. Said again it is nothing new."""
+    url, shown = "https://u:CANARY@h/x?sig=CANARY", "https://***@h/x?sig=***"
+    handle = Handle("b", "t-1")
+    record = Record(id="t", state=State.RUNNING, owner="o", created=T0, lane=Lane.ACTIVE, status=Status(backend="b", rule="", handle=handle))
+    running = Observation(phase=Phase.RUNNING, where={"node": url}, notices=(f"TRANSFER: {url}",), code="TRANSFER", message=url)
+    change = decide.observed(record, running, NOW, RULES, 0.0)
+    assert change is not None
+    assert change.detail is not None
+    assert (change.status.metadata, change.detail.system_logs) == ({"node": shown}, (f"TRANSFER: {shown}",))
+    assert change.status.waiting.startswith(f"TRANSFER: {shown}")
+    after = msgspec.structs.replace(record, status=change.status, detail=change.detail)
+    assert decide.observed(after, running, NOW, RULES, 0.0) is None
+
+    output = OutputFileLog(url=url, path="/x", size_bytes="1")
+    report = Report(reason=Reason.STAGING, code="INPUT_ERROR", message=f"GET {url}", notices=(f"OUTPUT_MISSING: {url}",), outputs=(output,))
+    end = decide.observed(record, Observation(phase=Phase.ENDED, report=report), NOW, RULES, 0.0)
+    assert end is not None
+    assert end.detail is not None
+    assert "CANARY" not in msgspec.json.encode((end.status, end.detail)).decode()
+    assert end.logs is not None
+    assert end.logs.outputs == (output,), "what the task named is the owner's"
+
+    waits = msgspec.structs.replace(record, state=State.QUEUED, status=Status(backend="b", rule="", submitting=NOW))
+    for outcome in (Refusal(Reason.REJECTED, "REJECTED", url), Later("WAITING_BACKEND", url)):
+        change = decide.submitted(waits, outcome, NOW, RULES)
+        assert "CANARY" not in msgspec.json.encode((change.status, change.detail)).decode()
+    change = decide.submitted(waits, handle, NOW, RULES, running)
+    assert (change.status.metadata, "CANARY" in msgspec.json.encode((change.status, change.detail)).decode()) == ({"node": shown}, False)
+    held = decide.held_back(waits, Code.WAITING_IMAGE, url)
+    assert held is not None
+    assert decide.held_back(msgspec.structs.replace(waits, status=held.status), Code.WAITING_IMAGE, url) is None
