@@ -31,6 +31,7 @@ NAMES = (
     "aws_batch",
     "azure_batch",
     "scan",
+    "running",
 )
 
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
