@@ -130,7 +130,9 @@ class Lookup:
             self._manifests.move_to_end((name, architecture))
             return self._manifests[name, architecture]
         found, chosen = image_manifest.decode(*registry.manifest(name)), name
-        if not isinstance(found, image_manifest.Manifest):
+        if isinstance(found, image_manifest.Manifest):
+            self._check_platform(registry, name, found.config.digest, architecture)
+        else:
             chosen = name.at(image_manifest.choose(found, architecture).digest)
             try:
                 inner = image_manifest.decode(*registry.manifest(chosen))
@@ -145,6 +147,17 @@ class Lookup:
             while len(self._manifests) > MOST:
                 self._manifests.popitem(last=False)
         return chosen.digest
+
+    def _check_platform(self, registry: Registry, name: Name, config: str, architecture: str) -> None:
+        """Of an image without an index only its config says for which machines it is. Where that cannot be had here, whoever runs it will see."""
+        try:
+            with registry.blob(name, config) as response:
+                data = image_connections.read(response, image_manifest.LARGEST)
+            told = image_manifest.decoded(data, image_manifest.Config, "config")
+        except errors.EngineError:  # blobs may be elsewhere, where this server does not reach
+            return
+        if image_manifest.digest_of(data) == config:
+            image_manifest.check_platform(told, architecture)
 
     def _hold(self, registry: str, cause: Passing) -> None:
         now = time.monotonic()

@@ -173,14 +173,19 @@ def choose(entries: tuple[Blob, ...], machine: str = "") -> Blob:
 def config(data: bytes, layers: int, machine: str = "") -> Config:
     """The config of an image of so many layers, for this machine."""
     found = decoded(data, Config, "config")
-    architecture = architecture_of(machine)
-    if found.os not in ("", "linux") or found.architecture not in ("", architecture):
-        raise unusable(f"it is for {shown(found.os)}/{shown(found.architecture)}, this machine is linux/{architecture}")
+    check_platform(found, machine)
     if len(found.rootfs.diff_ids) != layers:
         raise unusable(f"its config tells of {len(found.rootfs.diff_ids)} layers, its manifest of {layers}")
     if any("\0" in text for text in (*found.env, *found.env.values(), found.workdir, found.user)):
         raise unusable("its config has a NUL character in it")
     return found
+
+
+def check_platform(found: Config, machine: str = "") -> None:
+    """Refuse a config that says that its image is for other machines; one that says nothing is taken for all."""
+    architecture = architecture_of(machine)
+    if found.os not in ("", "linux") or found.architecture not in ("", architecture):
+        raise unusable(f"it is not for linux/{architecture}, only for {shown(found.os) or 'linux'}/{shown(found.architecture)}")
 
 
 def architecture_of(machine: str = "") -> str:

@@ -65,7 +65,8 @@ class TestNames:
         one, look = packed(), make()
         name = registry.push(one, "team/tool", "1.2")
         assert found(look, name) == Resolved(name, one.digest, f"{registry.host}/team/tool@{one.digest}")
-        assert registry.asked() == ["HEAD /v2/team/tool/manifests/1.2", f"GET /v2/team/tool/manifests/{one.digest}"]
+        config = next(iter(one.blobs))
+        assert registry.asked() == ["HEAD /v2/team/tool/manifests/1.2", f"GET /v2/team/tool/manifests/{one.digest}", f"GET /v2/team/tool/blobs/{config}"]
 
     def test_the_next_time_a_request_that_counts_nowhere_is_enough(self, registry: fake.Registry) -> None:
         look, name = make(), registry.push(packed())
@@ -79,9 +80,9 @@ class TestNames:
         registry.push(one)
         name = f"{registry.host}/x:latest@{one.digest}"
         assert found(look, name).pinned == f"{registry.host}/x@{one.digest}"
-        assert registry.asked() == [f"GET /v2/x/manifests/{one.digest}"]
+        assert registry.asked("/manifests/") == [f"GET /v2/x/manifests/{one.digest}"]
         found(look, name)
-        assert len(registry.asked()) == 1, "what is in it never changes"
+        assert len(registry.asked()) == 2, "what is in it never changes"
 
     def test_a_tag_that_moved(self, registry: fake.Registry) -> None:
         old, new, look = packed(b"old"), packed(b"new"), make()
@@ -111,6 +112,31 @@ class TestNames:
         answer = failed(make(), ID)
         assert (answer.code, answer.passing) == (Code.IMAGE_NOT_FOUND, False)
         assert "an image's id" in answer.message
+
+
+class TestOnesWithoutAnIndex:
+    """Their config says for which machines they are."""
+
+    def test_one_for_other_machines(self, registry: fake.Registry) -> None:
+        name = registry.push(pack([layer(entry("file", b"x"))], architecture="arm64"))
+        look = make({"amd": Place(here=True, architecture="amd64"), "arm": Place(here=True, architecture="arm64")})
+        answer = failed(look, name, "amd")
+        assert (answer.code, answer.passing) == (Code.IMAGE_ERROR, False)
+        assert "it is not for linux/amd64, only for linux/arm64" in answer.message
+        found(look, name, "arm")
+        windows = registry.push(pack([layer(entry("file", b"x"))], os="windows"), "windows")
+        assert "only for windows/" in failed(look, windows, "amd").message
+
+    @pytest.mark.parametrize(
+        "answer", [Answer(404), Answer(403), Answer(500), Answer(200, b"not this config"), Answer(200, b'{"architecture": "arm64", "rootfs": {}}')]
+    )
+    def test_one_whose_config_nobody_sees_here_is_left_to_who_runs_it(self, registry: fake.Registry, answer: Answer) -> None:
+        name = registry.push(packed())
+        registry.lie = lambda request: answer if "/blobs/" in request.path else None
+        found(make(), name)
+
+    def test_one_that_says_nothing(self, registry: fake.Registry) -> None:
+        found(make(), registry.push(pack([layer(entry("file", b"x"))], architecture="", os="")))
 
 
 class TestIndexes:
