@@ -6,6 +6,7 @@ Heavy imports stay inside the commands: PROMETHEUS_MULTIPROC_DIR must be set bef
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import os
@@ -61,7 +62,7 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
     """Serve the API and run tasks, until TERM or Ctrl-C."""
     settings = cli_options.settings(site, {"server.host": host, "server.port": port, "server.workers": workers})
     data = _with_metrics(settings)
-    from tes_server import app, auth_rules, platforms, processes, server_rules, telemetry
+    from tes_server import app, auth_rules, platforms, processes, scan_looks, server_rules, telemetry
 
     app.check(settings)
     auth_rules.check_files(settings.auth)
@@ -90,6 +91,8 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
                 click.echo(f"WARNING: store {url}: {cause.public}", err=True)
         if site_looks.ungranted(settings):
             click.echo(f"WARNING: {site_looks.ungranted(settings)}", err=True)
+        for key, words in scan_looks.doubts(settings, datetime.datetime.now(datetime.UTC).date()):
+            click.echo(f"WARNING: {key}: {words}", err=True)
         if site_looks.full(data):
             click.echo(f"WARNING: {site_looks.full(data)}", err=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+from collections.abc import Iterator
 
 from tes_server import machine, platforms, scan_rules
 from tes_server.digests import kept, logins, lookup
@@ -33,10 +34,18 @@ def registry(settings: Settings) -> Registry:
 def resolver(settings: Settings) -> Resolver:
     """What the reconciler asks. `local.engine` must be chosen (`machine.engine_settings`)."""
     with contextlib.ExitStack() as opened:
+        look = opened.enter_context(looking(settings))
+        return LookupResolver(look, opened.pop_all().close)
+
+
+@contextlib.contextmanager
+def looking(settings: Settings) -> Iterator[Lookup]:
+    """One look-up at a time, for people. As for `resolver`."""
+    with contextlib.ExitStack() as opened:
         places = {platform.name: _place(settings, platform.name, opened) for platform in platforms.enabled(settings)}
         look = Lookup(registry(settings), places, settings.scan.registries)
         opened.callback(look.close)
-        return LookupResolver(look, opened.pop_all().close)
+        yield look
 
 
 def _place(settings: Settings, backend: str, opened: contextlib.ExitStack) -> Place:

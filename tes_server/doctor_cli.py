@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from tes_server import cli_options, doctor_places, errors, site_looks, store_cli
+from tes_server import cli_options, doctor_places, doctor_scans, errors, site_looks, store_cli
 from tes_server.settings import Settings
 
 
@@ -36,10 +36,11 @@ def doctor(backend: str | None, **site: Any) -> None:
     for url, said, fault in site_looks.stores(settings, ask=True):
         click.echo(f"no    store {url}: {fault.code}: {fault.public}" if fault else f"ok    store {url}: {said}")
     _say_registries(settings)
+    scans = doctor_scans.say(settings, backend)
     _say_archive(settings)
     _say_grants(settings)
     doors = _say_sign_in(settings) & _say_tls(settings)
-    sys.exit(0 if all(works) and stored and doors else 1)
+    sys.exit(0 if all(works) and scans and stored and doors else 1)
 
 
 def _say_sign_in(settings: Settings) -> bool:

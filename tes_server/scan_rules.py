@@ -48,6 +48,11 @@ def scanned(settings: Settings) -> tuple[str, ...]:
     return tuple(one.name for one in platforms.enabled(settings) if anyone or given.backends.get(one.name, given.default) is not Mode.OFF)
 
 
+def places(settings: Settings) -> tuple[str, ...]:
+    """The backends that there are."""
+    return tuple(one.name for one in platforms.enabled(settings))
+
+
 def enforced(settings: Settings, backend: str) -> bool:
     """True if tasks of some owner on a backend run only with images that pass."""
     given = modes(settings)

@@ -223,7 +223,7 @@ class Interpreter:
             self._prepare(check.findings.image)
         cell = msgspec.structs.replace(cell, image=self._prepare(cell.step.image))
         if vault.wanted(cell.step) and records.start(cell.record) is None:
-            cell = msgspec.structs.replace(cell, step=Vault(self._site.scan_secrets, self._site.look, scans=True).opened(cell.step), secret=True)
+            cell = msgspec.structs.replace(cell, step=Vault(self._site.scan_secrets, self._site.look, table="scan_secrets").opened(cell.step), secret=True)
         self._current = cell
 
         def expire() -> None:

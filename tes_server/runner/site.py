@@ -60,7 +60,7 @@ def all_cells(attempt: Attempt, plan: Plan, site: Site) -> list[Cell]:
 
 def vault_of(plan: Plan, site: Site) -> Vault:
     """The secrets that an attempt may have."""
-    return Vault(site.scan_secrets, site.look, scans=True) if plan.stage_out.findings else Vault(site.secrets, site.look)
+    return Vault(site.scan_secrets, site.look, table="scan_secrets") if plan.stage_out.findings else Vault(site.secrets, site.look)
 
 
 def checks(attempt: Attempt, plan: Plan, site: Site) -> list[Cell]:

@@ -36,16 +36,16 @@ def wanted(step: Execute) -> bool:
 class Vault:
     """The secrets that one attempt may have, each asked for once. For one thread at a time."""
 
-    def __init__(self, references: Mapping[str, str], look: Look, *, scans: bool = False) -> None:
-        """`scans`: they are those of scanners, and operators read of them by the names of their settings."""
-        self._scans = scans
+    def __init__(self, references: Mapping[str, str], look: Look, *, table: str = "") -> None:
+        """`table`: the setting that names them, if they are those of scanners: operators read of these, not who wrote a task."""
+        self._table = table
         self._references = references
         self._look = look
         self._found: dict[str, str] = {}
 
     def opened(self, step: Execute) -> Execute:
         """The executor with the values in place. Raises StagingError that names field and secret."""
-        fields = {key: f"scan.env.{key}" if self._scans else f"/executors/{step.index}/env/{paths.pointer_part(key)}" for key in step.env}
+        fields = {key: f"scan.env.{key}" if self._table else f"/executors/{step.index}/env/{paths.pointer_part(key)}" for key in step.env}
         return msgspec.structs.replace(step, env={key: self._value(text, fields[key]) for key, text in step.env.items()})
 
     def _value(self, text: str, field: str) -> str:
@@ -54,12 +54,12 @@ class Vault:
             return text
         try:
             if name.name not in self._references:
-                raise errors.StagingError(f"this site has none of that name for {'scans' if self._scans else 'tasks'}", Code.SECRET_NOT_FOUND)
+                raise errors.StagingError(f"this site has none of that name for {'scans' if self._table else 'tasks'}", Code.SECRET_NOT_FOUND)
             if name.name not in self._found:
                 self._found[name.name] = self._look(self._references[name.name])
             return _usable(_part(self._found[name.name], name))
         except errors.StagingError as cause:
-            which = f"scan_secrets.{name.name}" if self._scans else f"the secret {name.name}"
+            which = f"{self._table}.{name.name}" if self._table else f"the secret {name.name}"
             raise errors.StagingError(f"{field}: {which}: {cause.public}", cause.code, cause.transient) from None
 
 

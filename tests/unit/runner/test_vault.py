@@ -77,5 +77,5 @@ def test_what_cannot_be_had_is_named_and_not_told(value: str, code: Code, words:
 )
 def test_secrets_of_scanners_are_named_by_their_settings(value: str, words: str) -> None:
     with pytest.raises(errors.StagingError) as caught:
-        vault.Vault(REFERENCES, Keeper(), scans=True).opened(step(0, {"TRIVY_TOKEN": value}))
+        vault.Vault(REFERENCES, Keeper(), table="scan_secrets").opened(step(0, {"TRIVY_TOKEN": value}))
     assert caught.value.public.startswith(f"scan.env.TRIVY_TOKEN: {words}")
