@@ -16,6 +16,7 @@ from tes_server.model.task import Executor, Resources, Task
 from tes_server.plan import compiler
 from tes_server.plan.policy import Target
 from tes_server.plan.steps import Findings
+from tes_server.runner import image_connections
 from tes_server.scan import base, gate
 from tes_server.scan.base import Options, Scanner
 from tes_server.scan.gate import Mode, Modes, OnError
@@ -109,6 +110,9 @@ def policy(settings: Settings) -> Policy:
 def task(settings: Settings, image: str) -> Task:
     """The scan of `image` (by digest, or a local engine's id) as a task: the scanner, with nothing of any other task's."""
     scan, by, told = settings.scan, scanner(settings), options(settings)
+    registry = image.partition("/")[0]
+    if registry not in told.registries and image_connections.is_loopback(registry):  # which this server asks without TLS, too
+        told = msgspec.structs.replace(told, registries={**told.registries, registry: f"http://{registry}"})
     return Task(
         name=f"scan of {image}"[:200],
         tags={base.IMAGE_TAG: image},

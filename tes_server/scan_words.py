@@ -85,8 +85,14 @@ def _left(verdict: Verdict, now: datetime.datetime) -> str:
 
 def under_way(record: Record) -> str:
     """One line about a scan that has not ended."""
-    waits = f" ({record.status.waiting})" if record.status.waiting else ""
+    waits = _waits(record)
     return plain(f"      the scan {record.id} of {scanned(record)} is {record.state} on {record.status.backend}{waits}")
+
+
+def _waits(record: Record) -> str:
+    from tes_server import telemetry
+
+    return f" ({telemetry.message(record.status.waiting)})" if record.status.waiting else ""
 
 
 def scanned(record: Record) -> str:
@@ -105,7 +111,7 @@ def _of_scan(record: Record) -> Iterator[str]:
     status, logs, detail = record.status, record.logs or Logs(), record.detail or Detail()
     yield f"scan      {record.id}"
     yield f"of        {scanned(record)}"
-    yield f"state     {record.state} on {status.backend}, attempt {status.attempt}" + (f" ({status.waiting})" if status.waiting else "")
+    yield f"state     {record.state} on {status.backend}, attempt {status.attempt}{_waits(record)}"
     yield f"begun     {time(record.created)}" + (f", ended {time(status.end_time)}" if status.end_time else "")
     for said in detail.system_logs:
         yield f"log       {said}"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from tes_server import telemetry
 from tes_server.control.scans import Scanning, Scans, Wanted
 from tes_server.digests.base import Resolved, Resolver, Unresolved
 from tes_server.model.record import Record
@@ -117,5 +118,5 @@ class Orders:
 
 def _words(record: Record) -> str:
     """How far a scan is."""
-    why = record.status.waiting
+    why = telemetry.message(record.status.waiting)
     return f"the scan {record.id} is {record.state} on {record.status.backend}" + (f" ({why})" if why else "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -25,6 +26,9 @@ from tes_server.scan.report import ScanReport
 from tes_server.scan.scanners import SCANNERS
 from tes_server.telemetry import Code
 
+_EXECUTOR = re.compile(r"^executor \d+ \(.*?\)")
+"""How a failure names the command of a scan, which for whoever reads it is the scanner."""
+
 _HINTS = {"server gave HTTP response to HTTPS client": "a registry without TLS is to be named by scan.registries, with an http:// url"}
 """What helps where a scanner says this: all that there are write Go's own words."""
 
@@ -38,7 +42,7 @@ def settle(step: Findings | None, volume: pathlib.Path, logs: Sequence[ExecutorL
         return tuple(logs), found
     *before, last = logs
     if found is not None and (found.reason is not Reason.EXIT or last.exit_code not in SCANNERS[step.scanner].exits):
-        return tuple(logs), _explained(found, last)
+        return tuple(logs), _explained(msgspec.structs.replace(found, message=_EXECUTOR.sub(step.scanner, found.message)), last)
     try:
         words = report.encode(take(step, volume))
     except errors.StagingError as cause:

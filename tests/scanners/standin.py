@@ -117,6 +117,8 @@ def fetch(url: str, login: tuple[str, str]) -> bytes:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
             return bytes(answer.read())
     except (OSError, http.client.HTTPException) as cause:
+        if "WRONG_VERSION_NUMBER" in str(cause):  # in Go's words
+            raise Failed(f'Get "{url}": http: server gave HTTP response to HTTPS client') from cause
         raise Failed(f"GET {url}: {cause}") from cause
 
 

@@ -137,6 +137,15 @@ def test_a_refusal_says_what_to_do(tree: dict[str, Any], words: str) -> None:
     assert "hunter2" not in caught.value.public
 
 
+def test_a_registry_of_this_machine_is_asked_as_this_server_asks_it() -> None:
+    for image, plain in (("127.0.0.1:5000/a/b", True), ("localhost:5000/a/b", True), ("r.example/a/b", False)):
+        (executor,) = scan_rules.task(made(), f"{image}@{DIGEST}").executors
+        assert ("TRIVY_INSECURE" in (executor.env or {})) is plain
+        assert executor.command[-1] == f"{image}@{DIGEST}"
+    mapped = made(**{"scan.registries": {"127.0.0.1:5000": "https://r.example"}})
+    assert scan_rules.task(mapped, f"127.0.0.1:5000/a@{DIGEST}").executors[0].command[-1] == f"r.example/a@{DIGEST}"
+
+
 def test_scanners_are_told_of_all_registries_without_tls() -> None:
     told = scan_rules.options(made(**{"sandbox.plain_http": ["a.example", "b.example"], "scan.registries": {"b.example": "https://c.example"}}))
     assert told.registries == {"a.example": "http://a.example", "b.example": "https://c.example"}

@@ -111,7 +111,7 @@ def test_an_exit_code_of_which_the_scanner_says_that_it_failed(volume: pathlib.P
     logs, found = findings.settle(STEP, volume, [log(1)], exited(1))
     assert logs == (log(1),)
     assert found is not None
-    assert (found.reason, found.message) == (Reason.EXIT, "executor 0 (trivy) ended with exit code 1: what went wrong")
+    assert (found.reason, found.message) == (Reason.EXIT, "trivy ended with exit code 1: what went wrong")
 
 
 def test_an_exit_code_that_means_findings(volume: pathlib.Path) -> None:
