@@ -49,9 +49,10 @@ def _lines(verdict: Verdict, now: datetime.datetime) -> Iterator[str]:
     yield f"digest    {verdict.key.digest}"
     yield f"policy    {verdict.key.policy}"
     yield f"outcome   {verdict.outcome.value}"
-    yield f"scanned   {time(verdict.scanned_at)}, holds {'until ' if verdict.fresh(now) else 'no more since '}{time(verdict.expires_at)}"
     if verdict.outcome is Outcome.FORGOTTEN:
+        yield f"forgotten {time(verdict.scanned_at)}"
         return
+    yield f"scanned   {time(verdict.scanned_at)}, holds {'until ' if verdict.fresh(now) else 'no more since '}{time(verdict.expires_at)}"
     database = f", database {verdict.database}" if verdict.database else ""
     yield f"scanner   {verdict.scanner} {verdict.scanner_version}".rstrip() + database
     if verdict.scan:

@@ -135,7 +135,9 @@ def told(verdict: Verdict, image: str = "") -> tuple[str, ...]:
 
 def kept(verdict: Verdict) -> str:
     """How long a scan that failed stands in the way of the next one, and what ends that."""
-    return f"that is kept until {verdict.expires_at:%Y-%m-%d %H:%M} UTC (scan {verdict.scan}), `tes-server scan refresh {verdict.image}` scans anew at once"
+    return (
+        f"the failure is kept until {verdict.expires_at:%Y-%m-%d %H:%M} UTC (scan {verdict.scan}), `tes-server scan refresh {verdict.image}` scans anew at once"
+    )
 
 
 def passed(verdict: Verdict, image: str) -> str:

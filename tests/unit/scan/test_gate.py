@@ -67,7 +67,7 @@ def test_a_failure_that_is_kept_says_until_when_and_what_ends_it() -> None:
     kept = msgspec.structs.replace(verdict(Outcome.ERROR), scan="abc")
     (line,) = gate.told(kept, f"debian@{kept.key.digest}")
     assert line == (
-        f"image debian@{kept.key.digest} could not be scanned: exit 1; that is kept until {kept.expires_at:%Y-%m-%d %H:%M} UTC (scan abc), "
+        f"image debian@{kept.key.digest} could not be scanned: exit 1; the failure is kept until {kept.expires_at:%Y-%m-%d %H:%M} UTC (scan abc), "
         "`tes-server scan refresh debian:12` scans anew at once"
     )
     for on_error in OnError:
