@@ -96,7 +96,7 @@ class Orders:
             if isinstance(state, Verdict) and state.fresh(now):
                 return Answer(verdict=state)
             if begun:
-                self._say(f"the scan {begun[0].id} is begun on {backend}")
+                self._say(f"the scan {begun[0].id} is begun on {backend}: a running server, or `tes-server reconcile`, makes it")
             said = _words(state) if isinstance(state, Record) else "the scan is begun by somebody else"
             if not self._waited(said, until):
                 return Answer(failed=f"no verdict yet: {said}")

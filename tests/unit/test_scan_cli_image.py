@@ -108,7 +108,7 @@ def test_an_image_is_scanned_and_its_verdict_shown(say: Say, server: ScanWorld, 
     assert text.splitlines()[0] == f"image     {name}"
     assert "outcome   PASS" in text.splitlines()
     (scan,) = server.scans()
-    assert f"      the scan {scan.id} is begun on local\n" in told_
+    assert f"      the scan {scan.id} is begun on local: a running server, or `tes-server reconcile`, makes it\n" in told_
     assert say("image", name)[:2] == say(name)[:2] == (0, text)
     assert len(server.scans()) == 1
     first = verdict_of(say("--timeout", "9", "--json", name)[1])

@@ -54,7 +54,7 @@ def test_an_image_is_scanned_and_judged(world: ScanWorld) -> None:
     assert answer.verdict == world.verdict()
     (scan,) = world.scans()
     assert person.heard[0] == f"tool:1 is {world.key('tool:1').digest}"
-    assert person.heard[1] == f"the scan {scan.id} is begun on local"
+    assert person.heard[1] == f"the scan {scan.id} is begun on local: a running server, or `tes-server reconcile`, makes it"
     assert f"the scan {scan.id} is RUNNING on local" in person.heard
     assert len(person.heard) == len(set(person.heard)), "each step once"
 
@@ -135,7 +135,7 @@ def test_a_registry_that_is_away_is_waited_for(world: ScanWorld) -> None:
 def test_patience_ends_where_nobody_works(world: ScanWorld) -> None:
     answer = Person(world, works=False).asks(patience=10)
     (scan,) = world.scans()
-    assert answer.failed.startswith(f"no verdict yet: the scan {scan.id} is QUEUED on local (WAITING_TURN: ")
+    assert answer.failed.startswith(f"no verdict yet: the scan {scan.id} is QUEUED on local (in the queue of the backend local)")
     assert Person(world).asks().verdict, "whoever asks next finds the same scan"
     assert len(world.scans()) == 1
 
