@@ -199,7 +199,10 @@ def test_warn_and_allow(images: Images, scanner: str, tmp_path: pathlib.Path) ->
         assert found["state"] == "COMPLETE"
         failed = [line for line in system_logs(found) if line.startswith("SCAN_WARNING") and "could not be scanned" in line]
         assert ["(scan " in line for line in failed] == [True, False], failed  # by a job of its own, and by the scanner in the task
-        assert allows.until(good)["state"] == "COMPLETE", "past the scanner in the task itself, too"
+        found = allows.until(good)
+        assert found["state"] == "COMPLETE", "past the scanner in the task itself, too"
+        passed = [line for line in system_logs(found) if line.startswith("SCANNED")]
+        assert ["that came first in this task" in line for line in passed] == [False, True], passed
 
 
 def test_enforce_turned_on_while_a_task_runs_and_a_verdict_that_expires_while_one_queues(images: Images, scanner: str, tmp_path: pathlib.Path) -> None:
