@@ -45,6 +45,7 @@ OWN: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_ne
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
 _COMPATIBLE = ipaddress.ip_network("::/96")
+_TRANSLATED = ipaddress.ip_network("::ffff:0:0:0/96")
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 
 
@@ -151,7 +152,7 @@ def _forms(address: Address) -> Iterator[Address]:
     yield address
     low = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     isatap = (int(address) >> 32) & 0xFFFFFFFF in (0x00005EFE, 0x02005EFE)
-    if address in _NAT64 or address in _NAT64_LOCAL or isatap or (address in _COMPATIBLE and int(address) > 1):
+    if address in _NAT64 or address in _NAT64_LOCAL or address in _TRANSLATED or isatap or (address in _COMPATIBLE and int(address) > 1):
         yield low
     if address.sixtofour is not None:
         yield address.sixtofour

@@ -28,6 +28,7 @@ def embedded(text: str) -> list[str]:
     forms = {
         "mapped": 0xFFFF << 32 | four,
         "compatible": four,
+        "translated": 0xFFFF << 48 | four,
         "nat64": 0x0064_FF9B << 96 | four,
         "local nat64": 0x0064_FF9B_0001 << 80 | four,
         "6to4": 0x2002 << 112 | four << 80 | 1,
@@ -75,7 +76,7 @@ def test_no_form_of_an_address_says_more_than_the_address(address: str) -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "169.254.169.254"])
 def test_every_form_of_what_is_refused(address: str) -> None:
-    assert len(embedded(address)) == 8
+    assert len(embedded(address)) == 9
     for form in embedded(address):
         assert STRICT.refusal(form, "host.example", 80) != "", form
 
