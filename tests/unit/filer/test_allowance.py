@@ -186,4 +186,4 @@ def test_the_last_of_a_disk_is_for_others(stage: Stage) -> None:
         assert "the disk is all but full" in error.public
         assert error.code == "DISK_FULL"
         assert contents(stage.volume) == {"work": None}
-    assert 0 < min(least) < 5 * MB
+    assert 0 < min(least) < 50 * MB  # what is under way is not on the disk yet
