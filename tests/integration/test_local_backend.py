@@ -137,7 +137,7 @@ class LocalContract(BackendContract):
         assert (refused.reason, refused.code, refused.executors) == (Reason.REJECTED, "SCAN_REFUSED", ())
         assert "CVE-0" in str(refused.notices)
         assert (failed.reason, failed.code, failed.transient) == (Reason.BACKEND, "SCAN_FAILED", True)
-        assert failed.message.endswith("exit code 1: no database")
+        assert "trivy ended with exit code 1: no database; " in failed.message
         assert engine.survey() == []
 
     def test_a_cancel_ends_a_scan(self, driven: Driven) -> None:
