@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from tes_server import redaction
 from tes_server.model.verdict import Finding, Outcome, ScanKey, Verdict
 from tes_server.scan import patterns
 from tes_server.scan.report import SEVERITIES, ScanReport, fixable
@@ -135,7 +136,8 @@ def judge(report: ScanReport, policy: Policy, about: ScanKey, image: str, now: d
 
 
 def failed(about: ScanKey, image: str, policy: Policy, message: str, now: datetime.datetime, report: ScanReport | None = None) -> Verdict:
-    """The verdict of a scan that failed: nothing is known, for a short while."""
+    """The verdict of a scan that failed: nothing is known, for a short while. `message` may be a scanner's own words, with urls in them."""
+    message = redaction.text(message)
     made = _verdict(about, image, report or ScanReport(scanner=policy.scanner), now, now + datetime.timedelta(seconds=policy.error_seconds), Outcome.ERROR)
     return msgspec.structs.replace(made, message=message, reasons=(f"image {image} could not be scanned: {message}",))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import random
@@ -47,6 +48,17 @@ def test_without_kills_hardly_a_save_loses_its_race(account: mongo_account.Accou
         assert saves >= 40 * 4
         assert lost <= saves / 100, f"{lost} of {saves}"
         assert all(reconciler.counted("tes_attempts") for reconciler in made.reconcilers), "one of them did nothing"
+
+
+def test_several_machines_together_run_no_more_of_an_owner_than_may_be(account: mongo_account.Account, tmp_path: pathlib.Path) -> None:
+    with fleet(tmp_path, account, 3, limits__running=2) as made:
+        ids = [made.front.create({"image": "host", "command": ["sleep", "0.3"]}) for _ in range(12)]
+        assert made.front.until_all(ids, PATIENCE) == {"COMPLETE": 12}
+        logs = [made.front.get(task_id)["logs"][0] for task_id in ids]
+        steps = sorted((log[when], step) for each in logs for log in each["logs"] for when, step in (("start_time", 1), ("end_time", -1)))
+        at_once = list(itertools.accumulate(step for _, step in steps))
+        assert max(at_once) == 2, at_once
+        assert sum(bool(reconciler.counted("tes_attempts")) for reconciler in made.reconcilers) > 1, "one of them did all"
 
 
 def test_one_that_is_stopped_and_goes_on_does_no_harm(account: mongo_account.Account, tmp_path: pathlib.Path) -> None:

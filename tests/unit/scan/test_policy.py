@@ -257,3 +257,11 @@ def test_it_passes_exactly_what_nothing_speaks_against(findings: list[Finding], 
     verdict = judged(found(*findings), by)
     assert verdict.outcome is (Outcome.FAIL if against else Outcome.PASS)
     assert NOW < verdict.expires_at <= NOW + DAY
+
+
+def test_a_scanners_own_words_are_kept_without_credentials_of_urls() -> None:
+    made = policy.failed(
+        policy.key("sha256:0a", "alpine", Policy(scanner="trivy")), "alpine", Policy(scanner="trivy"), "GET https://u:CANARY@h/?token=CANARY: 500", NOW
+    )
+    assert made.message == "GET https://***@h/?token=***: 500"
+    assert "CANARY" not in repr(made)
