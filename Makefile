@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 STAMP := $(VENV)/.stamp
+RELEASE := $(VENV)/.release
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test torture lint format serve wheel image clean
+.PHONY: help demo test torture lint format serve wheel image lock sbom audit clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -58,6 +59,25 @@ image: ## build the container image IMAGE (from BASE, if given) with docker; PIP
 	@if [ -n "$$PIP_CERT" ]; then cp "$$PIP_CERT" deploy/certificates/pip.crt; fi
 	docker build --network=host --ulimit nofile=16384:16384 $(if $(BASE),--build-arg BASE=$(BASE)) -t $(IMAGE) .; \
 	  status=$$?; rm -f deploy/certificates/pip.crt; exit $$status
+
+$(RELEASE): pyproject.toml | $(INSTALLED)
+	@$(PIP) install --editable '.[release]'
+	@touch $@
+
+# No address of the index that was asked: whoever builds elsewhere asks another one for the same hashes.
+COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(LOCK)
+
+lock: $(RELEASE) ## pin what the image is made of (requirements/*.lock); LOCK=--upgrade takes the newest versions
+	$(COMPILE) --extra aws --extra azure --extra kubernetes --extra mongo --output-file requirements/image.lock pyproject.toml
+	$(COMPILE) --output-file requirements/build.lock requirements/build.in
+
+sbom: $(RELEASE) ## dist/sbom.cdx.json: what requirements/image.lock has, as a CycloneDX bill of materials (the image has its own, /opt/tes-server/sbom.cdx.json)
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml --output-file dist/sbom.cdx.json requirements/image.lock
+
+audit: $(RELEASE) ## ask PyPI for known vulnerabilities of what is pinned; fails where a package could not be looked up, too
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements/image.lock
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements/build.lock
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache tes_server/step/bin

@@ -50,8 +50,9 @@ class ServerSettings(Part, frozen=True, forbid_unknown_fields=True, kw_only=True
     cors_origins: tuple[str, ...] = ()
     """Web pages of other sites that may use this API from a browser, each by its exact origin: `https://portal.example.org`. None by default.
     They get no use of what the browser remembers (cookies, passwords): they must send a token themselves."""
-    connections: Annotated[int, msgspec.Meta(ge=8)] = 10_000
-    """Connections of one API process; fewer where the limit of open files says so. Beyond it those go that have been idle longest."""
+    connections: Annotated[int, msgspec.Meta(ge=8)] = 4000
+    """Connections of one API process; fewer where the limit of open files says so. Beyond it those go that have been idle longest.
+    One takes some 10 kB of memory, over TLS up to 100 kB."""
     head_limit: Annotated[int, msgspec.Meta(ge=1024)] = 64 * 1024
     """Largest request line and headers, together in bytes; beyond it 431 (414 for a path and query of more than 16 KiB)."""
     head_timeout: Pause = 20.0

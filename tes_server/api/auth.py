@@ -146,7 +146,7 @@ class Guard:
                 host = value
                 hosts += 1
             elif name == b"origin":
-                origin = value
+                origin = value if origin is None else b"null"  # of two, none is believed
             elif name == b"sec-fetch-site":
                 fetch_site = value
             elif name == b"content-type":

@@ -27,7 +27,7 @@ REMIND = 60.0
 class Bounds(msgspec.Struct, frozen=True):
     """What clients may take of one process. Times are in seconds, sizes in bytes."""
 
-    connections: int = 10_000
+    connections: int = 4000
     head_size: int = 64 * 1024
     """Request line and headers together."""
     head_time: float = 20.0

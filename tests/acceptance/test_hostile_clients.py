@@ -44,6 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     site = tmp_path_factory.mktemp("hostile")
     (site / "settings.toml").write_text(SETTINGS)
     with served(site / "data", "--api-only", "--config", str(site / "settings.toml")) as running:
+        assert running.ask("/healthz")[0] == 200  # `worker` is there
         yield running
         assert "Traceback" not in running.log.read_text()
 

@@ -124,6 +124,7 @@ def test_lint(name: str) -> None:
         (("settings.data=/data",), "settings.data: the chart decides"),
         (("mongodb.enabled=true",), "mongodb.image: name an image"),
         (("settings.azure_batch.key_variable=KEY",), "settings.azure_batch.key_variable: give KEY to the pods by env"),
+        (("settings.server.tls.certificate=/a",), "settings.server.tls: name the Secret with certificate and key as tls.secretName"),
         (("ingress.enabled=true",), "ingress.hosts: name at least one host"),
         (("apy.replicas=2",), "additional properties 'apy' not allowed"),
         (("api.replicas=many",), "at '/api/replicas': got string, want integer"),

@@ -70,6 +70,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- default (printf "%s-store" (include "tes.fullname" .)) .Values.store.existingSecret -}}
 {{- end -}}
 
+{{/* By which scheme the API is spoken to. */}}
+{{- define "tes.scheme" -}}
+{{- ternary "https" "http" (ne .Values.tls.secretName "") -}}
+{{- end -}}
+
 {{- define "tes.storeUrl" -}}
 {{- if .Values.mongodb.enabled -}}
 mongodb://{{ include "tes.fullname" . }}-mongodb:27017/tes
@@ -99,6 +104,10 @@ mongodb://{{ include "tes.fullname" . }}-mongodb:27017/tes
 {{- $_ := set $settings "azure_batch" (set $batch "image" (include "tes.image" .)) -}}
 {{- end -}}
 {{- $_ := set $settings "server" (set (deepCopy (dig "server" dict $settings)) "id" (include "tes.serverId" .)) -}}
+{{- if .Values.tls.secretName -}}
+{{- $tls := merge (dict "certificate" "/etc/tes-server/tls/tls.crt" "key" "/etc/tes-server/tls/tls.key") (dig "server" "tls" dict $settings) -}}
+{{- $_ := set $settings "server" (set $settings.server "tls" $tls) -}}
+{{- end -}}
 {{- $_ := set $settings "auth" (set (deepCopy (dig "auth" dict $settings)) "hosts" (include "tes.hosts" . | fromJsonArray)) -}}
 {{- if eq (include "tes.shape" .) "shared" -}}
 {{- $_ := set $settings "store" (set (deepCopy (dig "store" dict $settings)) "url_file" "/etc/tes-server/store/url") -}}

@@ -7,6 +7,8 @@ Only a part that makes tasks' pods has a token of the cluster.
 {{- $part := .part -}}
 {{- $values := $root.Values -}}
 {{- $shared := eq (include "tes.shape" $root) "shared" -}}
+{{- $tls := and (ne $values.tls.secretName "") (ne $part "reconciler") -}}
+{{- $scheme := ternary ", scheme: HTTPS" "" $tls -}}
 metadata:
   labels:
     {{- include "tes.labels" $root | nindent 4 }}
@@ -69,18 +71,18 @@ spec:
         failureThreshold: 6
       {{- else }}
       startupProbe:
-        httpGet: {path: /healthz, port: http}
+        httpGet: {path: /healthz, port: http{{ $scheme }}}
         periodSeconds: 2
         timeoutSeconds: 5
         failureThreshold: 60
       livenessProbe:
-        httpGet: {path: /healthz, port: http}
+        httpGet: {path: /healthz, port: http{{ $scheme }}}
         periodSeconds: 20
         timeoutSeconds: 10
         failureThreshold: 6
       # A store that is away is no reason to start anew, but to ask another pod.
       readinessProbe:
-        httpGet: {path: /readyz, port: http}
+        httpGet: {path: /readyz, port: http{{ $scheme }}}
         periodSeconds: 5
         timeoutSeconds: 10
       lifecycle:
@@ -105,6 +107,12 @@ spec:
           mountPath: /etc/tes-server/store
           readOnly: true
         {{- end }}
+        {{- if $tls }}
+        # The directory and no single file: only so a renewed Secret is seen.
+        - name: tls
+          mountPath: /etc/tes-server/tls
+          readOnly: true
+        {{- end }}
         - name: data
           mountPath: /var/lib/tes-server
         - name: temporary
@@ -126,6 +134,16 @@ spec:
         items:
           - key: {{ $values.store.key }}
             path: url
+    {{- end }}
+    {{- if $tls }}
+    - name: tls
+      secret:
+        secretName: {{ $values.tls.secretName }}
+        # For the pod's group; a key that everybody can read is refused.
+        defaultMode: 0440
+        items:
+          - {key: tls.crt, path: tls.crt}
+          - {key: tls.key, path: tls.key}
     {{- end }}
     - name: data
       {{- if and (eq $part "server") $values.persistence.enabled }}

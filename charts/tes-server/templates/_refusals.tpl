@@ -26,6 +26,9 @@
 {{- if and .Values.mongodb.enabled (not .Values.mongodb.image) -}}
 {{- fail "mongodb.image: name an image with a MongoDB-compatible server" -}}
 {{- end -}}
+{{- if or (dig "server" "tls" "certificate" "" .Values.settings) (dig "server" "tls" "key" "" .Values.settings) -}}
+{{- fail "settings.server.tls: name the Secret with certificate and key as tls.secretName; the chart mounts it, and its probes then ask by https" -}}
+{{- end -}}
 {{- $key := dig "azure_batch" "key_variable" "" .Values.settings -}}
 {{- $given := list -}}
 {{- range .Values.env }}{{ $given = append $given .name }}{{ end -}}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp
 
-from tes_server import settings
-from tes_server.api import application
+from tes_server import errors, settings
+from tes_server.api import application, auth
 from tes_server.model.principal import Role
 from tes_server.settings_auth import AuthSettings
 from tes_server.settings_server import ServerSettings
@@ -27,8 +27,8 @@ def portal(tmp_path_factory: pytest.TempPathFactory) -> ASGIApp:
     users.write(file, ("alice", Role.USER))
     service = MemoryService()
     service.owner = "alice"
-    auth = AuthSettings(modes=("basic",), users_file=str(file))
-    return application.build(service, settings.Settings(server=ServerSettings(cors_origins=(PORTAL,)), auth=auth))
+    signing = AuthSettings(modes=("basic",), users_file=str(file))
+    return application.build(service, settings.Settings(server=ServerSettings(cors_origins=(PORTAL,)), auth=signing))
 
 
 def send(app: ASGIApp, method: str, target: str, body: bytes = b"", /, **headers: Any) -> asgi.Answer:
@@ -70,7 +70,15 @@ def test_what_browsers_send_unasked_is_refused_with_a_password_that_they_remembe
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://portal.example.org.evil.example", "http://portal.example.org", "https://portal.example.org:444", "null", "https://PORTAL.example.org"]
+    "origin",
+    [
+        "https://portal.example.org.evil.example",
+        "http://portal.example.org",
+        "https://portal.example.org:444",
+        "null",
+        "https://PORTAL.example.org",
+        "https://portal.example.org, https://portal.example.org",
+    ],
 )
 def test_others_are_not_named(portal: ASGIApp, origin: str) -> None:
     answer = send(portal, "GET", "/v1/tasks", **users.basic("alice"), origin=origin, sec_fetch_site="cross-site")
@@ -78,3 +86,11 @@ def test_others_are_not_named(portal: ASGIApp, origin: str) -> None:
     assert "access-control-allow-origin" not in answer.headers
     asked = send(portal, "OPTIONS", "/v1/tasks", origin=origin, access_control_request_method="POST")
     assert "access-control-allow-origin" not in asked.headers
+
+
+def test_of_two_origins_none_is_believed(portal: ASGIApp) -> None:
+    guard = auth.Guard(portal, auth.Rules(any_host=True, origins=frozenset({PORTAL})))
+    named = (b"host", b"localhost"), (b"origin", PORTAL.encode())
+    guard.judge(named)
+    with pytest.raises(errors.Forbidden):
+        guard.judge([*named, (b"origin", PORTAL.encode())])
