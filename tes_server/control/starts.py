@@ -95,17 +95,18 @@ class Starts:
         due = self._site.store.due(Lane.WAITING, shards, now, self._batch, shares=self._running.shares if self._site.running else None)
         if desk is not None:
             due = desk.joined(due, shards, now, self._batch)
-        cleared = self._cleared(self._here(due), shards, now)
+        cleared, put_off = self._cleared(self._here(due), shards, now)
         waiting: dict[str, list[Record]] = collections.defaultdict(list)
         for record, _ in cleared.values():
             waiting[record.status.backend].append(record)
         started = 0
         for name, records in waiting.items():
             started += self._start_on(self._site.backends[name], records, {record.id: cleared[record.id][1] for record in records}, now)
-        waiting_still = len(due) + self._running.full
+        # Those that were put off wait for no room, and do not come again at once: others may be behind them.
+        waiting_still = len(due) - put_off + self._running.full
         self._congestion.looked(rooms, started, waiting_still, now)
         self._waited = waiting_still > started
-        return started >= self._batch or (started > 0 and desk is not None and desk.more)
+        return started >= self._batch or (started > 0 and desk is not None and desk.more) or (put_off > 0 and len(due) >= self._batch)
 
     def _here(self, due: Sequence[Record]) -> list[Record]:
         """Those whose backend there is. A scan begun for another would never run, and whoever else has that image would wait for it."""
@@ -114,11 +115,14 @@ class Starts:
             telemetry.log(logger, logging.ERROR, "backend.missing", backend=name, tasks=tasks)
         return [record for record in due if record.status.backend not in missing]
 
-    def _cleared(self, due: Sequence[Record], shards: frozenset[int], now: datetime.datetime) -> dict[str, tuple[Record, Cleared]]:
-        """Those that may start as far as their images go, and as what; the others are told why they may not. Scans begun for them come along."""
+    def _cleared(self, due: Sequence[Record], shards: frozenset[int], now: datetime.datetime) -> tuple[dict[str, tuple[Record, Cleared]], int]:
+        """Those that may start as far as their images go, and as what; the others are told why they may not. Scans begun for them come along.
+
+        And how many were put off.
+        """
         desk = self._site.desk
         if desk is None:
-            return {record.id: (record, UNSEEN) for record in due}
+            return {record.id: (record, UNSEEN) for record in due}, 0
         looked = desk.look(due, now)
         held: list[Change] = []
         refused: list[tuple[Record, tuple[str, ...]]] = []
@@ -133,7 +137,7 @@ class Starts:
                     refused.append((record, lines))
         self._saves.once(held)
         self._refuse(refused, now)
-        return cleared
+        return cleared, len(held)
 
     def _rooms(self) -> congestion.Rooms:
         rooms: dict[str, run.Room | None] = {}

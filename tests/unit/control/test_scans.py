@@ -432,6 +432,19 @@ def test_tasks_that_wait_do_not_hide_those_behind_them(world: ScanWorld) -> None
     assert writes <= 8, "about one a minute"
 
 
+def test_a_crowd_is_put_off_without_a_pause(world: ScanWorld) -> None:
+    """What is behind it need not wait for as many passes as it has batches."""
+    world.keep("ready:1")
+    world.platform.looks = 10**6
+    for _ in range(60):
+        world.create()
+    world.create("ready:1")
+    loop = world.reconciler()
+    while loop.tick():
+        assert world.clock() == T0, "no clock has moved"
+    assert len(world.submitted) == 1
+
+
 def the_scan_ends(world: ScanWorld, loop: Reconciler) -> None:
     (scan,) = world.platform.jobs.values()
     scan.script = [told(CLEAN)]
