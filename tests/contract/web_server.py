@@ -68,6 +68,7 @@ class WebServer:
 
 class _Quiet(http.server.ThreadingHTTPServer):
     block_on_close = True
+    request_queue_size = 128  # many come at once, and nobody is to come again a second later
     daemon_threads = False
 
     def handle_error(self, request: object, client_address: object) -> None:

@@ -114,7 +114,7 @@ def fetch(url: str, login: tuple[str, str]) -> bytes:
     if login[0]:
         request.add_header("Authorization", "Basic " + base64.b64encode(":".join(login).encode()).decode())
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
             return bytes(answer.read())
     except (OSError, http.client.HTTPException) as cause:
         if "WRONG_VERSION_NUMBER" in str(cause):  # in Go's words
@@ -220,7 +220,7 @@ def fetched_database(given: argparse.Namespace, found: Image) -> dict[str, Any]:
     if given.server:
         request = urllib.request.Request(f"{given.server.rstrip('/')}/version", headers={"Trivy-Token": given.token} if given.token else {})
         try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
                 server = json.loads(answer.read())
         except (OSError, ValueError, http.client.HTTPException) as cause:
             raise Failed(f"image scan failed: failed to connect to the Trivy server {given.server}: {cause}") from cause
