@@ -2,7 +2,8 @@
 
 One owner has so many tasks QUEUED in the embedded store, of which ten may be under way at a time (`limits.running`). Measured is what the
 reconciler takes for a task from its start to its end, ten at a time, and for a look at the queue while nobody may start one. Baseline:
-the same with a thousand tasks. Its clock moves with each pass, so that no pass waits; the backend runs nothing.
+the same with a thousand tasks. Its clock moves with each pass, so that no pass waits; the backend runs nothing. Of that clock each
+fifteen seconds have one count of all tasks for the metric `tes_tasks`, which is what grows with those that wait.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ BOUND = 10
 GROUP = 2000
 ENDED = 300
 """Tasks that come to their end in one round."""
+
+STEP = datetime.timedelta(seconds=0.3)
+"""Just more than the pause between two looks at a queue of which nothing could start."""
 
 LOOKS = 200
 OWNER = "anonymous"
@@ -70,7 +74,7 @@ class Crowd:
         begin = time.perf_counter()
         while self._backend.ended < enough:
             self._loop.tick()
-            self._now += datetime.timedelta(seconds=1)
+            self._now += STEP
         return (time.perf_counter() - begin) * 1000 / ENDED
 
     def look(self) -> float:
@@ -115,7 +119,7 @@ def main() -> None:
                 f"a look at {chosen.tasks} tasks of which none may start", "ms", figures.interleaved(many.look, few.look, rounds), baseline_is=baseline
             ),
         ]
-    figures.show("running", [msgspec.structs.replace(one, goal="as the baseline") for one in found], where, as_json=chosen.json)
+    figures.show("running", [found[0], msgspec.structs.replace(found[1], goal="as the baseline")], where, as_json=chosen.json)
 
 
 if __name__ == "__main__":
