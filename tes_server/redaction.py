@@ -34,9 +34,9 @@ def _signs(but: str) -> str:
 
 # Each begins with a literal or a set of signs: the search for that is quick.
 _LOGIN = re.compile(
-    rf"://(?:(?P<login>{_signs('/?#')})"
+    rf"://(?:(?P<login>{_signs('/?#')})@(?!sha\d\d\d:)"
     # Half of a password, of somebody who did not write its slash as %2F: what follows the first colon is no port.
-    rf"|[^{_NOT_IN_URLS}/?#@:\[]*:(?!\d*(?:[,/?#{_NOT_IN_URLS}]|$))(?:(?!://){_SIGN})*)@(?!sha\d\d\d:)",
+    rf"|(?P<bad>[^{_NOT_IN_URLS}/?#@:\[]*:(?!\d*(?:[,/?#{_NOT_IN_URLS}]|$))(?:(?!://){_SIGN})*)@(?!sha\d\d\d:)(?P<rest>(?:(?!://|[&#]){_SIGN})*))",
     re.ASCII,
 )
 _NESTED = re.compile(
@@ -107,7 +107,9 @@ def _without_login(found: re.Match[str]) -> str:
     # A user alone may be a token over http; elsewhere it is a name (abfss://container@account, sftp://user@host).
     if login is not None and (not login or (":" not in login and not _is_web(found.string, found.start()))):
         return found[0]
-    return f"://{MARK}@"
+    # What looks like a password may have been the begin of a parameter, whose end is then behind it.
+    rest = found["rest"] or ""
+    return f"://{MARK}@" + (MARK if rest and any(_is_secret(name) for name, _ in _pairs(found["bad"])) else rest)
 
 
 def _without_nested(found: re.Match[str]) -> str:

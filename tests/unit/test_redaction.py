@@ -40,6 +40,7 @@ from tes_server import redaction, telemetry
         ("https://ghp_token@h/x", "https://***@h/x"),
         ("ftp://u:p@ss@h/x@y", "ftp://***@h/x@y"),
         ("ftp://u:p/w@h/x", "ftp://***@h/x"),
+        ("ftp://u:p/w@h/x?sig=a@b&x=1", "ftp://***@***&x=1"),
         ("mongodb://u:p@h1:27017,h2:27017/?w=1", "mongodb://***@h1:27017,h2:27017/?w=1"),
         # In the words of libraries and people.
         (
