@@ -119,7 +119,7 @@ def test_an_image_for_other_machines_says_for_which(make: Maker, registry: Regis
     assert (code, transient) == (Code.IMAGE_ERROR, False)
     assert "only for linux/s390x, windows/amd64" in words
     code, transient, words = failure(make(), registry.push(pack([], architecture="s390x"), tag="single"))
-    assert "it is for linux/s390x" in words
+    assert "it is not for linux/amd64, only for linux/s390x" in words
 
 
 # -- a registry that is away -------------------------------------------------------------------------------------------
