@@ -85,6 +85,7 @@ class Site(abc.ABC):
 
     def marked(self, name: str, script: str = "", **fields: Any) -> str:
         """A task whose command leaves a line in a file of that name each time that it runs."""
+        (self.files / "live" / name).unlink(missing_ok=True)
         marks = str(self.files / "live")
         live = [{"type": "DIRECTORY", "path": marks, "url": marks}]
         return self.server.create(sh(f'echo run >>"$1/$2"; {script}', marks, name), inputs=live, **{"resources": SMALL, **fields})

@@ -132,13 +132,19 @@ class Server(Client):
         return self._process.pid
 
     def part(self, name: str) -> int:
-        """The pid of the child `api` or `reconciler`: the reconciler says its own in the log."""
-        started = [json.loads(line) for line in self.log.read_text().splitlines() if '"reconciler.started"' in line]
-        reconciler = int(started[-1]["pid"])
+        """The pid of the child `api` or `reconciler`, once there is one: the reconciler says its own in the log."""
+        deadline = time.monotonic() + PATIENCE
+        while not alive(reconciler := self._last_reconciler()):
+            assert time.monotonic() < deadline, "no reconciler"
+            time.sleep(0.02)
         if name == "reconciler":
             return reconciler
         children = pathlib.Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return next(int(pid) for pid in children if int(pid) != reconciler)
+
+    def _last_reconciler(self) -> int:
+        started = [json.loads(line) for line in self.log.read_text().splitlines() if '"reconciler.started"' in line]
+        return int(started[-1]["pid"]) if started else 0
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self._process is not None
@@ -146,6 +152,15 @@ class Server(Client):
         assert self._process.stdout is not None
         self._process.stdout.close()
         return code
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process, which has not ended."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def ended(process: subprocess.Popen[Any], number: int) -> int:

@@ -164,6 +164,7 @@ class Lab(NamedTuple):
 
     def marked(self, name: str, script: str = "", **fields: Any) -> str:
         """A task whose command leaves a line in a file of that name each time that it runs."""
+        (self.marks / name).unlink(missing_ok=True)
         live = [{"type": "DIRECTORY", "path": str(self.marks), "url": str(self.marks)}]
         return self.server.create(sh(f'echo run >>"$1/$2"; {script}', str(self.marks), name), inputs=live, resources=SMALL, **fields)
 
