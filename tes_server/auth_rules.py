@@ -95,15 +95,39 @@ def condition(auth: AuthSettings) -> Iterator[tuple[bool, str]]:
             yield False, f"sign-in by tokens of {known.issuer}: {cause.why}"
 
 
+def owners(auth: AuthSettings) -> tuple[str, ...]:
+    """All owners that there can be; () where nobody can tell: issuers know of others, the users file cannot be read."""
+    if auth.modes != ("basic",):
+        return ()
+    try:
+        return tuple(user.owner for user in users_file.read(pathlib.Path(auth.users_file)).values())
+    except errors.SettingsError:
+        return ()
+
+
 def check_audit(place: str) -> None:
     """Refuse a place for the audit log that is none, or cannot be written."""
     if place in ("", "log", "none"):
         return
     if not os.path.isabs(place):  # noqa: PTH117 - a text of the settings
         raise errors.SettingsError('must be an absolute path, "log" or "none"', "log.audit")
-    writable = os.access(place, os.W_OK) if pathlib.Path(place).exists() else os.access(pathlib.Path(place).parent, os.W_OK)
-    if not writable:
-        raise errors.SettingsError(f"{place} cannot be written", "log.audit")
+    if fault := _unwritable(pathlib.Path(place)):
+        raise errors.SettingsError(f"{place} cannot be written: {fault}", "log.audit")
+
+
+def _unwritable(path: pathlib.Path) -> str:
+    """Why this process cannot append to a file, or make it; or ""."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            return "there is no such directory"
+        return "" if os.access(path.parent, os.W_OK) else "this user may make no file there"
+    except OSError as cause:  # a directory above it may be closed to whoever asks
+        return os.strerror(cause.errno or 0)
+    if path.is_dir():
+        return "it is a directory, name a file in it"
+    return "" if os.access(path, os.W_OK) else "this user may not write to it"
 
 
 def check_files(auth: AuthSettings) -> None:

@@ -39,7 +39,7 @@ def doctor(backend: str | None, **site: Any) -> None:
     scans = doctor_scans.say(settings, backend)
     _say_archive(settings)
     _say_grants(settings)
-    doors = _say_sign_in(settings) & _say_tls(settings)
+    doors = _say_sign_in(settings) & _say_tls(settings) & _say_audit(settings)
     sys.exit(0 if all(works) and scans and stored and doors else 1)
 
 
@@ -55,11 +55,14 @@ def _say_sign_in(settings: Settings) -> bool:
 
 def _say_grants(settings: Settings) -> None:
     """Grants that nothing comes of, and stores of owners who are granted nothing there."""
-    from tes_server import app, grant_rules
+    from tes_server import app, auth_rules, grant_rules
 
     targets = app.targets(settings).values() if settings.auth.modes else ()
     for key, why in grant_rules.idle(settings, targets) if targets else ():
         click.echo(f"no    {key}: {why}")
+    known = auth_rules.owners(settings.auth)
+    for key, why in grant_rules.unknown(settings, known) if known else ():
+        click.echo(f"note  {key}: {why}")
     if site_looks.ungranted(settings):
         click.echo(f"note  {site_looks.ungranted(settings)}")
 
@@ -72,6 +75,21 @@ def _say_tls(settings: Settings) -> bool:
     if found is not None:
         click.echo(f"{'ok' if found[0] else 'no':5} {found[1]}")
     return found is None or found[0]
+
+
+def _say_audit(settings: Settings) -> bool:
+    """Whether the audit log can be written, where that is a file."""
+    from tes_server import audit_rules, auth_rules
+
+    place = audit_rules.place(settings)
+    try:
+        auth_rules.check_audit(place)
+    except errors.SettingsError as cause:
+        click.echo(f"no    audit log: {cause}")
+        return False
+    if place not in ("log", "none"):
+        click.echo(f"ok    audit log {place}: can be written")
+    return True
 
 
 def _say_registries(settings: Settings) -> None:

@@ -37,6 +37,8 @@ def _engines_work(settings: Settings) -> bool:
         click.echo("note  no file roots: tasks cannot name files of this machine (--root DIR, files.roots)")
     for root in site_looks.absent(settings):
         click.echo(f"note  the file root {root} is not a directory")
+    for key, why in site_looks.unreadable(settings):
+        click.echo(f"note  {key}: {why}")
     for key, root in site_looks.exposed(settings):
         click.echo(f"no    tasks may read the file of {key}: it is in the file root {root}")
         works = False

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from tes_server import errors
 from tes_server.plan import grants as rules
-from tes_server.plan import objects, paths
+from tes_server.plan import objects, paths, reach
 from tes_server.plan.grants import ALL, OWNER, Grant
 from tes_server.plan.policy import Target
 from tes_server.settings import Settings
@@ -90,6 +90,15 @@ def idle(settings: Settings, targets: Iterable[Target]) -> Iterator[tuple[str, s
         for index, name in enumerate(grant.secrets):
             if not any(_names(name, secret) for target in there for secret in target.capabilities.secrets):
                 yield f"grants[{number}].secrets[{index}]", f"no backend has a secret {name} for tasks"
+
+
+def unknown(settings: Settings, owners: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Owners whom grants name, and who are none of `owners`, all that there are: the key, and why."""
+    there = tuple(owners)
+    for number, grant in enumerate(settings.grants):
+        for index, pattern in enumerate(grant.owners):
+            if not any(reach.fits(owner, (pattern,)) for owner in there):
+                yield f"grants[{number}].owners[{index}]", f"no user has the owner {pattern}"
 
 
 def _names(name: str, secret: str) -> bool:

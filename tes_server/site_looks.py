@@ -39,6 +39,18 @@ def exposed(settings: Settings) -> Iterator[tuple[str, str]]:
                 break
 
 
+def unreadable(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Secrets of this machine that whoever asks here cannot read: their keys in the settings, and why. Nothing of what they hold."""
+    from tes_server.runner import local_secrets
+
+    for kind, references in (("secrets", settings.local.secrets), ("scan_secrets", settings.local.scan_secrets)):
+        for name, reference in references.items():
+            try:
+                local_secrets.look(reference)
+            except errors.StagingError as cause:
+                yield f"local.{kind}.{name}", cause.public
+
+
 def ungranted(settings: Settings) -> str:
     """What to say where there is sign-in, something of the site's to name, and nobody who may; or ""."""
     there = settings.files.roots or settings.files.live_mounts or settings.storage or settings.local.secrets or settings.kubernetes.secrets

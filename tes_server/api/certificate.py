@@ -37,9 +37,9 @@ class Certificate:
     def read(self) -> ssl.SSLContext:
         """A context of the files as they are now."""
         chain, key = self._bytes(self._certificate, "certificate"), self._bytes(self._key, "key")
+        first = leaf(chain, self._certificate)  # before the key: of two files that were taken for each other it is not the rights that are wrong
         if self._key.stat().st_mode & 0o007:
             raise errors.SettingsError(f"{self._key} can be used by everybody on this machine; chmod o= {self._key}", f"{WHERE}.key")
-        first = leaf(chain, self._certificate)
         now = datetime.datetime.now(datetime.UTC)
         if now > first.not_valid_after_utc:
             raise errors.SettingsError(f"{self._certificate} expired at {first.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", f"{WHERE}.certificate")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http
 import json
+import ssl
 import threading
 import time
 import urllib.parse
@@ -36,6 +37,7 @@ CONNECTIONS = 8
 """Requests under way at a time; enough to hide the latency of a far server, few enough not to be a burden."""
 
 _BUSY = frozenset({429, 502, 503, 504})
+_UNKNOWN = frozenset({18, 19, 20, 21})  # X509_V_ERR_…: self-signed, or by an authority that is not known here
 _PAGE = 256  # TES 1.1, ListTasks: the default, and below the 2048 that it allows
 
 
@@ -163,7 +165,7 @@ class Server:
             except urllib3.exceptions.HTTPError as cause:
                 reason = getattr(cause, "reason", None) or cause
                 problem = _in_words(reason)
-                failure = Unreachable(f"cannot reach {self._address.url}: {problem}; {self._what_to_do()}")
+                failure = Unreachable(f"cannot reach {self._address.url}: {problem}; {self._what_to_do(reason)}")
                 if _is_final(reason) or (not patient and isinstance(reason, urllib3.exceptions.ReadTimeoutError)):
                     raise failure from cause
             else:
@@ -186,7 +188,9 @@ class Server:
                 raise failure
             delay = min(2 * delay, 5.0)
 
-    def _what_to_do(self) -> str:
+    def _what_to_do(self, reason: BaseException) -> str:
+        if isinstance(reason, urllib3.exceptions.SSLError):
+            return "with an authority of your own, set SSL_CERT_FILE to its certificate" if _is_unknown(reason) else "look at --url or TES_URL"
         return "it answered before: see its log" if self._answered else "start it (`tes-server serve`), or set --url or TES_URL"
 
 
@@ -216,6 +220,12 @@ def _object(response: urllib3.BaseHTTPResponse, url: str) -> JsonObject:
 def _is_final(reason: BaseException) -> bool:
     """Certificates and malformed names do not get better."""
     return isinstance(reason, urllib3.exceptions.SSLError | urllib3.exceptions.LocationValueError)
+
+
+def _is_unknown(reason: urllib3.exceptions.SSLError) -> bool:
+    """True if nobody who is trusted here has signed its certificate."""
+    cause = reason.args[0] if reason.args else None
+    return isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _UNKNOWN
 
 
 def _in_words(reason: BaseException) -> str:

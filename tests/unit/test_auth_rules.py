@@ -61,6 +61,16 @@ def test_doctor_says_whether_users_can_sign_in(tmp_path: pathlib.Path, httpserve
 def test_a_place_for_the_audit_log(tmp_path: pathlib.Path) -> None:
     for place in ("", "log", "none", str(tmp_path / "audit.jsonl"), "/dev/null"):
         auth_rules.check_audit(place)
-    for place in ("audit.jsonl", "off", str(tmp_path / "none" / "audit.jsonl")):
+    for place in ("audit.jsonl", "off", str(tmp_path / "none" / "audit.jsonl"), str(tmp_path), str(tmp_path / ("a" * 300))):
         with pytest.raises(errors.SettingsError, match=r"log\.audit"):
             auth_rules.check_audit(place)
+
+
+def test_all_owners_are_known_where_a_file_alone_says_who_they_are(tmp_path: pathlib.Path) -> None:
+    flags: dict[str, Any] = {"auth.modes": ["basic"], "auth.users_file": str(tmp_path / "users")}
+    assert auth_rules.owners(configuration.load(None, {}, flags).auth) == ()
+    users.write(tmp_path / "users", ("alice", Role.USER), ("ada", Role.ADMIN))
+    assert auth_rules.owners(configuration.load(None, {}, flags).auth) == ("alice", "ada")
+    known = {"issuer": "https://issuer", "audience": ["tes"], "default_role": "user", "prefix": "a:"}
+    both = {**flags, "auth.modes": ["basic", "oidc"], "auth.issuers": [known]}
+    assert auth_rules.owners(configuration.load(None, {}, both).auth) == ()

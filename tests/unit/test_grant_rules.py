@@ -136,10 +136,19 @@ def test_a_site_that_nobody_may_use_is_told() -> None:
     assert site_looks.ungranted(configuration.load(None, {}, {"files.roots": ["/data"]})) == ""
 
 
+def test_owners_that_nobody_has_are_told() -> None:
+    site = made({"owners": ["*", "mia"], "read": ["/data"]}, {"owners": ["lab-*", "bob", "miaa"], "read": ["/data"]})
+    told = [("grants[1].owners[1]", "no user has the owner bob"), ("grants[1].owners[2]", "no user has the owner miaa")]
+    assert list(grant_rules.unknown(site, ("mia", "lab-1"))) == told
+
+
 def test_the_doctor_tells(tmp_path: pathlib.Path) -> None:
     users.write(tmp_path / "users", ("alice", Role.USER))
     config = tmp_path / "site.toml"
-    config.write_text(f'[auth]\nmodes = ["basic"]\nusers_file = "{tmp_path}/users"\n[[grants]]\nowners = ["*"]\nread = ["/nowhere"]\n')
+    config.write_text(
+        f'[auth]\nmodes = ["basic"]\nusers_file = "{tmp_path}/users"\n[[grants]]\nowners = ["*", "alise"]\nread = ["/nowhere"]\n'
+        f'[log]\naudit = "{tmp_path}/none/audit.jsonl"\n[local.secrets]\nportal = "{tmp_path}/portal"\n'
+    )
     words: list[str | pathlib.Path] = [
         pathlib.Path(sys.executable).parent / "tes-server",
         "doctor",
@@ -150,5 +159,10 @@ def test_the_doctor_tells(tmp_path: pathlib.Path) -> None:
         "--config",
         config,
     ]
-    said = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    said = done.stdout
     assert "no    grants[0].read[0]: /nowhere is neither" in said
+    assert "note  grants[0].owners[1]: no user has the owner alise" in said
+    assert "note  local.secrets.portal: the file that it leads to does not exist" in said
+    assert f"no    audit log: log.audit: {tmp_path}/none/audit.jsonl cannot be written: there is no such directory" in said
+    assert done.returncode == 1

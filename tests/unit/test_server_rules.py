@@ -103,6 +103,7 @@ def test_a_file_that_is_something_else(site: pathlib.Path) -> None:
     (site / "tls.key").write_bytes((site / "tls.crt").read_bytes())
     refused(site, "server.tls.key", "has no private key in PEM")
     (site / "tls.crt").write_bytes(key)
+    (site / "tls.key").chmod(0o644)  # as certificates are
     refused(site, "server.tls.certificate", "has no certificate in PEM")
 
 

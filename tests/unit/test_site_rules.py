@@ -172,6 +172,17 @@ def test_files_of_the_server_that_tasks_may_read_are_told(tmp_path: pathlib.Path
     assert list(site_looks.exposed(made())) == []
 
 
+def test_secrets_of_this_machine_that_cannot_be_read_are_told(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "portal").write_text("canary")
+    (tmp_path / "binary").write_bytes(b"canary\xff")
+    monkeypatch.delenv("ABSENT", raising=False)
+    kept = {"fine": str(tmp_path / "portal"), "slip": str(tmp_path / "portall"), "binary": str(tmp_path / "binary")}
+    told = dict(site_looks.unreadable(made(**{"local.secrets": kept, "local.scan_secrets": {"variable": "env:ABSENT"}})))
+    assert list(told) == ["local.secrets.slip", "local.secrets.binary", "local.scan_secrets.variable"]
+    assert "does not exist" in told["local.secrets.slip"]
+    assert "canary" not in str(told)
+
+
 def test_bounds_of_tasks_come_from_the_settings() -> None:
     keys = {"max_inputs": 5, "max_executors": 6, "max_tags": 7, "max_content": 8, "max_staged_files": 9, "max_staged_gb": 0.5}
     known = made(**{f"tasks.{key}": value for key, value in keys.items()})

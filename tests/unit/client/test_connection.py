@@ -1,5 +1,8 @@
+import contextlib
 import json
+import pathlib
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 
@@ -10,6 +13,7 @@ from werkzeug import Request, Response
 from tes_server.client import connection
 from tes_server.client.address import Address
 from tes_server.client.connection import Refused, Server, Unreachable
+from tests.tls_files import Authority
 
 
 @pytest.fixture(autouse=True)
@@ -259,3 +263,29 @@ def test_a_server_that_is_away_is_told_once(httpserver: HTTPServer, server: Serv
     assert "answers 503; trying again" in notices[0]
     server.get("t", "FULL")
     assert len(notices) == 2
+
+
+@pytest.mark.parametrize(("name", "trusted", "advice"), [("localhost", False, "set SSL_CERT_FILE"), ("127.0.0.2", True, "look at --url")])
+def test_a_certificate_that_is_not_trusted(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str, trusted: bool, advice: str) -> None:
+    authority = Authority()
+    files = authority.write(tmp_path)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.file(tmp_path)))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)
+    with socket.create_server(("", 0)) as listener:
+
+        def answer() -> None:
+            peer, _ = listener.accept()
+            with peer, contextlib.suppress(OSError), context.wrap_socket(peer, server_side=True) as secure:
+                secure.recv(1)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        server = at(f"https://{name}:{listener.getsockname()[1]}/v1")
+        try:
+            with pytest.raises(Unreachable, match=rf"TLS: .*certificate verify failed.*; .*{advice}"):
+                server.get("t", "FULL")
+        finally:
+            server.close()
+            thread.join()
