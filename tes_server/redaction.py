@@ -19,6 +19,10 @@ MARK = "***"
 NAME = 400
 """Signs before a `=` in which its name is looked for, whatever is percent-encoded in it."""
 
+DEEP = 3
+"""Times that a url is percent-encoded again in which a login is looked for. One that is deeper than its neighbours ends at none of their signs:
+without a bound a text of all depths would take its length times the root of that."""
+
 _NOT_IN_URLS = r'\s"<>`\\'
 """No url has these (RFC 3986, appendix C): in a text one ends there, also in one that is written as JSON."""
 
@@ -40,7 +44,7 @@ _LOGIN = re.compile(
     re.ASCII,
 )
 _NESTED = re.compile(
-    rf"(?P<head>%(?P<depth>(?:25)*)3[aA](?:%(?P=depth)2[fF]){{2}})(?P<login>(?:(?!%(?P=depth)(?:2[fF]|3[fF]|23|40)|[/?#&]){_SIGN})+)(?P<tail>%(?P=depth)40)",
+    rf"(?P<head>%(?P<depth>(?:25){{0,{DEEP}}})3[aA](?:%(?P=depth)2[fF]){{2}})(?P<login>(?:(?!%(?P=depth)(?:2[fF]|3[fF]|23|40)|[/?#&]){_SIGN})+)(?P<tail>%(?P=depth)40)",
     re.ASCII,
 )
 _PAIR = re.compile(

@@ -185,6 +185,15 @@ def test_long_texts_take_no_time() -> None:
         short, long = (min(seconds(unit * times + end) for _ in range(3)) for times in (3_000, 30_000))
         assert long < 60 * max(short, 0.001), unit
 
+    def nested(depths: int) -> str:
+        """Urls in urls, none of which ends where another one does."""
+        return "".join(f"%{'25' * depth}3A%{'25' * depth}2F%{'25' * depth}2Fa" for depth in range(depths)) + "%40"
+
+    deep = nested(180)
+    shallow = "%3A%2F%2Fa" * (len(deep) // 10) + "%40"
+    short, long = (min(seconds(text) for _ in range(3)) for text in (shallow, deep))
+    assert long < 40 * max(short, 0.001)
+
 
 # -- where it is used ------------------------------------------------------------------------------------------------
 
