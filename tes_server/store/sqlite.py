@@ -71,13 +71,14 @@ class SqliteStore:
     def get(self, scope: Scope, task_id: str, view: model.View) -> model.Brief | None:
         """`Store.get`."""
         with self._reading() as connection:
+            # Whose it is comes first: others' tasks must not take longer than those that are not there.
+            row = connection.execute("SELECT id, state, canceling, owner FROM tasks WHERE id = ?", (task_id,)).fetchone()
+            if row is None or (scope.owner is not None and row[3] != self._owner(connection, scope.owner)):
+                return None
             if view == model.View.MINIMAL:
-                row = connection.execute("SELECT id, state, canceling, owner FROM tasks WHERE id = ?", (task_id,)).fetchone()
-                if row is None or (scope.owner is not None and row[3] != self._owner(connection, scope.owner)):
-                    return None
                 return sqlite_rows.brief_of(*row[:3])
             found = sqlite_queue.by_id(connection, (task_id,), parts.BY_VIEW[view])
-        return found[0] if found and scope.owner in (None, found[0].owner) else None
+        return found[0] if found else None
 
     def page(self, query: model.Query) -> model.Page:
         """`Store.page`."""

@@ -142,3 +142,19 @@ def test_a_status_update_leaves_the_spec_alone(tmp_path: pathlib.Path) -> None:
     assert store.save([change]) == set()
     assert log.stat().st_size - before < 50_000
     store.close()
+
+
+@pytest.mark.parametrize("view", model.View)
+def test_a_task_of_somebody_else_is_not_read(tmp_path: pathlib.Path, view: model.View) -> None:
+    """How long the answer takes would tell that it is there."""
+    store = sqlite.SqliteStore(tmp_path / "tes.db")
+    store.insert([a_record("a", owner="bob", task=a_task(description="x" * 1_000_000))]).result()
+    assert store.get(Scope("bob"), "a", view) is not None
+    assert store.get(ALICE, "b", view) is None
+    statements: list[str] = []
+    with store._reading() as connection:
+        connection.set_trace_callback(statements.append)
+    assert store.get(ALICE, "a", view) is None
+    assert statements
+    assert not any("t.id" in each for each in statements), statements
+    store.close()
