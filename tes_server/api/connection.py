@@ -120,6 +120,16 @@ class Connection(httptools_impl.HttpToolsProtocol):
             elif self._stage is Stage.BODY and self._raw > 2 * self._bounds.head_size:
                 self._refusal = 400, "chunk extensions or trailers are too large"
                 self._refuse()
+            elif self._raw < 0:
+                self._raw = 0  # a long body pays for its own framing, not for a trailer as long
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's says nothing, which closes
+        """The client says no more; an answer that is awaited it still takes (RFC 9112, 9.6). TLS has no such state: there it is the end."""
+        if self._stage is not Stage.ANSWER or self._held or not self.transport.can_write_eof():
+            return False
+        self._deaf = True
+        self.cycle.keep_alive = False
+        return True
 
     def resume_writing(self) -> None:
         """The client has fetched a part of its answer."""

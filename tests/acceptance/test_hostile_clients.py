@@ -166,6 +166,7 @@ def _processor(pid: int) -> float:
 
 
 MEGABYTE = b"a" * 1_000_000
+TASK = b'{"executors": [{"image": "a", "command": ["b"]}]}'
 
 
 @pytest.mark.parametrize(
@@ -182,6 +183,7 @@ MEGABYTE = b"a" * 1_000_000
         ([CREATE, b"Transfer-Encoding: chunked\r\n\r\n", *[b"f4240\r\n", MEGABYTE, b"\r\n"] * 20], 413),
         ([CREATE, b"Transfer-Encoding: chunked\r\n\r\n1;", *[MEGABYTE] * 5], 400),
         ([CREATE, b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ", *[MEGABYTE] * 5], 400),
+        ([CREATE, b"Transfer-Encoding: chunked\r\n\r\n186a0\r\n", TASK.ljust(100_000), b"\r\n0\r\nX: ", *[b"a" * 100_000] * 5], 400),
         ([CREATE, b"Content-Encoding: gzip\r\nContent-Length: 4\r\n", CLOSE, b"\x1f\x8b\x08\0"], 400),
     ],
 )

@@ -89,3 +89,13 @@ def test_head_has_the_length_and_no_body(address: tuple[str, int]) -> None:
 )
 def test_requests_that_no_library_sends(address: tuple[str, int], request_: bytes, status: bytes) -> None:
     assert raw(address, request_).split(b" ", 2)[1] == status
+
+
+def test_a_client_that_says_no_more_has_its_answer(address: tuple[str, int]) -> None:
+    """A shutdown of its half of the connection is no end of its request (RFC 9112, 9.6)."""
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(b"POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(TASK), TASK))
+        client.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer
