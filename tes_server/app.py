@@ -15,7 +15,7 @@ import socket
 import msgspec
 
 import tes_server
-from tes_server import audit_rules, auth_rules, errors, machine, platforms, scan_checks, scan_rules, server_rules, site_rules
+from tes_server import audit_rules, auth_rules, errors, machine, platforms, scan_checks, scan_rules, server_rules, site_rules, structs
 from tes_server.backends.base import Backend
 from tes_server.backends.local import place
 from tes_server.control import retention
@@ -135,6 +135,7 @@ def targets(settings: Settings) -> dict[str, Target]:
 
 def service(settings: Settings, kept: Store) -> Service:
     """The API's door."""
+    structs.settle()
     rules = [msgspec.convert(rule, route.Rule, from_attributes=True) for rule in settings.routes]
     return Service(
         kept, targets(settings), rules, about(settings), settings.server.compat, clock, limits(settings, kept), audit(settings), settings.limits.running

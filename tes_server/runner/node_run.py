@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tes_server import errors, telemetry
+from tes_server import errors, structs, telemetry
 from tes_server.filer import spool, spool_place, wording
 from tes_server.filer.spool import Spool
 from tes_server.model import run as names
@@ -119,6 +119,7 @@ def run(environment: Mapping[str, str], stop: threading.Event) -> int:
         finally:
             stop.set()
 
+    structs.settle()
     # Not in the main thread: that one must be free to hear signals, and calls into libraries can hold it for long.
     worker = threading.Thread(target=work, name="attempt", daemon=True)
     worker.start()

@@ -249,6 +249,21 @@ class TestSubmit:
         del secrets[f"{NAME}-1"]
         assert backend.submit([backend.render(long)]) == {NAME: HANDLE}, "cut off between the two, the second submit makes what is missing"
         assert len(secrets) == 2
+        assert backend.find([NAME]) == {NAME: HANDLE}
+        assert names.STOPPED not in cluster.objects["jobs"][NAME]["metadata"]["annotations"]
+
+    def test_a_job_that_is_found_without_its_plan_is_stopped(self, cluster: FakeCluster, make: Make) -> None:
+        """Whoever submitted it was killed in between: its pod would wait for ever."""
+        backend = make()
+        assert backend.submit([backend.render(plan(argument="y" * 1_500_000))]) == {NAME: HANDLE}
+        del cluster.objects["secrets"][f"{NAME}-1"]
+        assert make().find([NAME]) == {NAME: HANDLE}
+        assert sorted(cluster.objects["secrets"]) == [f"{NAME}-0"], "it was a trial"
+        cluster.set("jobs", {**cluster.objects["jobs"][NAME], "status": {"conditions": [FAILED]}})
+        cluster.until(lambda: look(backend).phase is Phase.ENDED)
+        seen = look(backend)
+        assert (seen.reason, seen.transient) == (Reason.BACKEND, True)
+        assert "who submitted it ended in between" in seen.message
 
     def test_a_job_whose_plan_cannot_be_kept_is_stopped(self, cluster: FakeCluster, make: Make) -> None:
         backend = make()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from tes_server import errors, telemetry
+from tes_server import errors, structs, telemetry
 from tes_server.backends.aws_batch import names, objects, render
 from tes_server.backends.aws_batch.board import Board
 from tes_server.backends.aws_batch.calls import LONGEST, Calls
@@ -102,6 +102,7 @@ class AwsBatchBackend:
 
     def resume(self) -> None:
         """Begin to read events."""
+        structs.settle()
         if self._events is not None:
             self._events.start()
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from tes_server import errors
+from tes_server import errors, structs
 from tes_server.backends.azure_batch import definition, names, render
 from tes_server.backends.azure_batch.attempts import Attempts, attempt
 from tes_server.backends.azure_batch.board import Board
@@ -96,6 +96,7 @@ class AzureBatchBackend:
 
     def resume(self) -> None:
         """Begin to look."""
+        structs.settle()
         self._looks.start()
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tes_server import errors, telemetry
+from tes_server import errors, structs, telemetry
 from tes_server.backends.base import Job
 from tes_server.backends.kubernetes import calls, names, render, tails
 from tes_server.backends.kubernetes.board import Board
@@ -26,7 +26,7 @@ from tes_server.backends.kubernetes.objects import EventObject, JobObject, Metad
 from tes_server.backends.kubernetes.program import Keeper
 from tes_server.backends.kubernetes.seen import Bounds, Look, Seen, Stop
 from tes_server.backends.kubernetes.site import Site
-from tes_server.backends.kubernetes.submit import Submission, stopped
+from tes_server.backends.kubernetes.submit import Submission, lacks_order, stopped, unkept
 from tes_server.backends.kubernetes.watch import Watch
 from tes_server.filer import spool
 from tes_server.filer.spool import Spool
@@ -102,6 +102,7 @@ class KubernetesBackend:
 
     def resume(self) -> None:
         """Begin to watch. Returns at once; until all is listed there is no news of anything."""
+        structs.settle()
         for watch in (self._job_watch, self._pod_watch, self._event_watch):
             watch.start()
 
@@ -146,7 +147,7 @@ class KubernetesBackend:
     def find(self, names: Collection[str]) -> Mapping[str, Handle]:
         """Asked for one by one, never from the board: whoever asks does so because something was lost."""
         asked = list(names)
-        return {name: Handle(self.name, name) for name, job in zip(asked, self._each(self._ask, asked), strict=True) if job is not None}
+        return {name: Handle(self.name, name) for name, job in zip(asked, self._each(self._found, asked), strict=True) if job is not None}
 
     def observe(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
         """From the board; a call only for what it does not know, for a long report, and to end what has waited too long."""
@@ -275,6 +276,13 @@ class KubernetesBackend:
         if answer.status != 200:
             calls.refuse(answer, f"Job {name} cannot be read")
         return calls.decoded(answer, JobObject)
+
+    def _found(self, name: str) -> JobObject | None:
+        """As `_ask`; a Job whose submission was cut off before its order was kept is stopped."""
+        job = self._ask(name)
+        if job is not None and lacks_order(self._calls, self._secrets, job):
+            self._stop(name, unkept("who submitted it ended in between"))
+        return job
 
     def _stop(self, name: str, stop: Stop) -> None:
         seen = self._board.seen(name)

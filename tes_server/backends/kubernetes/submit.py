@@ -100,9 +100,23 @@ class Submission:
                 answer = None
             if answer is None or not (answer.status == 201 or (answer.status == 409 and answer.reason == "AlreadyExists")):
                 why = answer.words if answer else "the cluster does not answer"
-                stop = Stop(reason=Reason.BACKEND, code=Code.ENGINE_ERROR, message=f"the task's plan could not be kept as a Secret: {why}", transient=True)
-                self._calls.patch(f"{self._jobs}/{job.metadata.name}", stopped(stop))
+                self._calls.patch(f"{self._jobs}/{job.metadata.name}", stopped(unkept(why)))
                 return
+
+
+def lacks_order(server: Calls, secrets: str, job: JobObject) -> bool:
+    """True if a Secret of its order was never made: its submission was cut off. We may not read Secrets, but a trial of its create tells."""
+    notes = job.metadata.annotations
+    if job.finished or names.STOPPED in notes:
+        return False
+    wanted = [names.secret(job.metadata.name, number) for number in range(names.count(notes.get(names.SECRETS, "")))]
+    trials = (server.post(secrets, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}}, dryRun="All") for name in wanted)
+    return any(answer.status == 201 for answer in trials)
+
+
+def unkept(why: str) -> Stop:
+    """The end of a Job that would wait for its order for ever; another attempt follows."""
+    return Stop(reason=Reason.BACKEND, code=Code.ENGINE_ERROR, message=f"the task's plan could not be kept as a Secret: {why}", transient=True)
 
 
 def judge(answer: Answer) -> Refusal | Later:

@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from tes_server import errors, telemetry
+from tes_server import errors, structs, telemetry
 from tes_server.backends.base import Job
 from tes_server.backends.local import place, render
 from tes_server.model.run import Handle, Later, Observation, Phase, Reason, Refusal, Report, Room, Tails
@@ -71,6 +71,7 @@ class LocalBackend:
 
     def resume(self) -> None:
         """Go on with every attempt whose directory is there, and empty the trash. Call once, before the first submit."""
+        structs.settle()
         for directory in sorted(self._attempts.iterdir()):
             attempt = Attempt(directory)
             plan = attempt.plan()
