@@ -103,7 +103,7 @@ class TestGate:
             assert (refused.report.reason, refused.report.code, refused.report.executors) == (Reason.REJECTED, "SCAN_REFUSED", ())
             assert "CVE-0" in str(refused.report.notices)
             assert (failed.reason, failed.code, failed.transient) == (Reason.BACKEND, "SCAN_FAILED", True)
-            assert "trivy ended with exit code 1: no database; " in failed.message
+            assert "the scanner ended with exit code 1: no database" in failed.message
             assert (killed.reason, killed.code) == (Reason.BACKEND, "SCAN_FAILED")
             assert "memory" in killed.message
             assert allowed.report is not None

@@ -152,7 +152,7 @@ def test_what_cannot_be_told_is_2(say: Say, world: ScanWorld, registry: image_re
     assert f"tes-server: {registry.host}/none:1: the registry does not have it" in why
     assert why.count(f"{registry.host}/none:1") == len(why.splitlines()), "once in a line"
     name = pushed(registry, "waits")
-    code, text, why = say(name, "--timeout", "0.1")
+    code, text, why = say(name, "--timeout", "2")
     assert (code, text) == (2, "")
     (scan,) = world.scans()
     assert f"tes-server: {name}: no verdict yet: the scan {scan.id} is QUEUED on local" in why
