@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from tes_server import metrics_files
 
 BIN = pathlib.Path(sys.executable).parent
 PATIENCE = 300.0
@@ -182,3 +185,5 @@ def served(data: pathlib.Path, *arguments: str, environment: Mapping[str, str] |
     finally:
         if server._process is not None and server._process.poll() is None:
             server.stop()
+        # What a killed server shared in memory goes with its next start: here there is none.
+        shutil.rmtree(metrics_files.directory(data), ignore_errors=True)
