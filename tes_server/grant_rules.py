@@ -9,13 +9,14 @@ import re
 import urllib.parse
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from tes_server import errors
 from tes_server.plan import grants as rules
 from tes_server.plan import objects, paths, reach
 from tes_server.plan.grants import ALL, OWNER, Grant
 from tes_server.plan.policy import Target
 from tes_server.settings import Settings
-from tes_server.settings_grants import GrantSettings
 
 SCHEMES = ("s3", "az", "gs")
 
@@ -70,11 +71,7 @@ def _check_marks(text: str, where: str) -> None:
 
 def grants(settings: Settings) -> tuple[Grant, ...] | None:
     """What is granted; None without sign-in: everybody may use everything."""
-    return tuple(_grant(grant) for grant in settings.grants) if settings.auth.modes else None
-
-
-def _grant(grant: GrantSettings) -> Grant:
-    return Grant(owners=grant.owners, read=grant.read, write=grant.write, secrets=grant.secrets)
+    return tuple(msgspec.convert(grant, Grant, from_attributes=True) for grant in settings.grants) if settings.auth.modes else None
 
 
 def idle(settings: Settings, targets: Iterable[Target]) -> Iterator[tuple[str, str]]:

@@ -63,7 +63,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
 
         It is bound by its path. A task with a live mount above it could replace it by a link at that moment, to anywhere on the machine.
         """
-        above = [max((place for place in places if paths.below(source, place)), key=_shortest, default="") for places in (self.outward.directories, roots)]
+        above = [min((place for place in places if paths.below(source, place)), key=len, default="") for places in (self.outward.directories, roots)]
         base = max(above, key=len)
         if paths.parent(source) != base:
             raise Invalid(f"{paths.shorten(source)} may not be mounted live: only what lies directly in {base} may", pointer)
@@ -71,10 +71,6 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
     def known(self, secrets: Collection[str]) -> tuple[str, ...]:
         """Those of the secrets that there are which the owner may name."""
         return tuple(name for name in secrets if self.all_secrets or name in self.secrets)
-
-
-def _shortest(path: str) -> int:
-    return -len(path)
 
 
 def _is_of_net(url: str, sites: Sites, direction: Direction, mine: Reach) -> bool:

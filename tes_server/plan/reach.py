@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 import msgspec
 
 from tes_server.model import principal
-from tes_server.plan import objects
+from tes_server.plan import objects, paths
 
 
 class Reach(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -36,7 +36,7 @@ class Reach(msgspec.Struct, frozen=True, omit_defaults=True):
         """
         if url.startswith("file://"):
             path = urllib.parse.unquote(url.removeprefix("file://")).rstrip("/") or "/"
-            return self.covers_path(path.rpartition("/")[0] or "/" if parent else path)
+            return self.covers_path(paths.parent(path) if parent else path)
         try:
             place = objects.place_of(url)
         except objects.Malformed:
@@ -47,7 +47,7 @@ class Reach(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def covers_path(self, path: str) -> bool:
         """The same for a normalised absolute path."""
-        return any(path == directory or directory == "/" or path.startswith(directory + "/") for directory in self.directories)
+        return any(paths.below(path, directory) for directory in self.directories)
 
     def covers_place(self, place: objects.Place) -> bool:
         """The same for an object, or what is below it."""
@@ -58,9 +58,9 @@ class Reach(msgspec.Struct, frozen=True, omit_defaults=True):
     def within(self, root: str, real: str) -> Iterator[str]:
         """What may be used of a root that really is at `real`. Below it prefixes are taken by name: who may write there must not move them by a link."""
         for directory in self.directories:
-            if root == directory or directory == "/" or root.startswith(directory + "/"):
+            if paths.below(root, directory):
                 yield real
-            elif root == "/" or directory.startswith(root + "/"):
+            elif paths.below(directory, root):
                 yield posixpath.join(real, directory.removeprefix(root).lstrip("/"))
 
 
