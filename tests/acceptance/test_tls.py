@@ -187,7 +187,8 @@ def test_who_is_no_proxy_of_ours_writes_no_address_into_the_audit_log(address: A
     assert "192.0.2.66" not in (site / "audit.jsonl").read_text()
 
 
-def test_the_doctor_tells_how_long_the_certificate_holds(site: pathlib.Path) -> None:
+def test_the_doctor_tells_how_long_the_certificate_holds(site: pathlib.Path, authority: Authority) -> None:
+    authority.write(site, datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=30))
     words: list[str | pathlib.Path] = [BIN / "tes-server", "doctor", "--config", str(site / "settings.toml"), "--data", str(site / "other")]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert [line for line in done.stdout.splitlines() if line.startswith("ok    TLS 1.2 or newer with ") and "good until 20" in line], done
