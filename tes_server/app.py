@@ -19,7 +19,6 @@ from tes_server import audit_rules, auth_rules, errors, machine, platforms, scan
 from tes_server.backends.base import Backend
 from tes_server.backends.local import place
 from tes_server.control import retention
-from tes_server.control.audit import Audit
 from tes_server.control.decide import Rules
 from tes_server.control.desk import Desk
 from tes_server.control.limits import Bounds, Limits
@@ -138,7 +137,15 @@ def service(settings: Settings, kept: Store) -> Service:
     structs.settle()
     rules = [msgspec.convert(rule, route.Rule, from_attributes=True) for rule in settings.routes]
     return Service(
-        kept, targets(settings), rules, about(settings), settings.server.compat, clock, limits(settings, kept), audit(settings), settings.limits.running
+        kept,
+        targets(settings),
+        rules,
+        about(settings),
+        settings.server.compat,
+        clock,
+        limits(settings, kept),
+        audit_rules.of_server(settings, clock),
+        settings.limits.running,
     )
 
 
@@ -148,11 +155,6 @@ def limits(settings: Settings, kept: Store) -> Limits | None:
     if bounds == Bounds():
         return None
     return Limits(kept, msgspec.structs.replace(bounds, default_cores=settings.tasks.default_cpus))
-
-
-def audit(settings: Settings) -> Audit | None:
-    """Where it is written who did what; None = nowhere."""
-    return audit_rules.of_server(settings, clock)
 
 
 def about(settings: Settings) -> About:

@@ -66,8 +66,8 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
 
     app.check(settings)
     auth_rules.check_files(settings.auth)
-    secure = server_rules.condition(settings.server, app.clock())
-    server_rules.certificate(settings.server)  # raises what that tells
+    certificate = server_rules.certificate(settings.server)
+    secure = server_rules.told(settings.server, certificate, app.clock()) if certificate else ""
     auth_rules.check_audit(settings.log.audit)
     telemetry.set_up_logging(settings.log.level)
     held = None
@@ -80,8 +80,8 @@ def serve(host: str | None, port: int | None, workers: int | None, api_only: boo
         click.echo(f"tes-server {tes_server.__version__} listens on http{'s' if secure else ''}://{where}:{port} ({ways}, data in {data}{shared})")
         if settings.auth.allow_open and not settings.auth.modes:
             click.echo("WARNING: there is no sign-in: everybody who reaches this port can run programs here", err=True)
-        if secure and secure[1].endswith("renew it"):
-            click.echo(f"WARNING: {secure[1]}", err=True)
+        if secure.endswith("renew it"):
+            click.echo(f"WARNING: {secure}", err=True)
         for root in site_looks.absent(settings):
             click.echo(f"WARNING: the file root {root} (--root, files.roots) is not a directory", err=True)
         for key, root in site_looks.exposed(settings):

@@ -19,7 +19,7 @@ from tes_server.settings import Settings
 @cli_options.site
 @click.option("--backend", help=f"Look only at one place for tasks: {', '.join(doctor_places.PLACES)}.")
 def doctor(backend: str | None, **site: Any) -> None:
-    """Say what works on this machine, what does not, and what to do about it. Exit code 1 unless each place for tasks works."""
+    """Say what works on this machine, what does not, and what to do about it. Exit code 1 unless tasks can run: places, store, scans, sign-in."""
     from tes_server import app, machine
 
     settings = cli_options.settings(site)

@@ -189,7 +189,7 @@ def reconcile(settings: Settings) -> None:
 
     signals.hear(loop.stop, *signals.ASKED)
     _collect_rarely()
-    told = app.audit(settings)
+    told = audit_rules.of_server(settings, app.clock)
     if told is not None:
         told.took_effect("scan.settings", **audit_rules.scans(settings))
     telemetry.log(logger, logging.INFO, "reconciler.started", pid=os.getpid())

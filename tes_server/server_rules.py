@@ -55,13 +55,16 @@ def condition(server: ServerSettings, now: datetime.datetime) -> tuple[bool, str
     """Whether TLS works and until when, in words; None for plain HTTP."""
     try:
         found = certificate(server)
-        if found is None:
-            return None
-        until = found.until()
+        return None if found is None else (True, told(server, found, now))
     except errors.SettingsError as cause:
         return False, f"TLS: {cause}"
+
+
+def told(server: ServerSettings, found: Certificate, now: datetime.datetime) -> str:
+    """What a certificate is good for, in words. Raises SettingsError where its file cannot be read any more."""
+    until = found.until()
     soon = f"; that is in {max(0, (until - now).days)} days: renew it" if until - now < SOON else ""
-    return True, f"TLS {server.tls.minimum} or newer with {server.tls.certificate}, good until {until:%Y-%m-%d}{soon}"
+    return f"TLS {server.tls.minimum} or newer with {server.tls.certificate}, good until {until:%Y-%m-%d}{soon}"
 
 
 def bounds(server: ServerSettings) -> Bounds:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tes_server import app, configuration, errors
+from tes_server import app, audit_rules, configuration, errors
 from tes_server.model.principal import Principal
 from tes_server.model.task import Executor, Task
 from tes_server.store.sqlite import SqliteStore
@@ -83,4 +83,4 @@ def test_limits_and_the_audit_log_are_off_by_default_and_follow_the_settings(tmp
     [({}, False), ({"log.audit": "log"}, True), ({"auth.modes": ["basic"]}, True), ({"auth.modes": ["basic"], "log.audit": "none"}, False)],
 )
 def test_sign_in_brings_the_audit_log_with_it(flags: dict[str, object], is_there: bool) -> None:
-    assert (app.audit(configuration.load(None, {}, flags)) is not None) is is_there
+    assert (audit_rules.of_server(configuration.load(None, {}, flags), app.clock) is not None) is is_there
