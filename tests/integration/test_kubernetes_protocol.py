@@ -374,6 +374,32 @@ class TestLife:
         assert report is not None
         assert report.executors == cut.executors
 
+    def test_a_pod_that_came_and_ended_in_a_gap_of_its_watch_is_asked_for(self, cluster: FakeCluster, make: Make) -> None:
+        """The watch of Jobs was quicker to come back."""
+        backend = make()
+        backend.submit([backend.render(plan())])
+        cluster.until(lambda: backend._board.seen(NAME))
+        cluster.fail("GET", "pods", 503, watches=True, times=10_000)
+        cluster.cut()
+        cluster.set("pods", pod_json("Succeeded", ended(), [ended()], told(GOOD)))
+        cluster.set("jobs", {**cluster.objects["jobs"][NAME], "status": {"conditions": [COMPLETE]}})
+        cluster.until(lambda: (seen := backend._board.seen(NAME)) and seen.job and seen.job.finished)
+        cluster.fail("GET", "pods", 500, watches=False)
+        assert look(backend).phase is Phase.UNKNOWN, "no news while nobody answers"
+        report = look(backend).report
+        assert report is not None
+        assert report.executors == GOOD.executors
+
+    def test_a_pod_that_still_runs_is_not_told_to_be_stopped(self, cluster: FakeCluster, make: Make) -> None:
+        """Its watch has not shown it yet, that of Jobs has shown the stop."""
+        backend = make(queue="q")
+        cluster.fail("GET", "pods", 503, watches=True, times=10_000)
+        cluster.cut()
+        backend.submit([backend.render(plan())])
+        cluster.set("pods", pod_json("Running", ended(), [running()], running()))
+        backend.cancel([HANDLE])
+        assert look(backend).phase is Phase.RUNNING
+
     def test_live_output_is_the_last_that_stage_out_told(self, cluster: FakeCluster, make: Make) -> None:
         cluster.set("jobs", job_json())
         cluster.set("pods", pod_json("Running", ended(), [ended(), running()], running()))

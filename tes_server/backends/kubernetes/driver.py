@@ -1,7 +1,7 @@
 """The Kubernetes backend: attempts are Jobs, looked at through one watch of all of them.
 
-It must never conclude from silence: what the board does not hold, or holds no more, is asked for by name before it is told to be gone, and while
-the watches are not fresh there is no news of anything.
+It must never conclude from silence: what the board does not hold, or holds no more, is asked for by name before it is told to be gone, the pod of a
+Job that is over as well: the watch of pods may be behind that of Jobs. While the watches are not fresh there is no news of anything.
 """
 
 from __future__ import annotations
@@ -158,7 +158,11 @@ class KubernetesBackend:
         looks = [classify(seen, now, self._bounds) if seen else None for seen in known]
         # Few of them need a word with the cluster: these go side by side.
         released = [handle.name in self._released for handle in handles]
-        rest = [place for place, look in enumerate(looks) if not released[place] and (look is None or look.stop or self._lacks_report(look))]
+        rest = [
+            place
+            for place, (seen, look) in enumerate(zip(known, looks, strict=True))
+            if not released[place] and (seen is None or look is None or look.stop or _lacks_pod(seen) or self._lacks_report(look))
+        ]
         for place, look in zip(rest, self._each(lambda place: self._look(handles[place].name, now), rest), strict=True):
             looks[place] = look
         return {handle: look.observation for handle, look in zip(handles, looks, strict=True) if look is not None}
@@ -225,6 +229,9 @@ class KubernetesBackend:
                 if job is not None:
                     self._board.put_job(job)
                 seen = self._board.seen(name) or Seen(job=job)
+            if _lacks_pod(seen):
+                self._pod_watch.ask(f"{names.JOB_NAME}={name}")
+                seen = self._board.seen(name) or seen
             look = classify(seen, now, self._bounds)
             if look.stop is not None:
                 self._stop(name, look.stop)
@@ -334,6 +341,11 @@ class KubernetesBackend:
     def _warned(self, events: Iterable[EventObject]) -> None:
         for event in events:
             self._board.put_event(event)
+
+
+def _lacks_pod(seen: Seen) -> bool:
+    """Its Job is over, or was stopped, and no pod of it was ever shown: what there is of it must be asked for."""
+    return seen.pod is None and seen.job is not None and bool(seen.job.finished or (seen.stop and seen.job.spec.suspend))
 
 
 def _attempt(name: str) -> spool.Attempt:

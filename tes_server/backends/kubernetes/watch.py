@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
@@ -118,6 +118,16 @@ class Watch(Generic[Kind]):
         """Wait for the first whole list; True if it is there."""
         return self._listed.wait(seconds)
 
+    def ask(self, selector: str) -> None:
+        """Ask now for what `selector`, of labels, selects as well: `put` is told of it before the watch shows it. Unavailable if that cannot be had."""
+        query = {**self._query, "labelSelector": ",".join(filter(None, (self._query.get("labelSelector"), selector)))}
+        try:
+            found, _ = self._all(query)
+        except Expired as cause:
+            raise errors.Unavailable(f"{self._path} cannot be listed") from cause
+        for each in found:
+            self._put(each)
+
     @property
     def fresh(self) -> bool:
         """True if what was told can be relied upon: all was listed, and the server was heard of within the last minute."""
@@ -149,8 +159,16 @@ class Watch(Generic[Kind]):
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _list(self) -> None:
+        found, version = self._all(self._query)
+        self._replace(found)
+        self._version = version
+        self._heard = time.monotonic()
+        self._listed.set()
+
+    def _all(self, query: Mapping[str, str]) -> tuple[list[Kind], str]:
+        """All that `query` selects, and the version of that list. Raises Expired and Unavailable."""
         found: list[Kind] = []
-        query = {**self._query, "limit": str(PAGE)}
+        query = {**query, "limit": str(PAGE)}
         while True:
             answer = self._calls.get(self._path, **query)
             if answer.status == 410:  # the list took so long that its version is gone
@@ -160,12 +178,8 @@ class Watch(Generic[Kind]):
             page = calls.decoded(answer, _Page)
             found += (each for item in page.items or () if (each := self._read(item)) is not None)
             if not page.metadata.continue_:
-                break
+                return found, page.metadata.resource_version
             query["continue"] = page.metadata.continue_
-        self._replace(found)
-        self._version = page.metadata.resource_version
-        self._heard = time.monotonic()
-        self._listed.set()
 
     def _follow(self) -> bool:
         """One watch, to its end; True if anything was heard. Raises Expired and Unavailable."""
