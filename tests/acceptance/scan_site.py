@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import pathlib
@@ -31,14 +32,15 @@ class Images:
         self._client = client
         self._made: list[str] = []
 
-    def scanner(self) -> str:
-        """The id of an image with the stand-in."""
-        with io.BytesIO() as data:
-            with tarfile.open(fileobj=data, mode="w") as archive:
-                info = archive.gettarinfo(SCRIPT, "trivy")
+    def scanner(self, program: pathlib.Path = SCRIPT) -> str:
+        """The id of an image with the stand-in, or with a Trivy."""
+        with tempfile.TemporaryFile() as data:
+            with tarfile.open(fileobj=data, mode="w") as archive, program.open("rb") as content:
+                info = archive.gettarinfo(arcname="trivy", fileobj=content)
                 info.mode, info.uid, info.gid = 0o755, 0, 0
-                archive.addfile(info, io.BytesIO(SCRIPT.read_bytes()))
-            return self._commit(BASE, "scanner", data.getvalue(), "/usr/local/bin")
+                archive.addfile(info, content)
+            data.seek(0)
+            return self._commit(BASE, "scanner", data, "/usr/local/bin")
 
     def pushed_scanner(self) -> str:
         """The same in the registry, for who has no Docker engine: its name by digest. Layers as they are: packing so many bytes takes half a minute."""
@@ -50,37 +52,49 @@ class Images:
                 [found] = json.loads(_content(archive, "manifest.json").read())
                 config = _content(archive, found["Config"]).read()
                 layers = [
-                    self._blob(registry, "application/vnd.oci.image.layer.v1.tar", digest, archive.getmember(name).size, _content(archive, name))
+                    self._blob(registry, "scanner", "application/vnd.oci.image.layer.v1.tar", digest, archive.getmember(name).size, _content(archive, name))
                     for name, digest in zip(found["Layers"], json.loads(config)["rootfs"]["diff_ids"], strict=True)
                 ]
-            kind = "application/vnd.oci.image.manifest.v1+json"
-            whole = self._blob(registry, "application/vnd.oci.image.config.v1+json", made, len(config), io.BytesIO(config))
-            manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": whole, "layers": layers})
-            answer = registry.request("PUT", f"http://{self.host}/v2/scanner/manifests/1", body=manifest, headers={"Content-Type": kind})
-            assert answer.status == 201, answer.data
-            return f"{self.host}/scanner@{answer.headers['Docker-Content-Digest']}"
+            whole = self._blob(registry, "scanner", "application/vnd.oci.image.config.v1+json", made, len(config), io.BytesIO(config))
+            return self._manifest(registry, "scanner", "1", whole, layers)
 
-    def _blob(self, registry: urllib3.PoolManager, kind: str, digest: str, size: int, content: IO[bytes]) -> dict[str, Any]:
-        begun = registry.request("POST", f"http://{self.host}/v2/scanner/blobs/uploads/")
+    def artifact(self, name: str, tag: str, config: str, layer: str, content: bytes, title: str) -> str:
+        """What is no image, as one layer: its name by digest. `config` and `layer` are media types."""
+        with urllib3.PoolManager() as registry:
+            blobs = [
+                self._blob(registry, name, kind, f"sha256:{hashlib.sha256(data).hexdigest()}", len(data), io.BytesIO(data))
+                for kind, data in ((config, b"{}"), (layer, content))
+            ]
+            return self._manifest(registry, name, tag, blobs[0], [blobs[1] | {"annotations": {"org.opencontainers.image.title": title}}])
+
+    def _manifest(self, registry: urllib3.PoolManager, name: str, tag: str, config: dict[str, Any], layers: list[dict[str, Any]]) -> str:
+        kind = "application/vnd.oci.image.manifest.v1+json"
+        manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers})
+        answer = registry.request("PUT", f"http://{self.host}/v2/{name}/manifests/{tag}", body=manifest, headers={"Content-Type": kind})
+        assert answer.status == 201, answer.data
+        return f"{self.host}/{name}@{answer.headers['Docker-Content-Digest']}"
+
+    def _blob(self, registry: urllib3.PoolManager, name: str, kind: str, digest: str, size: int, content: IO[bytes]) -> dict[str, Any]:
+        begun = registry.request("POST", f"http://{self.host}/v2/{name}/blobs/uploads/")
         where = f"{begun.headers['Location']}&digest={digest}"
         answer = registry.request("PUT", where, body=content, headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"})
         assert answer.status == 201, answer.data
         return {"mediaType": kind, "digest": digest, "size": size}
 
-    def push(self, name: str, says: str = "", tag: str = "1", content: str = "") -> str:
-        """An image that runs, in which the scanner finds what `says` says; its digest. `content` is in its file /is."""
+    def push(self, name: str, says: str = "", tag: str = "1", content: str = "", base: str = "tes-test/busybox", **files: str) -> str:
+        """An image that runs, in which the stand-in finds what `says` says; its digest. `content` is in its file /is, `files` beside it."""
         with io.BytesIO() as data:
             with tarfile.open(fileobj=data, mode="w") as archive:
-                text = (content or uuid.uuid4().hex).encode()
-                info = tarfile.TarInfo("is")
-                info.size, info.mode = len(text), 0o644
-                archive.addfile(info, io.BytesIO(text))
-            self._commit("tes-test/busybox", name, data.getvalue(), "/", tag, [f'LABEL {LABEL}="{says}"'] if says else [])
+                for path, text in {"is": content or uuid.uuid4().hex, **files}.items():
+                    info = tarfile.TarInfo(path)
+                    info.size, info.mode = len(text.encode()), 0o644
+                    archive.addfile(info, io.BytesIO(text.encode()))
+            self._commit(base, name, data.getvalue(), "/", tag, [f'LABEL {LABEL}="{says}"'] if says else [])
         told = [json.loads(line) for line in self._client.push(f"{self.host}/{name}", tag).splitlines()]
         assert not [line for line in told if "error" in line], told
         return str(next(line["aux"]["Digest"] for line in told if "aux" in line))
 
-    def _commit(self, base: str, name: str, archive: bytes, where: str, tag: str = "1", changes: list[str] | None = None) -> str:
+    def _commit(self, base: str, name: str, archive: bytes | IO[bytes], where: str, tag: str = "1", changes: list[str] | None = None) -> str:
         container = self._client.create_container(base, ["/bin/true"])["Id"]
         try:
             assert self._client.put_archive(container, where, archive)
@@ -108,10 +122,10 @@ def images(client: Any, directory: pathlib.Path) -> Iterator[Images]:
 
 
 @contextlib.contextmanager
-def server(directory: pathlib.Path, registry: str, scanner: str, mode: str, **settings: Any) -> Iterator[Server]:
-    """`serve`, with tasks in Docker and scans as `mode` says. `settings`: further ones of `[scan]`."""
+def server(directory: pathlib.Path, registry: str, scanner: str, mode: str, local: str = "", **settings: Any) -> Iterator[Server]:
+    """`serve`, with tasks in Docker and scans as `mode` says. `settings`: further ones of `[scan]`, `local`: of `[local]`."""
     directory.mkdir()
-    write(directory / "settings.toml", scans(registry, f"http://{registry}", scanner, mode, **settings))
+    write(directory / "settings.toml", scans(registry, f"http://{registry}", scanner, mode, **settings), local)
     with served(directory / "data", "--config", str(directory / "settings.toml")) as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""Real clients, each from its registry package: virtual environments, jars and images, made once and kept in the user's cache."""
+"""Real clients and tools, each from its registry package: virtual environments, jars, modules and Go programs, made once and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import re
 import shutil
 import subprocess
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from tests.integration.conftest import unreachable
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tes-server-tests"
-NO_ANSWER = re.compile(r"Connect(ion|Timeout)Error|ReadTimeout|Temporary failure in name resolution|Unknown host|Network is unreachable", re.IGNORECASE)
-"""What pip and Maven say when no registry answers. Any other failure is the packages' own, and ours to mend."""
+NO_ANSWER = re.compile(
+    r"Connect(ion|Timeout)Error|ReadTimeout|Temporary failure in name resolution|Unknown host|Network is unreachable|dial tcp|proxy\.golang\.org.* 403 ",
+    re.IGNORECASE,
+)
+"""What pip, Maven and Go say when no registry answers. Any other failure is the packages' own, and ours to mend."""
 
 
 def environment(name: str, *requirements: str, tools: tuple[str, ...] = ()) -> pathlib.Path:
@@ -83,12 +86,35 @@ def modules(name: str, *packages: str) -> pathlib.Path:
     return home
 
 
+def programs(name: str, tool: str, version: str, source: pathlib.Path, *, flags: str = "") -> pathlib.Path:
+    """A directory with a Go program (`tool` is its package) and that of `source`, a file, made of what that program's module needs.
+
+    `flags`: further ones of the linker.
+    """
+    go = shutil.which("go")
+    if go is None:
+        unreachable("Go", "go is not installed")
+    home = CACHE / f"{name}-{_key(tool, version, flags, source.read_text())}"
+    if not (home / "complete").exists():
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        shutil.copy(source, home)
+        # Trivy needs the experiment. `go install` would ask for the list of all versions, which not every proxy has.
+        where = {"cwd": home, "env": {**os.environ, "CGO_ENABLED": "0", "GOEXPERIMENT": "jsonv2", "GOFLAGS": "-mod=mod -trimpath"}}
+        _fetch([go, "mod", "init", "tests"], **where)
+        _fetch([go, "get", "-tool", f"{tool}@{version}"], **where)
+        for package in (tool, source.name):
+            _fetch([go, "build", "-ldflags", f"-s -w {flags}", "-o", pathlib.PurePath(package).stem, package], **where)
+        (home / "complete").touch()
+    return home
+
+
 def _pip(bin_: pathlib.Path, *arguments: str) -> None:
     _fetch([str(bin_ / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments])
 
 
-def _fetch(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _fetch(command: list[str], **where: Any) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **where)
     if done.returncode:
         _not_to_be_had(" ".join(command), done.stdout + done.stderr)
 

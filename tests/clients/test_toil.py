@@ -87,7 +87,8 @@ class Site:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={"PATH": f"{self._bin}:{os.environ['PATH']}", "HOME": str(self.home), "TOIL_APPLIANCE_SELF": self._image},
+            # Its files of messages stay in TMPDIR.
+            env={"PATH": f"{self._bin}:{os.environ['PATH']}", "HOME": str(self.home), "TMPDIR": str(self.home), "TOIL_APPLIANCE_SELF": self._image},
             cwd=self.home,
         )
 
