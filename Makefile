@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 RELEASE := $(VENV)/.release
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test torture trivy lint format serve wheel image lock sbom audit clean
+.PHONY: help demo test torture scanners lint format serve wheel image lock sbom audit clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -37,8 +37,8 @@ TORTURE_SECONDS ?= 300
 torture: $(STAMP) ## kills, full disks, clock jumps and crowds; TORTURE_SECONDS=300 and a printed TORTURE_SEED tell how long and in which order
 	TORTURE_SECONDS=$(TORTURE_SECONDS) $(BIN)/python -m pytest tests/torture tests/acceptance/test_images.py
 
-trivy: $(STAMP) ## image scans by a real Trivy, which is made from its Go module first (ten minutes of two processors); needs Go, Docker and docker-registry
-	REAL_TRIVY=1 $(BIN)/python -m pytest tests/acceptance/test_trivy.py
+scanners: $(STAMP) ## image scans by a real Trivy and a real Grype, made from their Go modules (a quarter of an hour, once); needs Go, Docker, docker-registry
+	REAL_SCANNERS=1 $(BIN)/python -m pytest tests/acceptance/test_trivy.py tests/acceptance/test_grype.py
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -32,11 +32,11 @@ class Images:
         self._client = client
         self._made: list[str] = []
 
-    def scanner(self, program: pathlib.Path = SCRIPT) -> str:
-        """The id of an image with the stand-in, or with a Trivy."""
+    def scanner(self, program: pathlib.Path = SCRIPT, name: str = "trivy") -> str:
+        """The id of an image with the stand-in, or with a real scanner."""
         with tempfile.TemporaryFile() as data:
             with tarfile.open(fileobj=data, mode="w") as archive, program.open("rb") as content:
-                info = archive.gettarinfo(arcname="trivy", fileobj=content)
+                info = archive.gettarinfo(arcname=name, fileobj=content)
                 info.mode, info.uid, info.gid = 0o755, 0, 0
                 archive.addfile(info, content)
             data.seek(0)
@@ -122,7 +122,7 @@ def images(client: Any, directory: pathlib.Path) -> Iterator[Images]:
 
 
 @contextlib.contextmanager
-def server(directory: pathlib.Path, registry: str, scanner: str, mode: str, local: str = "", **settings: Any) -> Iterator[Server]:
+def server(directory: pathlib.Path, registry: str, scanner: str, mode: str, /, local: str = "", **settings: Any) -> Iterator[Server]:
     """`serve`, with tasks in Docker and scans as `mode` says. `settings`: further ones of `[scan]`, `local`: of `[local]`."""
     directory.mkdir()
     write(directory / "settings.toml", scans(registry, f"http://{registry}", scanner, mode, **settings), local)
@@ -135,7 +135,7 @@ def write(path: pathlib.Path, table: str, local: str = "") -> None:
     path.write_text(f'[local]\nengine = "docker"\n{local}\n[docker]\nnetwork = "host"\n{table}')
 
 
-def scans(registry: str, url: str, scanner: str, mode: str, **settings: Any) -> str:
+def scans(registry: str, url: str, scanner: str, mode: str, /, **settings: Any) -> str:
     """The table of scans with the stand-in of Trivy. `url`: where server and scanner reach the registry. `settings`: further keys, or others' values."""
     scan = {
         "mode": mode,

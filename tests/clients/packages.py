@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import pytest
@@ -86,15 +87,16 @@ def modules(name: str, *packages: str) -> pathlib.Path:
     return home
 
 
-def programs(name: str, tool: str, version: str, source: pathlib.Path, *, flags: str = "") -> pathlib.Path:
+def programs(name: str, tool: str, version: str, source: pathlib.Path, *, flags: str = "", instead: Mapping[str, str] | None = None) -> pathlib.Path:
     """A directory with a Go program (`tool` is its package) and that of `source`, a file, made of what that program's module needs.
 
-    `flags`: further ones of the linker.
+    `flags`: further ones of the linker. `instead`: `module@version` that the proxy does not have -> the version to take.
     """
     go = shutil.which("go")
     if go is None:
         unreachable("Go", "go is not installed")
-    home = CACHE / f"{name}-{_key(tool, version, flags, source.read_text())}"
+    replaced = [f"-replace={missing}={missing.partition('@')[0]}@{taken}" for missing, taken in (instead or {}).items()]
+    home = CACHE / f"{name}-{_key(tool, version, flags, *replaced, source.read_text())}"
     if not (home / "complete").exists():
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
@@ -102,6 +104,8 @@ def programs(name: str, tool: str, version: str, source: pathlib.Path, *, flags:
         # Trivy needs the experiment. `go install` would ask for the list of all versions, which not every proxy has.
         where = {"cwd": home, "env": {**os.environ, "CGO_ENABLED": "0", "GOEXPERIMENT": "jsonv2", "GOFLAGS": "-mod=mod -trimpath"}}
         _fetch([go, "mod", "init", "tests"], **where)
+        if replaced:
+            _fetch([go, "mod", "edit", *replaced], **where)
         _fetch([go, "get", "-tool", f"{tool}@{version}"], **where)
         for package in (tool, source.name):
             _fetch([go, "build", "-ldflags", f"-s -w {flags}", "-o", pathlib.PurePath(package).stem, package], **where)
