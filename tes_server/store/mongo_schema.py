@@ -133,7 +133,7 @@ def prepare_empty(connection: Connection) -> bool:
     if not there <= set(COLLECTIONS):
         return False
     if any(connection.run(functools.partial(each.find_one, where, {"_id": 1})) for each, where in ((connection.tasks, {}), (connection.meta, SCHEMA))):
-        return False
+        return problem(connection) is None  # another server has prepared it in this moment
     mine = {**_PREPARING, "by": documents.token()}
     if connection.run(functools.partial(_claimed, connection, mine)):
         init(connection)

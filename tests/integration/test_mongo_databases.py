@@ -102,6 +102,16 @@ def test_an_empty_database_is_prepared_by_whoever_comes_first(bare: Account) -> 
         store.close()
 
 
+def test_a_database_that_another_has_just_prepared_is_as_good(bare: Account) -> None:
+    """Between a server's look and its own try: it must not ask for `tes-server store init`."""
+    with mongo_server.connected(bare) as connection:
+        mongo_schema.init(connection)
+        assert mongo_schema.prepare_empty(connection)
+        connection.meta.delete_one({"_id": "schema"})
+        connection.tasks.insert_one({"_id": "a"})
+        assert not mongo_schema.prepare_empty(connection)
+
+
 def test_a_preparation_that_was_cut_off_is_taken_up(bare: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed at its first start, a server would never find the database empty again, nor prepared."""
     monkeypatch.setattr(mongo_schema, "OTHERS", 0.2)
