@@ -42,9 +42,9 @@ class Images:
             data.seek(0)
             return self._commit(BASE, "scanner", data, "/usr/local/bin")
 
-    def pushed_scanner(self) -> str:
+    def pushed_scanner(self, program: pathlib.Path = SCRIPT, name: str = "trivy") -> str:
         """The same in the registry, for who has no Docker engine: its name by digest. Layers as they are: packing so many bytes takes half a minute."""
-        made = self.scanner()
+        made = self.scanner(program, name)
         with tempfile.TemporaryFile() as file, urllib3.PoolManager() as registry:
             file.writelines(self._client.get_image(made))
             file.seek(0)

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance import real_scanner
+from tests.acceptance import cluster_site, real_scanner, scan_site
 from tests.acceptance.real_scanner import DEBIAN, Site, refused
-from tests.acceptance.server import BIN, PATIENCE, Server
+from tests.acceptance.server import BIN, PATIENCE, Server, served
 from tests.clients import packages
+from tests.cluster import Cluster
+from tests.relay import Relay
 
 pytestmark = real_scanner.MARKS
 
@@ -91,6 +93,41 @@ def test_in_the_task_itself_and_with_secrets(site: Site, fresh: dict[str, str], 
     assert clean[0] == "COMPLETE", clean
     assert state == "SYSTEM_ERROR", said
     assert "secret:private-key" in said
+
+
+def test_in_the_sandbox(site: Site, fresh: dict[str, str], tmp_path: pathlib.Path) -> None:
+    """Which fetches Trivy's image itself, and is root in it for no more than its files."""
+    table = scan_site.scans(site.images.host, f"http://{site.images.host}", pushed(site), "enforce", env=fresh, **real_scanner.ROOM)
+    (tmp_path / "site.toml").write_text(f'[local]\nengine = "sandbox"\n{table}')
+    with served(tmp_path / "data", "--config", str(tmp_path / "site.toml")) as server:
+        tried(server, site, "sandbox")
+
+
+@pytest.mark.cluster
+def test_in_pods(site: Site, fresh: dict[str, str], cluster: Cluster, namespace: str, tmp_path: pathlib.Path) -> None:
+    """Before the task, and once more in its init container."""
+    host = site.images.host
+    with contextlib.closing(Relay(cluster.address, ("127.0.0.1", int(host.rpartition(":")[2])))) as relay:
+        away = f"{cluster.address}:{relay.port}"
+        env = {name: text.replace(host, away) for name, text in fresh.items()}
+        table = scan_site.scans(host, f"http://{away}", pushed(site), "enforce", env=env, place="task", **real_scanner.ROOM)
+        with served(tmp_path / "data", *cluster_site.settings(cluster, namespace, tmp_path / "site.toml", more=table)) as server:
+            tried(server, site, "pods")
+        cluster.until(lambda: not cluster_site.running(cluster, namespace), "no pod is left")
+
+
+def pushed(site: Site) -> str:
+    return site.images.pushed_scanner(site.programs / "trivy")
+
+
+def tried(server: Server, site: Site, name: str) -> None:
+    """One image that passes and one that does not, of that name."""
+    site.images.push(name)
+    site.images.push(f"{name}-old", base=DEBIAN)
+    state, said = site.run(server, name)
+    assert state == "COMPLETE", said
+    assert f"(trivy {VERSION}, database of" in said
+    refused(*site.run(server, f"{name}-old"))
 
 
 def test_without_a_database_nothing_runs(site: Site, tmp_path: pathlib.Path) -> None:
