@@ -81,6 +81,15 @@ def packed(directory: pathlib.Path) -> bytes:
         return data.getvalue()
 
 
+def runs_clean(site: Site, server: Server, version: str, name: str = "small") -> None:
+    """An image in which there is nothing to find; the task's log has its digest, and who says so."""
+    digest = site.images.push(name)
+    state, said = site.run(server, name)
+    assert state == "COMPLETE", said
+    assert f"{digest}, passed the scan of" in said
+    assert f"({site.name} {version}, database of" in said
+
+
 def refused(state: str, said: str) -> None:
     """As an image of Debian is, whatever the way in which the scanner came to see it."""
     assert state == "SYSTEM_ERROR", said

@@ -14,7 +14,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from tests.acceptance import real_scanner
-from tests.acceptance.real_scanner import DEBIAN, Site, refused
+from tests.acceptance.real_scanner import DEBIAN, Site, refused, runs_clean
 from tests.acceptance.server import Server
 from tests.clients import packages
 
@@ -83,11 +83,7 @@ def test_what_is_found_is_refused(server: Server, site: Site) -> None:
 
 
 def test_what_is_clean_runs(server: Server, site: Site) -> None:
-    digest = site.images.push("small")
-    state, said = site.run(server, "small")
-    assert state == "COMPLETE", said
-    assert f"{digest}, passed the scan of" in said
-    assert f"(grype {VERSION}, database of" in said
+    runs_clean(site, server, VERSION)
 
 
 def test_an_image_that_only_the_engine_has(server: Server, site: Site) -> None:

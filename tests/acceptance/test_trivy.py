@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance import cluster_site, real_scanner, scan_site
-from tests.acceptance.real_scanner import DEBIAN, Site, refused
+from tests.acceptance.real_scanner import DEBIAN, Site, refused, runs_clean
 from tests.acceptance.server import BIN, PATIENCE, Server, served
 from tests.clients import packages
 from tests.cluster import Cluster
@@ -64,11 +64,7 @@ def test_what_is_found_is_refused(server: Server, site: Site) -> None:
 
 
 def test_what_is_clean_runs(server: Server, site: Site) -> None:
-    digest = site.images.push("small")
-    state, said = site.run(server, "small")
-    assert state == "COMPLETE", said
-    assert f"{digest}, passed the scan of" in said
-    assert f"(trivy {VERSION}, database of" in said
+    runs_clean(site, server, VERSION)
 
 
 def test_an_image_that_only_the_engine_has(server: Server, site: Site) -> None:
@@ -122,11 +118,8 @@ def pushed(site: Site) -> str:
 
 def tried(server: Server, site: Site, name: str) -> None:
     """One image that passes and one that does not, of that name."""
-    site.images.push(name)
+    runs_clean(site, server, VERSION, name)
     site.images.push(f"{name}-old", base=DEBIAN)
-    state, said = site.run(server, name)
-    assert state == "COMPLETE", said
-    assert f"(trivy {VERSION}, database of" in said
     refused(*site.run(server, f"{name}-old"))
 
 

@@ -390,6 +390,19 @@ class TestLife:
         assert report is not None
         assert report.executors == GOOD.executors
 
+    def test_many_pods_of_a_gap_are_asked_for_at_once(self, cluster: FakeCluster, make: Make) -> None:
+        backend = make()
+        cluster.fail("GET", "pods", 503, watches=True, times=10_000)
+        cluster.cut()
+        handles = [Handle("kubernetes", f"{task(number)}-1") for number in range(50)]
+        for handle in handles:
+            cluster.set("pods", pod_json("Succeeded", ended(), [ended()], told(GOOD), name=handle.name))
+            cluster.set("jobs", job_json(COMPLETE, name=handle.name))
+        cluster.until(lambda: all((seen := backend._board.seen(handle.name)) and seen.job for handle in handles))
+        seen = backend.observe(handles)
+        assert {handle for handle, look in seen.items() if look.report} == set(handles)
+        assert cluster.count("LIST", "pods") == 2, "the first, and one for all"
+
     def test_a_pod_that_still_runs_is_not_told_to_be_stopped(self, cluster: FakeCluster, make: Make) -> None:
         """Its watch has not shown it yet, that of Jobs has shown the stop."""
         backend = make(queue="q")

@@ -155,6 +155,9 @@ class KubernetesBackend:
             return {handle: Observation(phase=Phase.UNKNOWN) for handle in handles}
         now = self._now()
         known = [self._seen(handle.name) for handle in handles]
+        if sum(seen is not None and _lacks_pod(seen) for seen in known) > THREADS:  # after a gap: one list for all of them
+            self._pod_watch.ask()
+            known = [self._seen(handle.name) for handle in handles]
         looks = [classify(seen, now, self._bounds) if seen else None for seen in known]
         # Few of them need a word with the cluster: these go side by side.
         released = [handle.name in self._released for handle in handles]

@@ -118,8 +118,8 @@ class Watch(Generic[Kind]):
         """Wait for the first whole list; True if it is there."""
         return self._listed.wait(seconds)
 
-    def ask(self, selector: str) -> None:
-        """Ask now for what `selector`, of labels, selects as well: `put` is told of it before the watch shows it. Unavailable if that cannot be had."""
+    def ask(self, selector: str = "") -> None:
+        """Ask now, for all or for what `selector`, of labels, selects as well: `put` is told before the watch shows it. Unavailable if nobody answers."""
         query = {**self._query, "labelSelector": ",".join(filter(None, (self._query.get("labelSelector"), selector)))}
         try:
             found, _ = self._all(query)
