@@ -403,6 +403,16 @@ class TestLife:
         assert {handle for handle, look in seen.items() if look.report} == set(handles)
         assert cluster.count("LIST", "pods") == 2, "the first, and one for all"
 
+    def test_a_crowd_that_is_stopped_in_a_queue_costs_one_list(self, cluster: FakeCluster, make: Make) -> None:
+        """None of them ever had a pod."""
+        backend = make(queue="q")
+        jobs = [backend.render(plan(task(number))) for number in range(50)]
+        handles = [handle for handle in backend.submit(jobs).values() if isinstance(handle, Handle)]
+        assert len(handles) == 50
+        backend.cancel(handles)
+        assert {look.reason for look in backend.observe(handles).values()} == {Reason.CANCELED}
+        assert cluster.count("LIST", "pods") == 2, "the first, and one for all"
+
     def test_a_pod_that_still_runs_is_not_told_to_be_stopped(self, cluster: FakeCluster, make: Make) -> None:
         """Its watch has not shown it yet, that of Jobs has shown the stop."""
         backend = make(queue="q")

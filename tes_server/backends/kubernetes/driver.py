@@ -155,7 +155,8 @@ class KubernetesBackend:
             return {handle: Observation(phase=Phase.UNKNOWN) for handle in handles}
         now = self._now()
         known = [self._seen(handle.name) for handle in handles]
-        if sum(seen is not None and _lacks_pod(seen) for seen in known) > THREADS:  # after a gap: one list for all of them
+        listed = sum(seen is not None and _lacks_pod(seen) for seen in known) > THREADS
+        if listed:  # after a gap, or where a crowd was stopped in a queue: one list for all of them; what has no pod then has none
             self._pod_watch.ask()
             known = [self._seen(handle.name) for handle in handles]
         looks = [classify(seen, now, self._bounds) if seen else None for seen in known]
@@ -164,9 +165,9 @@ class KubernetesBackend:
         rest = [
             place
             for place, (seen, look) in enumerate(zip(known, looks, strict=True))
-            if not released[place] and (seen is None or look is None or look.stop or _lacks_pod(seen) or self._lacks_report(look))
+            if not released[place] and (seen is None or look is None or look.stop or (_lacks_pod(seen) and not listed) or self._lacks_report(look))
         ]
-        for place, look in zip(rest, self._each(lambda place: self._look(handles[place].name, now), rest), strict=True):
+        for place, look in zip(rest, self._each(lambda place: self._look(handles[place].name, now, listed=listed), rest), strict=True):
             looks[place] = look
         return {handle: look.observation for handle, look in zip(handles, looks, strict=True) if look is not None}
 
@@ -223,8 +224,8 @@ class KubernetesBackend:
         young = sent is not None and time.monotonic() - sent < YOUNG
         return Seen(job=JobObject(metadata=Metadata(name=name, creation_timestamp=self._now()))) if young else None
 
-    def _look(self, name: str, now: datetime.datetime) -> Look | None:
-        """One look with whatever calls it needs. None: no news, since the cluster or the spool does not answer."""
+    def _look(self, name: str, now: datetime.datetime, *, listed: bool) -> Look | None:
+        """One look with whatever calls it needs; `listed`: all pods were just asked for. None: no news, since the cluster or the spool does not answer."""
         try:
             seen = self._seen(name)
             if seen is None:
@@ -232,7 +233,7 @@ class KubernetesBackend:
                 if job is not None:
                     self._board.put_job(job)
                 seen = self._board.seen(name) or Seen(job=job)
-            if _lacks_pod(seen):
+            if _lacks_pod(seen) and not listed:
                 self._pod_watch.ask(f"{names.JOB_NAME}={name}")
                 seen = self._board.seen(name) or seen
             look = classify(seen, now, self._bounds)
